@@ -1,0 +1,5 @@
+//! The ways in which this project touches a disk: files that appear whole, a log that grows, a directory with one owner.
+
+pub mod atomic_file;
+pub mod data_dir;
+pub mod log;

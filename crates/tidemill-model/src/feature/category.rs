@@ -1,0 +1,145 @@
+//! Columns whose values are names: whole numbers, text, truth values, times, and numbers put into buckets.
+//!
+//! In: some rows of a column. Out: a key for each. NULL has a key of its own.
+
+use arrow::{
+    array::{Array, ArrowPrimitiveType, AsArray},
+    datatypes::*,
+};
+use std::ops::Range;
+use tidemill_base::{Error, Result, hash64};
+
+use super::{
+    feature_key,
+    number::{is_number, numbers},
+};
+
+/// How the keys of one column are made.
+#[derive(Clone, Debug)]
+pub(super) struct Category {
+    pub(super) column: usize,
+    pub(super) seed: u64,
+    /// `None`: the value itself is the category.
+    pub(super) boundaries: Option<Vec<f64>>,
+    pub(super) buckets: Option<u64>,
+}
+
+/// Whether values of this type can be told apart as categories.
+pub(super) fn is_category(data_type: &DataType) -> bool {
+    use DataType::*;
+    is_number(data_type) || matches!(data_type, Utf8 | LargeUtf8 | Utf8View | Timestamp(_, _) | Date32 | Date64)
+}
+
+impl Category {
+    /// Writes the key of each of `rows` to `keys`. A value that is no category is told to `refuse` with its row's index.
+    pub(super) fn keys(
+        &self,
+        array: &dyn Array,
+        rows: Range<usize>,
+        keys: &mut [u64],
+        mut refuse: impl FnMut(usize, String),
+    ) -> Result<()> {
+        match &self.boundaries {
+            None => self.hash_values(array, rows, keys)?,
+            Some(boundaries) => numbers(array, rows, |i, value| {
+                keys[i] = match value {
+                    None => self.null_key(),
+                    Some(x) => self.number_key(boundaries.partition_point(|b| *b <= x) as u64),
+                };
+                if value.is_some_and(f64::is_nan) {
+                    refuse(i, "value is NaN".into());
+                }
+            })?,
+        }
+        if let Some(n) = self.buckets {
+            keys.iter_mut().for_each(|key| *key = self.number_key(*key % n));
+        }
+        Ok(())
+    }
+
+    fn hash_values(&self, array: &dyn Array, rows: Range<usize>, keys: &mut [u64]) -> Result<()> {
+        use DataType::*;
+        match array.data_type() {
+            Int8 => self.integers::<Int8Type>(array, rows, keys, |x| x as u64),
+            Int16 => self.integers::<Int16Type>(array, rows, keys, |x| x as u64),
+            Int32 => self.integers::<Int32Type>(array, rows, keys, |x| x as u64),
+            Date32 => self.integers::<Date32Type>(array, rows, keys, |x| x as u64),
+            Int64 => self.integers::<Int64Type>(array, rows, keys, |x| x as u64),
+            Date64 => self.integers::<Date64Type>(array, rows, keys, |x| x as u64),
+            UInt8 => self.integers::<UInt8Type>(array, rows, keys, |x| x as u64),
+            UInt16 => self.integers::<UInt16Type>(array, rows, keys, |x| x as u64),
+            UInt32 => self.integers::<UInt32Type>(array, rows, keys, |x| x as u64),
+            UInt64 => self.integers::<UInt64Type>(array, rows, keys, |x| x),
+            Timestamp(TimeUnit::Second, _) => self.integers::<TimestampSecondType>(array, rows, keys, |x| x as u64),
+            Timestamp(TimeUnit::Millisecond, _) => {
+                self.integers::<TimestampMillisecondType>(array, rows, keys, |x| x as u64)
+            }
+            Timestamp(TimeUnit::Microsecond, _) => {
+                self.integers::<TimestampMicrosecondType>(array, rows, keys, |x| x as u64)
+            }
+            Timestamp(TimeUnit::Nanosecond, _) => {
+                self.integers::<TimestampNanosecondType>(array, rows, keys, |x| x as u64)
+            }
+            // A float as a category is its value: both zeros are one, and so are all NaN.
+            Float32 => self.integers::<Float32Type>(array, rows, keys, |x| float_bits(x as f64)),
+            Float64 => self.integers::<Float64Type>(array, rows, keys, float_bits),
+            Utf8 => {
+                let text = array.as_string::<i32>();
+                self.each(array, rows, keys, |row| feature_key(text.value(row).as_bytes(), self.seed));
+            }
+            LargeUtf8 => {
+                let text = array.as_string::<i64>();
+                self.each(array, rows, keys, |row| feature_key(text.value(row).as_bytes(), self.seed));
+            }
+            Utf8View => {
+                let text = array.as_string_view();
+                self.each(array, rows, keys, |row| feature_key(text.value(row).as_bytes(), self.seed));
+            }
+            Boolean => {
+                let truth = array.as_boolean();
+                self.each(array, rows, keys, |row| feature_key(&[truth.value(row) as u8], self.seed));
+            }
+            other => return Err(Error::internal(format!("{other} was bound as a category"))),
+        }
+        Ok(())
+    }
+
+    fn integers<T: ArrowPrimitiveType>(
+        &self,
+        array: &dyn Array,
+        rows: Range<usize>,
+        keys: &mut [u64],
+        bits: impl Fn(T::Native) -> u64,
+    ) {
+        let values = array.as_primitive::<T>().values();
+        self.each(array, rows, keys, |row| self.number_key(bits(values[row])));
+    }
+
+    #[inline(always)]
+    fn each(&self, array: &dyn Array, rows: Range<usize>, keys: &mut [u64], key: impl Fn(usize) -> u64) {
+        match array.nulls().filter(|nulls| nulls.null_count() > 0) {
+            None => rows.zip(keys).for_each(|(row, out)| *out = key(row)),
+            Some(nulls) => {
+                let null_key = self.null_key();
+                rows.zip(keys).for_each(|(row, out)| *out = if nulls.is_valid(row) { key(row) } else { null_key });
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn number_key(&self, x: u64) -> u64 {
+        feature_key(&x.to_le_bytes(), self.seed)
+    }
+
+    /// Under another seed than any value, so that no value is taken for it.
+    fn null_key(&self) -> u64 {
+        feature_key(b"NULL", hash64(b"NULL", self.seed))
+    }
+}
+
+fn float_bits(x: f64) -> u64 {
+    match x {
+        _ if x.is_nan() => f64::NAN.to_bits(),
+        _ => (x + 0.0).to_bits(),
+    }
+}

@@ -1,0 +1,95 @@
+//! Step 4, features: columns become keyed numbers, by one code path for training and for prediction.
+//!
+//! In: rows and the COLUMN clause. Out: [`Features`], for each sample its feature keys, ascending, each with a value. A key
+//! is a 64-bit hash of (slot, value), so there is no vocabulary and no table size to choose; the same values give the same
+//! keys on every machine and whatever the order of the columns.
+
+mod arrange;
+mod bind;
+mod category;
+mod extract;
+mod number;
+mod spec;
+
+use tidemill_base::hash64;
+
+pub use bind::Extractor;
+pub use spec::ColumnSpec;
+
+/// Slot of the constant feature that every sample has.
+pub const BIAS_SLOT: &str = "bias";
+
+/// A sample with more features than this is refused: it is damage or an attack.
+pub const FEATURES_MAX: usize = 65_536;
+
+/// Features of some samples, one after the other. Made to be used again: clearing keeps the memory.
+#[derive(Clone, Debug, Default)]
+pub struct Features {
+    /// Feature keys, ascending within a sample, none twice.
+    pub keys: Vec<u64>,
+    /// The value of each key; finite.
+    pub values: Vec<f32>,
+    /// For each sample where its features end.
+    pub ends: Vec<u32>,
+    /// Samples not to be learned from nor scored, ascending, each with the reason. They have no features.
+    pub refused: Vec<(u32, String)>,
+    scratch: extract::Scratch,
+}
+
+impl Features {
+    /// No samples.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Samples, refused ones included.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Keys and values of sample `i`.
+    pub fn sample(&self, i: usize) -> (&[u64], &[f32]) {
+        let range = self.range(i);
+        (&self.keys[range.clone()], &self.values[range])
+    }
+
+    /// Where the features of sample `i` stand in `keys` and `values`.
+    #[inline(always)]
+    pub fn range(&self, i: usize) -> std::ops::Range<usize> {
+        let begin = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+        begin..self.ends[i] as usize
+    }
+
+    /// Adds a sample. Keys may come in any order; values of a key that comes twice are added.
+    pub fn push(&mut self, features: &[(u64, f32)]) {
+        let mut pairs = features.to_vec();
+        arrange::arrange(&mut pairs, &mut Vec::new());
+        arrange::append(&pairs, &mut self.keys, &mut self.values);
+        self.ends.push(self.keys.len() as u32);
+    }
+
+    /// Forgets all samples, not the memory they took.
+    pub fn clear(&mut self) {
+        self.keys.clear();
+        self.values.clear();
+        self.ends.clear();
+        self.refused.clear();
+    }
+}
+
+/// What a slot's values are hashed under.
+fn slot_seed(slot: &str) -> u64 {
+    hash64(slot.as_bytes(), 0)
+}
+
+/// The key of a value in a slot. Key 0 marks free places in tables; the one value in 2^64 that hashes to it shares key 1.
+#[inline(always)]
+fn feature_key(value: &[u8], slot_seed: u64) -> u64 {
+    let key = hash64(value, slot_seed);
+    key | (key == 0) as u64
+}

@@ -1,0 +1,21 @@
+//! Floor 1: what is learned.
+//!
+//! [`feature`] turns columns into keyed numbers, [`params`] keeps an entry for each key, [`optimizer`] says how an entry
+//! changes, [`logit`] is the one summation that training and serving share. What leaves the trainer is a [`snapshot`] or a
+//! [`delta`]; [`weights`] is the table that serving reads. No clock, no thread of its own, no file: bytes in, bytes out.
+
+pub mod delta;
+pub mod feature;
+pub mod logit;
+pub mod math;
+pub mod optimizer;
+pub mod params;
+mod prefetch;
+pub mod snapshot;
+pub mod weights;
+
+pub use delta::Delta;
+pub use feature::{ColumnSpec, Extractor, Features};
+pub use params::ParamTable;
+pub use snapshot::Snapshot;
+pub use weights::WeightTable;

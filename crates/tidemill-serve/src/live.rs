@@ -1,0 +1,177 @@
+//! What requests read while the trainer goes on: step 8's living half.
+//!
+//! In: deltas, in sequence, from one writer. Out: a [`ServedVersion`] for each request, whole and unchanging. Two weight
+//! tables stand side by side (left-right): a delta goes into the one that no request holds, that one is swapped in, and the
+//! other gets the same delta later. Where a request still holds the other, deltas are collected: neither side ever waits
+//! for the other. A version pinned by an operator hides the newest, which goes on learning behind it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tidemill_base::{Error, Result};
+use tidemill_model::{delta::Delta, snapshot::Snapshot, weights::WeightTable};
+
+/// Collected entries beyond which they are merged to one per key: a request that never ends makes the writer keep a few
+/// entries for each key, and no more.
+const BACKLOG_ENTRIES_MAX: usize = 1 << 20;
+
+/// The weights one request sees, and what they are called.
+#[derive(Clone)]
+pub struct ServedVersion {
+    /// The weights.
+    pub weights: WeightTable,
+    /// The last version published into them; 0 before the first.
+    pub version: u64,
+    /// Mini-batches learned from.
+    pub mini_batch: u64,
+}
+
+/// The model as requests see it.
+pub struct LiveModel {
+    newest: ArcSwap<ServedVersion>,
+    pinned: ArcSwapOption<ServedVersion>,
+    behind: Mutex<Behind>,
+}
+
+/// The writer's side.
+struct Behind {
+    /// The table that is not served. Requests that began before the last swap may hold it still.
+    spare: Arc<ServedVersion>,
+    /// Deltas the spare table lacks, oldest first; the first `served` of them are in the served one.
+    owed: Vec<Delta>,
+    served: usize,
+    /// What the tables are called once all that is owed is in.
+    version: u64,
+    mini_batch: u64,
+    /// The moment the last delta led to.
+    to: u64,
+}
+
+impl LiveModel {
+    /// Begins with these weights.
+    pub fn open(snapshot: &Snapshot, version: u64, mini_batch: u64) -> Self {
+        let table = || Arc::new(ServedVersion { weights: WeightTable::from_snapshot(snapshot), version, mini_batch });
+        Self {
+            newest: ArcSwap::new(table()),
+            pinned: ArcSwapOption::empty(),
+            behind: Mutex::new(Behind {
+                spare: table(),
+                owed: Vec::new(),
+                served: 0,
+                version,
+                mini_batch,
+                to: snapshot.sequence,
+            }),
+        }
+    }
+
+    /// What a request that begins now sees, all through. Takes no lock.
+    pub fn read(&self) -> Arc<ServedVersion> {
+        self.pinned.load_full().unwrap_or_else(|| self.newest.load_full())
+    }
+
+    /// The newest weights, also while an earlier version is pinned.
+    pub fn newest(&self) -> Arc<ServedVersion> {
+        self.newest.load_full()
+    }
+
+    /// Takes the next delta; after it the model is called `version` at `mini_batch`. `true`: requests that begin now see
+    /// it (unless a version is pinned); `false`: a request still holds the other table, and the next
+    /// [`LiveModel::publish`] or [`LiveModel::refresh`] shows it. A delta that leaves a gap behind the last is refused.
+    pub fn publish(&self, delta: Delta, version: u64, mini_batch: u64) -> Result<bool> {
+        let mut behind = self.behind();
+        if delta.from > behind.to {
+            return Err(Error::conflict(format!(
+                "delta {}..{} does not follow {}; load a snapshot",
+                delta.from, delta.to, behind.to
+            )));
+        }
+        behind.to = behind.to.max(delta.to);
+        if !delta.entries.is_empty() {
+            behind.owed.push(delta);
+        }
+        (behind.version, behind.mini_batch) = (version, mini_batch);
+        Ok(self.swap(&mut behind))
+    }
+
+    /// Shows what [`LiveModel::publish`] could not; `true` when nothing is left to show. To be called now and then where
+    /// deltas may stop coming.
+    pub fn refresh(&self) -> bool {
+        let mut behind = self.behind();
+        let newest = self.newest.load();
+        let shown = (newest.version, newest.mini_batch) == (behind.version, behind.mini_batch);
+        drop(newest);
+        (shown && behind.owed.len() == behind.served) || self.swap(&mut behind)
+    }
+
+    /// Makes an earlier version what requests see, until [`LiveModel::promote`].
+    pub fn pin(&self, snapshot: &Snapshot, version: u64, mini_batch: u64) {
+        let weights = WeightTable::from_snapshot(snapshot);
+        self.pinned.store(Some(Arc::new(ServedVersion { weights, version, mini_batch })));
+    }
+
+    /// Makes the newest weights what requests see, at once.
+    pub fn promote(&self) {
+        self.pinned.store(None);
+    }
+
+    /// The version an operator pinned.
+    pub fn pinned(&self) -> Option<u64> {
+        self.pinned.load().as_ref().map(|p| p.version)
+    }
+
+    /// The weights called `version`: the served or the newest ones. Others are on disk only.
+    pub fn read_version(&self, version: u64) -> Result<Arc<ServedVersion>> {
+        let served = self.read();
+        if served.version == version {
+            return Ok(served);
+        }
+        let newest = self.newest();
+        if newest.version == version {
+            return Ok(newest);
+        }
+        Err(Error::not_found(format!("version {version} is not loaded (served is {})", served.version)))
+    }
+
+    /// Bytes held: both tables, and the pinned one.
+    pub fn bytes(&self) -> u64 {
+        let pinned = self.pinned.load().as_ref().map_or(0, |p| p.weights.bytes() as u64);
+        2 * self.newest.load().weights.bytes() as u64 + pinned
+    }
+
+    fn swap(&self, behind: &mut Behind) -> bool {
+        let Some(spare) = Arc::get_mut(&mut behind.spare) else {
+            behind.merge_if_long();
+            return false;
+        };
+        for delta in &behind.owed {
+            spare.weights.apply(delta);
+        }
+        (spare.version, spare.mini_batch) = (behind.version, behind.mini_batch);
+        behind.spare = self.newest.swap(behind.spare.clone());
+        behind.owed.drain(..behind.served);
+        behind.served = behind.owed.len();
+        true
+    }
+
+    fn behind(&self) -> MutexGuard<'_, Behind> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Behind {
+    /// Later entries of a key win. What was merged counts as not served: putting a weight that is there already changes
+    /// nothing.
+    fn merge_if_long(&mut self) {
+        let entries: usize = self.owed.iter().map(|d| d.entries.len()).sum();
+        if self.owed.len() < 2 || entries < BACKLOG_ENTRIES_MAX.max(2 * self.owed[0].entries.len()) {
+            return;
+        }
+        let (from, to) = (self.owed[0].from, self.owed[self.owed.len() - 1].to);
+        let mut all: Vec<(u64, f32)> = self.owed.drain(..).rev().flat_map(|d| d.entries.into_iter().rev()).collect();
+        all.sort_by_key(|&(key, _)| key);
+        all.dedup_by_key(|&mut (key, _)| key);
+        self.owed.push(Delta { from, to, entries: all });
+        self.served = 0;
+    }
+}

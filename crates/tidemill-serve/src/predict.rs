@@ -1,0 +1,222 @@
+//! Step 9, predict: rows in, probabilities of one version out.
+//!
+//! A row goes through the very transforms and the very extractor that training uses, then through the one summation of
+//! the model. A reply names the version that made it, and all its predictions come from that one. What is wrong with a
+//! request is said with row and column; nothing is guessed, clamped or left out in silence.
+
+mod rows;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use tidemill_base::{Error, Result};
+use tidemill_model::{
+    feature::{Extractor, Features},
+    math::sigmoid,
+};
+use tidemill_stream::{Transform, source::json::JsonDecoder};
+
+use crate::live::{LiveModel, ServedVersion};
+
+/// Rows in one request at most.
+pub const ROWS_MAX: usize = 1024;
+/// Names of ignored columns that a reply lists at most.
+const UNKNOWN_COLUMNS_MAX: usize = 32;
+/// Work areas kept for later requests; more are made when more requests run at once.
+const SCRATCH_KEPT_MAX: usize = 16;
+
+/// Answers prediction requests of one model.
+pub struct Predictor {
+    model: String,
+    input: SchemaRef,
+    request: Arc<dyn Transform>,
+    extractor: Extractor,
+    live: Arc<LiveModel>,
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// One row's answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// Of a positive label.
+    pub probability: f64,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PredictReply {
+    /// Which model.
+    pub model: String,
+    /// The last version published into the weights that answered; 0 before the first.
+    pub version: u64,
+    /// Mini-batches those weights had learned from.
+    pub mini_batch: u64,
+    /// One per row, in order.
+    pub predictions: Vec<Prediction>,
+    /// Columns of the request that the source does not have; they were not looked at.
+    pub unknown_columns: Vec<String>,
+}
+
+/// What a request works with, kept between requests.
+struct Scratch {
+    decoder: JsonDecoder,
+    features: Features,
+}
+
+impl Predictor {
+    /// Rows with the columns `input` go through `request` into what `extractor` was bound to.
+    pub fn new(
+        model: &str,
+        input: SchemaRef,
+        request: Arc<dyn Transform>,
+        extractor: Extractor,
+        live: Arc<LiveModel>,
+    ) -> Result<Self> {
+        let first = Scratch { decoder: JsonDecoder::new(input.clone())?, features: Features::default() };
+        let scratch = Mutex::new(vec![first]);
+        Ok(Self { model: model.to_string(), input, request, extractor, live, scratch })
+    }
+
+    /// The model's name.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// What requests read.
+    pub fn live(&self) -> &Arc<LiveModel> {
+        &self.live
+    }
+
+    /// Answers `{"rows":[{...},...]}`, by the live version or by the one that is asked for.
+    pub fn predict(&self, body: &[u8], version: Option<u64>) -> Result<PredictReply> {
+        if let Some(version) = version {
+            self.live.read_version(version)?;
+        }
+        let mut scratch = self.take_scratch()?;
+        let answered = self.decode(body, &mut scratch.decoder).and_then(|(rows, unknown_columns)| {
+            let reply = self.score(&rows, version, &mut scratch.features)?;
+            Ok(PredictReply { unknown_columns, ..reply })
+        });
+        // Where a row was refused, those before it are still in the decoder.
+        scratch.decoder.clear();
+        self.keep_scratch(scratch);
+        answered
+    }
+
+    /// Answers rows that have the columns of the source already.
+    pub fn predict_rows(&self, rows: &RecordBatch) -> Result<PredictReply> {
+        let mut scratch = self.take_scratch()?;
+        let answered = self.score(rows, None, &mut scratch.features);
+        self.keep_scratch(scratch);
+        answered
+    }
+
+    fn decode(&self, body: &[u8], decoder: &mut JsonDecoder) -> Result<(RecordBatch, Vec<String>)> {
+        let spans = rows::split(body, ROWS_MAX)?;
+        let unknown_before = decoder.unknown_keys();
+        for (i, span) in spans.iter().enumerate() {
+            decoder.push_line(&body[span.clone()]).map_err(|reason| row_error(i, &reason))?;
+        }
+        let unknown = match decoder.unknown_keys() == unknown_before {
+            true => Vec::new(),
+            false => self.unknown_columns(spans.iter().map(|span| &body[span.clone()])),
+        };
+        Ok((decoder.finish(), unknown))
+    }
+
+    fn score(&self, rows: &RecordBatch, version: Option<u64>, features: &mut Features) -> Result<PredictReply> {
+        let transformed = self.request.apply(rows)?;
+        if let Some((row, reason)) = transformed.refused.first() {
+            return Err(row_error(*row as usize, reason));
+        }
+        if transformed.rows.num_rows() != rows.num_rows() {
+            return Err(Error::internal("a row was lost on its way to the model"));
+        }
+        self.extractor.extract(&transformed.rows, features)?;
+        if let Some((row, reason)) = features.refused.first() {
+            return Err(row_error(*row as usize, reason));
+        }
+        // As late as possible: what was learned while the request was read is in.
+        let served = match version {
+            Some(version) => self.live.read_version(version)?,
+            None => self.live.read(),
+        };
+        Ok(PredictReply {
+            model: self.model.clone(),
+            version: served.version,
+            mini_batch: served.mini_batch,
+            predictions: predictions(&served, features),
+            unknown_columns: Vec::new(),
+        })
+    }
+
+    fn unknown_columns<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for row in rows {
+            let Ok(fields) = serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(row) else { continue };
+            for (name, _) in fields {
+                if self.input.index_of(&name).is_err() && !names.contains(&name) && names.len() < UNKNOWN_COLUMNS_MAX {
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    fn take_scratch(&self) -> Result<Scratch> {
+        let kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let fresh = || Ok(Scratch { decoder: JsonDecoder::new(self.input.clone())?, features: Features::default() });
+        kept.map_or_else(fresh, Ok)
+    }
+
+    fn keep_scratch(&self, scratch: Scratch) {
+        let mut kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < SCRATCH_KEPT_MAX {
+            kept.push(scratch);
+        }
+    }
+}
+
+impl PredictReply {
+    /// As JSON text. Written by hand: it is most of what a small request costs.
+    pub fn to_json(&self) -> Vec<u8> {
+        use std::io::Write;
+        let mut out = Vec::with_capacity(96 + 32 * self.predictions.len());
+        // Writing into memory does not fail, and a model's name holds nothing that JSON would escape.
+        let _ = write!(
+            out,
+            r#"{{"model":"{}","version":{},"mini_batch":{},"predictions":["#,
+            self.model, self.version, self.mini_batch
+        );
+        for (i, prediction) in self.predictions.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            let _ = write!(out, r#"{comma}{{"probability":{}}}"#, prediction.probability);
+        }
+        out.push(b']');
+        if !self.unknown_columns.is_empty() {
+            let _ = write!(out, r#","unknown_columns":{}"#, serde_json::Value::from(self.unknown_columns.clone()));
+        }
+        out.push(b'}');
+        out
+    }
+}
+
+fn predictions(served: &ServedVersion, features: &Features) -> Vec<Prediction> {
+    let mut start = 0;
+    let one = |&end: &u32| {
+        let span = start..end as usize;
+        start = span.end;
+        let logit = served.weights.logit(&features.keys[span.clone()], &features.values[span]);
+        Prediction { probability: f64::from(sigmoid(logit)) }
+    };
+    features.ends.iter().map(one).collect()
+}
+
+/// `column 'price': expected number` in row 3 becomes `rows[3].price: expected number`.
+fn row_error(row: usize, reason: &str) -> Error {
+    let in_column = reason.strip_prefix("column '").and_then(|r| r.split_once("': "));
+    Error::invalid(match in_column {
+        Some((column, what)) => format!("rows[{row}].{column}: {what}"),
+        None => format!("rows[{row}]: {reason}"),
+    })
+}

@@ -1,0 +1,329 @@
+//! Step 8, the registry: every published version of one model, on disk, and which of them is live.
+//!
+//! In: a snapshot and what is known of it. Out: the same bytes, as long as the version is kept. A version is immutable: it
+//! becomes visible by its manifest, written last and put only if absent. Where its bytes are not what was written, the file
+//! is named and nothing of it is served.
+//!
+//! ```text
+//! 000042.snapshot   the weights
+//! 000042.manifest   JSON: what is known of the version, checksum of the snapshot, checksum of itself
+//! live              "latest", or "pinned 41" after a roll back; absent: latest
+//! ```
+
+mod manifest;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tidemill_base::{Error, Kind, Result, hash64, store::atomic_file};
+use tidemill_model::snapshot::Snapshot;
+
+pub use manifest::VersionMeta;
+use manifest::{Manifest, SNAPSHOT_SEED};
+
+/// Which version requests see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// The newest, as it grows.
+    Latest,
+    /// An earlier one, until it is promoted away.
+    Pinned(u64),
+}
+
+/// The versions of one model. Callers on several threads see each other's changes; only writers wait for a disk.
+#[derive(Debug)]
+pub struct Registry {
+    model: String,
+    dir: PathBuf,
+    /// Held while files change, so that two writers do not meet.
+    writing: Mutex<()>,
+    /// What is on disk; held for moments only.
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Ascending by version.
+    manifests: Vec<Manifest>,
+    live: Live,
+}
+
+impl Registry {
+    /// Opens the versions of `model` that lie in `dir` (which must exist and be owned by this process), and sweeps away
+    /// what a crash left half written.
+    pub fn open(model: &str, dir: &Path) -> Result<Self> {
+        atomic_file::sweep(dir)?;
+        let (registry, snapshots) = Self::scan(model, dir)?;
+        registry.remove_unnamed(&snapshots)?;
+        Ok(registry)
+    }
+
+    /// Opens the versions as they are, changing nothing: another process may own the directory.
+    pub fn reading(model: &str, dir: &Path) -> Result<Self> {
+        Self::scan(model, dir).map(|(registry, _)| registry)
+    }
+
+    fn scan(model: &str, dir: &Path) -> Result<(Self, Vec<u64>)> {
+        let (mut manifests, mut snapshots) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))? {
+            let path = entry.map_err(|e| Error::io("read", dir, e))?.path();
+            match (version_in_name(&path), path.extension().and_then(|e| e.to_str())) {
+                (Some(version), Some("manifest")) => manifests.push(Manifest::read(&path, version)?),
+                (Some(version), Some("snapshot")) => snapshots.push(version),
+                _ => {}
+            }
+        }
+        manifests.sort_by_key(|m| m.meta.version);
+        let registry = Self {
+            model: model.to_string(),
+            dir: dir.to_path_buf(),
+            writing: Mutex::new(()),
+            known: Mutex::new(Known { manifests, live: Live::Latest }),
+        };
+        registry.check_snapshots(&snapshots)?;
+        let live = registry.read_live()?;
+        registry.known().live = live;
+        Ok((registry, snapshots))
+    }
+
+    /// Keeps a version. Doing it again with the same state changes nothing, so a job that restarts may publish again what
+    /// it had published; another state under the same number is a [`Kind::Conflict`].
+    pub fn add(&self, meta: &VersionMeta, snapshot: &Snapshot) -> Result<()> {
+        let _writing = self.writing();
+        if let Some(there) = self.known().find(meta.version) {
+            if there.meta.state_hash == meta.state_hash {
+                return Ok(());
+            }
+            return Err(Error::conflict(format!(
+                "version {} of model '{}' is there already with state {}, not {}; versions never change",
+                meta.version, self.model, there.meta.state_hash, meta.state_hash
+            )));
+        }
+        let bytes = snapshot.encode();
+        let path = self.path(meta.version, "snapshot");
+        match atomic_file::put_if_absent(&path, &bytes) {
+            // No manifest names it: a publication that did not finish.
+            Err(e) if e.kind() == Kind::Conflict => atomic_file::replace(&path, &bytes)?,
+            put => put?,
+        }
+        let manifest = Manifest {
+            meta: meta.clone(),
+            snapshot_bytes: bytes.len() as u64,
+            snapshot_check: hash64(&bytes, SNAPSHOT_SEED),
+        };
+        atomic_file::put_if_absent(&self.path(meta.version, "manifest"), manifest.to_text().as_bytes())?;
+        let mut known = self.known();
+        known.manifests.push(manifest);
+        known.manifests.sort_by_key(|m| m.meta.version);
+        Ok(())
+    }
+
+    /// All versions, ascending.
+    pub fn list(&self) -> Vec<VersionMeta> {
+        self.known().manifests.iter().map(|m| m.meta.clone()).collect()
+    }
+
+    /// What is known of one version.
+    pub fn meta(&self, version: u64) -> Result<VersionMeta> {
+        let known = self.known();
+        known.find(version).map(|m| m.meta.clone()).ok_or_else(|| self.no_version(&known, version))
+    }
+
+    /// The weights of a version, checked against its manifest.
+    pub fn load(&self, version: u64) -> Result<Snapshot> {
+        let manifest = {
+            let known = self.known();
+            known.find(version).cloned().ok_or_else(|| self.no_version(&known, version))?
+        };
+        let path = self.path(version, "snapshot");
+        let bytes = fs::read(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => self.missing(&path, version),
+            _ => Error::io("read", &path, e),
+        })?;
+        if bytes.len() as u64 != manifest.snapshot_bytes {
+            return Err(Error::corrupt(format!(
+                "{} is {} of {} bytes; restore it from a copy or roll back to another version",
+                path.display(),
+                bytes.len(),
+                manifest.snapshot_bytes
+            )));
+        }
+        if hash64(&bytes, SNAPSHOT_SEED) != manifest.snapshot_check {
+            return Err(Error::corrupt(format!(
+                "{} does not match the checksum in its manifest; restore it from a copy or roll back to another version",
+                path.display()
+            )));
+        }
+        Snapshot::decode(&bytes, &path.display().to_string())
+    }
+
+    /// Which version requests see.
+    pub fn live(&self) -> Live {
+        self.known().live
+    }
+
+    /// Whether [`Registry::rollback`] to this version would be taken.
+    pub fn check_rollback(&self, version: u64) -> Result<()> {
+        let known = self.known();
+        if known.find(version).is_some() && known.manifests.len() > 1 {
+            return Ok(());
+        }
+        if known.manifests.len() == 1 {
+            return Err(Error::conflict(format!("model '{}' has one version; nothing to roll back to", self.model)));
+        }
+        Err(self.no_version(&known, version))
+    }
+
+    /// Makes an existing version live until [`Registry::promote`], whatever is published meanwhile.
+    pub fn rollback(&self, version: u64) -> Result<()> {
+        let _writing = self.writing();
+        self.check_rollback(version)?;
+        self.write_live(Live::Pinned(version))
+    }
+
+    /// Makes the newest version live again, and those after it.
+    pub fn promote(&self) -> Result<()> {
+        let _writing = self.writing();
+        self.write_live(Live::Latest)
+    }
+
+    /// Removes the oldest versions beyond `keep_max` (at least 1), the pinned one never; returns those removed.
+    pub fn retain(&self, keep_max: usize) -> Result<Vec<u64>> {
+        let _writing = self.writing();
+        let leaving: Vec<u64> = {
+            let known = self.known();
+            let over = known.manifests.len().saturating_sub(keep_max.max(1));
+            let oldest = known.manifests.iter().take(over).map(|m| m.meta.version);
+            oldest.filter(|&v| known.live != Live::Pinned(v)).collect()
+        };
+        for &version in &leaving {
+            self.known().manifests.retain(|m| m.meta.version != version);
+            // The manifest goes first: a snapshot without one is swept away by the next open.
+            for extension in ["manifest", "snapshot"] {
+                let path = self.path(version, extension);
+                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            }
+            atomic_file::sync_parent(&self.path(version, "manifest"))?;
+        }
+        Ok(leaving)
+    }
+
+    fn check_snapshots(&self, snapshots: &[u64]) -> Result<()> {
+        let known = self.known();
+        let versions = known.manifests.iter().map(|m| m.meta.version);
+        match versions.into_iter().find(|v| !snapshots.contains(v)) {
+            Some(version) => Err(self.missing(&self.path(version, "snapshot"), version)),
+            None => Ok(()),
+        }
+    }
+
+    /// A snapshot that no manifest names is a publication that did not finish.
+    fn remove_unnamed(&self, snapshots: &[u64]) -> Result<()> {
+        let known = self.known();
+        for &version in snapshots.iter().filter(|&&v| known.find(v).is_none()) {
+            let path = self.path(version, "snapshot");
+            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        Ok(())
+    }
+
+    fn read_live(&self) -> Result<Live> {
+        let path = self.dir.join("live");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Live::Latest),
+            Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        let live = match text.trim().strip_prefix("pinned ") {
+            Some(version) => version.parse().ok().map(Live::Pinned),
+            None => (text.trim() == "latest").then_some(Live::Latest),
+        };
+        match live {
+            Some(Live::Pinned(version)) if self.known().find(version).is_none() => Err(Error::corrupt(format!(
+                "{} pins version {version}, which is not there; write 'latest' into the file to serve the newest",
+                path.display()
+            ))),
+            Some(live) => Ok(live),
+            None => Err(Error::corrupt(format!(
+                "{}: '{}' is neither 'latest' nor 'pinned VERSION'",
+                path.display(),
+                text.trim().escape_default()
+            ))),
+        }
+    }
+
+    fn write_live(&self, live: Live) -> Result<()> {
+        atomic_file::replace(&self.dir.join("live"), format!("{live}\n").as_bytes())?;
+        self.known().live = live;
+        Ok(())
+    }
+
+    /// The error for a version that is not there; it names those that are.
+    pub fn no_such_version(&self, version: u64) -> Error {
+        self.no_version(&self.known(), version)
+    }
+
+    fn no_version(&self, known: &Known, version: u64) -> Error {
+        let model = &self.model;
+        match ranges(known.manifests.iter().map(|m| m.meta.version)) {
+            have if have.is_empty() => Error::not_found(format!("model '{model}' has no version yet")),
+            have => Error::not_found(format!("model '{model}' has no version {version} (have {have})")),
+        }
+    }
+
+    fn missing(&self, path: &Path, version: u64) -> Error {
+        let manifest = self.path(version, "manifest");
+        Error::corrupt(format!(
+            "{} is missing; restore it from a copy, or remove {} to go on without version {version}",
+            path.display(),
+            manifest.display()
+        ))
+    }
+
+    fn path(&self, version: u64, extension: &str) -> PathBuf {
+        self.dir.join(format!("{version:06}.{extension}"))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn find(&self, version: u64) -> Option<&Manifest> {
+        self.manifests.iter().find(|m| m.meta.version == version)
+    }
+}
+
+impl std::fmt::Display for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Live::Latest => f.write_str("latest"),
+            Live::Pinned(version) => write!(f, "pinned {version}"),
+        }
+    }
+}
+
+fn version_in_name(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+/// `3, 7-9` for 3, 7, 8, 9.
+fn ranges(ascending: impl Iterator<Item = u64>) -> String {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for v in ascending {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == v => *last = v,
+            _ => runs.push((v, v)),
+        }
+    }
+    let texts = runs.iter().map(|&(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
+    texts.collect::<Vec<_>>().join(", ")
+}

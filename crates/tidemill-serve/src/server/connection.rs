@@ -1,0 +1,194 @@
+//! Connections: accepted up to a bound, served one request after another, and closed in order.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::{StatusCode, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{Shared, reply::Refusal, router, stopped};
+
+/// Callers told at once that there are too many; more than these are hung up on.
+const TURNED_AWAY_MAX: usize = 64;
+/// How long a connection that ended badly may go on sending before it is cut.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Accepts connections until the server stops, then waits for those that are open.
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut stop = shared.stop.clone();
+    let mut connections = JoinSet::new();
+    let mut turned_away = JoinSet::new();
+    {
+        let broadcast = shared.clone();
+        let stop = shared.stop.clone();
+        connections.spawn(async move { broadcast.events.run(broadcast.host.clone(), stop).await });
+    }
+    loop {
+        tokio::select! {
+            _ = stopped(&mut stop) => break,
+            Some(_) = connections.join_next() => {}
+            Some(_) = turned_away.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                // One task of the set is the broadcast.
+                Ok((stream, _)) if connections.len() <= shared.limits.connections_max => {
+                    connections.spawn(serve(stream, shared.clone()));
+                }
+                Ok((stream, _)) => {
+                    shared.metrics.turned_away();
+                    if turned_away.len() < TURNED_AWAY_MAX {
+                        turned_away.spawn(turn_away(stream));
+                    }
+                }
+                // Out of file descriptors, or the caller is gone again. Others may be served meanwhile.
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            },
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    // Replies are written whole: waiting to fill a packet only delays them.
+    let _ = stream.set_nodelay(true);
+    let _open = shared.metrics.connection();
+    let io = TokioIo::new(Guarded::new(stream, shared.limits.write_timeout));
+    let limits = &shared.limits;
+    let service = service_fn(|request| {
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(router::answer(&shared, request).await) }
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(limits.headers_max)
+        .max_buf_size(limits.header_bytes_max.max(8192))
+        .serve_connection(io, service);
+    let mut stop = shared.stop.clone();
+    let mut stopping = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            _ = stopped(&mut stop), if !stopping => {
+                stopping = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    // Where the connection ended well, hyper has closed it.
+    if let Err(e) = ended {
+        let parts = connection.into_parts();
+        let mut stream = parts.io.into_inner();
+        // A connection that was only idle is closed without a word.
+        if e.is_timeout() && !parts.read_buf.is_empty() {
+            let refusal =
+                Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's headers did not arrive in time");
+            let _ = stream.write_all(&raw(refusal)).await;
+        }
+        linger(&mut stream).await;
+    }
+}
+
+/// Says 503 without reading the request.
+async fn turn_away(mut stream: TcpStream) {
+    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "exhausted", "too many connections; try again");
+    let _ = timeout(LINGER, stream.write_all(&raw(refusal))).await;
+    linger(&mut stream).await;
+}
+
+/// A reply for where hyper has no say.
+fn raw(refusal: Refusal) -> Vec<u8> {
+    let body = refusal.body();
+    let mut out = format!(
+        "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        refusal.status,
+        body.len()
+    )
+    .into_bytes();
+    out.extend_from_slice(&body);
+    out
+}
+
+/// Closing while bytes of the caller lie unread would take the reply away from them as well: those are read first.
+async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let _ = timeout(LINGER, async {
+        stream.shutdown().await?;
+        let mut sink = [0; 8192];
+        while stream.read(&mut sink).await? > 0 {}
+        io::Result::Ok(())
+    })
+    .await;
+}
+
+/// A stream that is cut when its other end does not read for too long.
+struct Guarded {
+    stream: TcpStream,
+    write_timeout: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Guarded {
+    fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+        Self { stream, write_timeout, stalled: None }
+    }
+
+    fn watched<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let wrote = write(Pin::new(&mut self.stream), cx);
+        if wrote.is_ready() {
+            self.stalled = None;
+            return wrote;
+        }
+        let deadline = || Box::pin(sleep(self.write_timeout));
+        ready!(self.stalled.get_or_insert_with(deadline).as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.watched(cx, |stream, cx| stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.watched(cx, |stream, cx| stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,90 @@
+//! Which requests are let in at all: not those that another web site makes a browser send.
+//!
+//! A browser on this machine reaches 127.0.0.1 for any page it shows. Two ways are closed: a page elsewhere that posts here
+//! (its `Origin` is not this host), and a page whose name was made to point here (its `Host` is a name while the server
+//! listens to this machine only).
+
+use std::net::IpAddr;
+
+use hyper::{
+    HeaderMap, Method, StatusCode,
+    header::{self, HeaderName},
+};
+
+use super::reply::{Refusal, shown};
+
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Refuses what comes from another site. `loopback`: only this machine can reach the server.
+pub(super) fn check(method: &Method, headers: &HeaderMap, loopback: bool) -> Result<(), Refusal> {
+    let text = |name| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()));
+    let host = text(header::HOST).unwrap_or_default();
+    if loopback && !host.is_empty() && !names_this_machine(&host) {
+        return Err(forbidden(format!("Host '{}' is not this machine", shown(&host)))
+            .hint("use http://127.0.0.1 or http://localhost with the port"));
+    }
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    match text(header::ORIGIN) {
+        Some(origin) if !is_origin_of(&origin, &host) => {
+            Err(forbidden(format!("requests from '{}' are not taken here", shown(&origin))))
+        }
+        None if text(FETCH_SITE).is_some_and(|site| site == "cross-site") => {
+            Err(forbidden("requests from another site are not taken here".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_origin_of(origin: &str, host: &str) -> bool {
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    !host.is_empty() && authority.is_some_and(|a| a.eq_ignore_ascii_case(host))
+}
+
+fn names_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').map_or(v6, |(name, _)| name),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+fn forbidden(message: String) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, "forbidden", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(method: Method, loopback: bool, headers: &[(HeaderName, &'static str)]) -> u16 {
+        let headers: HeaderMap = headers.iter().map(|(n, v)| (n.clone(), v.parse().unwrap())).collect();
+        check(&method, &headers, loopback).map_or_else(|r| r.status.as_u16(), |_| 200)
+    }
+
+    /// A page elsewhere must not be able to push events, roll back, or read what is served here.
+    #[test]
+    fn requests_of_other_sites_are_refused() {
+        let host = (header::HOST, "127.0.0.1:8470");
+        let from = |origin| (header::ORIGIN, origin);
+        for (expected, method, loopback, headers) in [
+            (200, Method::POST, true, vec![host.clone()]),
+            (200, Method::POST, true, vec![host.clone(), from("http://127.0.0.1:8470")]),
+            (200, Method::POST, true, vec![(header::HOST, "LocalHost:8470"), from("http://localhost:8470")]),
+            (200, Method::POST, true, vec![(header::HOST, "[::1]:8470"), from("http://[::1]:8470")]),
+            (403, Method::POST, true, vec![host.clone(), from("http://evil.example")]),
+            (403, Method::POST, true, vec![host.clone(), from("http://127.0.0.1:9999")]),
+            (403, Method::POST, true, vec![host.clone(), from("null")]),
+            (403, Method::POST, true, vec![from("http://127.0.0.1:8470")]),
+            (403, Method::POST, true, vec![host.clone(), (FETCH_SITE, "cross-site")]),
+            (200, Method::GET, true, vec![host.clone(), from("http://evil.example")]),
+            (403, Method::GET, true, vec![(header::HOST, "evil.example:8470")]),
+            (403, Method::POST, true, vec![(header::HOST, "evil.example"), from("http://evil.example")]),
+            (200, Method::GET, false, vec![(header::HOST, "trainer.internal:8470")]),
+            (200, Method::GET, true, vec![]),
+        ] {
+            assert_eq!(status(method, loopback, &headers), expected, "{headers:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What the engine gives the server: models to ask, a place for events, numbers to show.
+//!
+//! The server knows nothing else of the engine. Calls that are not futures answer at once, from memory; [`Host::rollback`]
+//! and [`Host::promote`] may touch the disk and are called where waiting hurts nobody.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tidemill_base::{Error, Result};
+
+use crate::{
+    predict::{PredictReply, Predictor},
+    registry::{Live, Registry},
+};
+
+/// A future that may move between threads.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The engine's side of the server.
+pub trait Host: Send + Sync + 'static {
+    /// All models, in the order in which they are to be listed.
+    fn models(&self) -> Vec<Arc<ServedModel>>;
+
+    /// One model by name.
+    fn model(&self, name: &str) -> Option<Arc<ServedModel>> {
+        self.models().into_iter().find(|m| m.name() == name)
+    }
+
+    /// Takes JSON lines of events for a source. Resolves once the accepted ones are durable, or with
+    /// [`Kind::NotFound`](tidemill_base::Kind::NotFound) (no such source) or
+    /// [`Kind::Conflict`](tidemill_base::Kind::Conflict) (the source takes no pushed events). Goes on when the caller is
+    /// gone.
+    fn push(&self, source: &str, lines: Bytes) -> BoxFuture<Result<PushReply>>;
+
+    /// What the page shows.
+    fn status(&self) -> Value;
+
+    /// The engine's metrics as Prometheus text; the server adds its own.
+    fn metrics(&self) -> String;
+
+    /// The feed that the page shows, when there is one.
+    fn feed(&self) -> Option<Value> {
+        None
+    }
+
+    /// Makes an earlier version live until it is promoted away.
+    fn rollback(&self, model: &str, version: u64) -> Result<()> {
+        self.model(model).ok_or_else(|| no_model(self, model))?.rollback(version)
+    }
+
+    /// Makes the newest version live again.
+    fn promote(&self, model: &str) -> Result<()> {
+        self.model(model).ok_or_else(|| no_model(self, model))?.promote()
+    }
+}
+
+/// What became of pushed events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushReply {
+    /// Events that are durable now.
+    pub accepted: u64,
+    /// Lines that were not taken.
+    pub refused: Vec<RefusedLine>,
+    /// The offset of the first accepted event in the source's push partition.
+    pub first_offset: Option<u64>,
+}
+
+/// A line that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedLine {
+    /// Its number in the request, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// One model as it is served: what answers, and the versions behind it.
+pub struct ServedModel {
+    predictor: Predictor,
+    registry: Arc<Registry>,
+    /// One operator at a time changes what is live.
+    changing: Mutex<()>,
+}
+
+impl ServedModel {
+    /// Serves `predictor`; where an operator had rolled back before a restart, that version is served again.
+    pub fn open(predictor: Predictor, registry: Arc<Registry>) -> Result<Self> {
+        let model = Self { predictor, registry, changing: Mutex::new(()) };
+        if let Live::Pinned(version) = model.registry.live() {
+            model.pin(version)?;
+        }
+        Ok(model)
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        self.predictor.model()
+    }
+
+    /// What answers.
+    pub fn predictor(&self) -> &Predictor {
+        &self.predictor
+    }
+
+    /// Its versions on disk.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Answers a request, by the version asked for if one was.
+    pub fn predict(&self, body: &[u8], version: Option<u64>) -> Result<PredictReply> {
+        let Some(version) = version else { return self.predictor.predict(body, None) };
+        if let Err(e) = self.predictor.live().read_version(version) {
+            self.registry.meta(version)?;
+            return Err(Error::not_found(format!("model '{}': {e}; roll back to it to have it served", self.name())));
+        }
+        self.predictor.predict(body, Some(version))
+    }
+
+    /// Makes an earlier version live: on disk first, so that a restart serves the same.
+    pub fn rollback(&self, version: u64) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.registry.check_rollback(version)?;
+        let (meta, snapshot) = (self.registry.meta(version)?, self.registry.load(version)?);
+        self.registry.rollback(version)?;
+        self.predictor.live().pin(&snapshot, version, meta.mini_batch);
+        Ok(())
+    }
+
+    /// Makes the newest version live again.
+    pub fn promote(&self) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.registry.promote()?;
+        self.predictor.live().promote();
+        Ok(())
+    }
+
+    /// What is served, and every version on disk.
+    pub fn to_json(&self) -> Value {
+        let served = self.predictor.live().read();
+        let metas = self.registry.list();
+        let versions: Vec<Value> = metas.iter().rev().map(|meta| mark_live(meta.to_json(), served.version)).collect();
+        json!({
+            "name": self.name(),
+            "version": served.version,
+            "mini_batch": served.mini_batch,
+            "live": self.registry.live().to_string(),
+            "versions": versions,
+        })
+    }
+
+    /// One version on disk.
+    pub fn version_to_json(&self, version: u64) -> Result<Value> {
+        let served = self.predictor.live().read();
+        Ok(mark_live(self.registry.meta(version)?.to_json(), served.version))
+    }
+
+    fn pin(&self, version: u64) -> Result<()> {
+        let meta = self.registry.meta(version)?;
+        self.predictor.live().pin(&self.registry.load(version)?, version, meta.mini_batch);
+        Ok(())
+    }
+}
+
+/// The error for a model that is not there; it names those that are.
+pub(super) fn no_model(host: &(impl Host + ?Sized), name: &str) -> Error {
+    let models = host.models();
+    let names: Vec<&str> = models.iter().map(|m| m.name()).collect();
+    let name = super::reply::shown(name);
+    Error::not_found(match names.is_empty() {
+        true => format!("no model '{name}'; none is served yet"),
+        false => format!("no model '{name}' (have {})", names.join(", ")),
+    })
+}
+
+fn mark_live(mut meta: Value, live: u64) -> Value {
+    meta["live"] = (meta["version"] == live).into();
+    meta
+}

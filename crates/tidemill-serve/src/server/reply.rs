@@ -1,0 +1,157 @@
+//! Replies: JSON, text, assets, streams; and refusals, each with its status, a code, a message and perhaps advice.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::{
+    Response, StatusCode,
+    body::{Body, Frame, SizeHint},
+    header::{self, HeaderMap, HeaderValue},
+};
+use serde_json::{Map, Value, json};
+use tidemill_base::{Error, Kind};
+
+use super::events::EventStream;
+
+/// What a handler answers with.
+pub(super) type Reply = Response<ReplyBody>;
+
+/// Bytes that are there, or a stream of them.
+pub(super) enum ReplyBody {
+    Whole(Bytes),
+    Events(EventStream),
+}
+
+/// A request that is not answered as asked.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub status: StatusCode,
+    pub code: &'static str,
+    pub message: String,
+    pub hint: Option<String>,
+    /// Methods the route takes, for 405.
+    pub allow: Option<&'static str>,
+    /// More about it, beside `error`.
+    pub details: Option<Box<Map<String, Value>>>,
+    /// What is left of the request is not read: the connection ends with the reply.
+    pub close: bool,
+}
+
+impl Refusal {
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status, code, message, hint: None, allow: None, details: None, close: false }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    pub fn body(&self) -> Vec<u8> {
+        let mut error = json!({"code": self.code, "message": self.message});
+        if let Some(hint) = &self.hint {
+            error["hint"] = hint.as_str().into();
+        }
+        let mut body = Map::from_iter([("error".to_string(), error)]);
+        body.extend(self.details.iter().flat_map(|details| (**details).clone()));
+        let mut text = Value::Object(body).to_string().into_bytes();
+        text.push(b'\n');
+        text
+    }
+
+    pub fn into_reply(self) -> Reply {
+        let mut reply = bytes(self.status, "application/json", self.body());
+        let headers = reply.headers_mut();
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        reply
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(e: Error) -> Self {
+        let status = StatusCode::from_u16(e.kind().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let hint = match e.kind() {
+            Kind::Unavailable | Kind::Exhausted => Some("nothing was taken; try again".to_string()),
+            _ => None,
+        };
+        Self { hint, ..Self::new(status, e.kind().word(), e.message()) }
+    }
+}
+
+/// A reply of these bytes.
+pub(super) fn bytes(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(ReplyBody::Whole(body.into()));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    no_store(reply.headers_mut());
+    reply
+}
+
+/// A 200 of JSON, ending in a newline for the terminal it may be read on.
+pub(super) fn json(value: &Value) -> Reply {
+    let mut text = value.to_string().into_bytes();
+    text.push(b'\n');
+    bytes(StatusCode::OK, "application/json", text)
+}
+
+/// A 200 whose body goes on.
+pub(super) fn events(stream: EventStream) -> Reply {
+    let mut reply = Response::new(ReplyBody::Events(stream));
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    no_store(headers);
+    reply
+}
+
+/// Text that came from outside, made fit for a message: no control characters, not long.
+pub(super) fn shown(text: &str) -> String {
+    let short: String = text.chars().take(80).collect();
+    let dots = if short.len() < text.len() { "..." } else { "" };
+    format!("{}{dots}", short.escape_default())
+}
+
+fn no_store(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Events(stream) => stream.poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Paths to routes: a pure function, so that every path is one line of a test.
+
+use super::{
+    assets::{self, Asset},
+    reply::{Refusal, shown},
+};
+
+/// What a path asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Route<'a> {
+    Page(&'static Asset),
+    Health,
+    Metrics,
+    Status,
+    Events,
+    Feed,
+    Models,
+    Model(ModelName<'a>),
+    Predict(ModelName<'a>),
+    Rollback(&'a str),
+    Promote(&'a str),
+    Push(&'a str),
+}
+
+/// `ctr` or `ctr@42`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct ModelName<'a> {
+    pub name: &'a str,
+    pub version: Option<u64>,
+}
+
+const READ: &str = "GET, HEAD";
+const SEND: &str = "POST";
+
+impl<'a> Route<'a> {
+    /// The route of a path without its query, percent-decoded by the caller.
+    pub fn parse(path: &'a str) -> Result<Self, Refusal> {
+        let fixed = match path {
+            "/healthz" => Some(Route::Health),
+            "/metrics" => Some(Route::Metrics),
+            "/v1/status" => Some(Route::Status),
+            "/v1/events" => Some(Route::Events),
+            "/v1/feed" => Some(Route::Feed),
+            "/v1/models" => Some(Route::Models),
+            _ => assets::find(path).map(Route::Page),
+        };
+        if let Some(route) = fixed {
+            return Ok(route);
+        }
+        let one = |prefix| path.strip_prefix(prefix).filter(|name: &&str| !name.is_empty() && !name.contains('/'));
+        if let Some(source) = one("/v1/sources/") {
+            return Ok(Route::Push(source));
+        }
+        let Some(model) = one("/v1/models/") else { return Err(no_route(path)) };
+        let (name, verb) = model.split_once(':').map_or((model, None), |(name, verb)| (name, Some(verb)));
+        match verb {
+            None => Ok(Route::Model(ModelName::parse(name)?)),
+            Some("predict") => Ok(Route::Predict(ModelName::parse(name)?)),
+            Some("rollback") => Ok(Route::Rollback(name)),
+            Some("promote") => Ok(Route::Promote(name)),
+            Some(_) => Err(no_route(path).hint("a model knows :predict, :rollback and :promote")),
+        }
+    }
+
+    /// The methods it takes, as `Allow` lists them.
+    pub fn allow(&self) -> &'static str {
+        match self {
+            Route::Predict(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
+            _ => READ,
+        }
+    }
+
+    /// Its name in metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Route::Page(_) => "page",
+            Route::Health => "healthz",
+            Route::Metrics => "metrics",
+            Route::Status => "status",
+            Route::Events => "events",
+            Route::Feed => "feed",
+            Route::Models => "models",
+            Route::Model(_) => "model",
+            Route::Predict(_) => "predict",
+            Route::Rollback(_) => "rollback",
+            Route::Promote(_) => "promote",
+            Route::Push(_) => "push",
+        }
+    }
+}
+
+impl<'a> ModelName<'a> {
+    fn parse(text: &'a str) -> Result<Self, Refusal> {
+        let Some((name, version)) = text.split_once('@') else { return Ok(Self { name: text, version: None }) };
+        match version.parse() {
+            Ok(version) => Ok(Self { name, version: Some(version) }),
+            Err(_) => Err(tidemill_base::Error::not_found(format!(
+                "'{}' is not a version; versions are numbers, as in {}@42",
+                shown(version),
+                shown(name)
+            ))
+            .into()),
+        }
+    }
+}
+
+/// `%40` is `@` and `%3A` is `:`, which some clients encode; `None` for what is not UTF-8 or not hexadecimal.
+pub(super) fn percent_decoded(path: &str) -> Option<String> {
+    if !path.contains('%') {
+        return Some(path.to_string());
+    }
+    let mut out = Vec::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(b) = bytes.next() {
+        if b != b'%' {
+            out.push(b);
+            continue;
+        }
+        let mut digit = || char::from(bytes.next()?).to_digit(16);
+        out.push((digit()? << 4 | digit()?) as u8);
+    }
+    String::from_utf8(out).ok()
+}
+
+pub(super) fn no_route(path: &str) -> Refusal {
+    Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
+        "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
+         /v1/models/NAME:predict, /v1/models/NAME:rollback, /v1/models/NAME:promote, /v1/sources/NAME",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_has_one_meaning() {
+        let ctr = ModelName { name: "ctr", version: None };
+        for (path, route) in [
+            ("/healthz", Some(Route::Health)),
+            ("/v1/models", Some(Route::Models)),
+            ("/v1/models/ctr", Some(Route::Model(ctr))),
+            ("/v1/models/ctr@42", Some(Route::Model(ModelName { name: "ctr", version: Some(42) }))),
+            ("/v1/models/ctr:predict", Some(Route::Predict(ctr))),
+            ("/v1/models/ctr@42:predict", Some(Route::Predict(ModelName { name: "ctr", version: Some(42) }))),
+            ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
+            ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
+            ("/v1/sources/clicks", Some(Route::Push("clicks"))),
+            ("/v1/modles", None),
+            ("/v1/models/", None),
+            ("/v1/models/a/b", None),
+            ("/v1/models/ctr:explode", None),
+            ("/v1/models/ctr@new:predict", None),
+            ("/v1/sources/", None),
+            ("/assets/../Cargo.toml", None),
+            ("", None),
+        ] {
+            assert_eq!(Route::parse(path).ok(), route, "{path}");
+        }
+        assert!(matches!(Route::parse("/"), Ok(Route::Page(_))));
+        assert_eq!(Route::parse("/v1/modles").unwrap_err().message, "no route /v1/modles");
+    }
+
+    #[test]
+    fn encoded_paths_are_decoded_or_refused() {
+        assert_eq!(percent_decoded("/v1/models/ctr%4042%3apredict").as_deref(), Some("/v1/models/ctr@42:predict"));
+        for bad in ["/%", "/%4", "/%zz", "/%ff"] {
+            assert_eq!(percent_decoded(bad), None, "{bad}");
+        }
+    }
+}

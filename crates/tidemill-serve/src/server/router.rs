@@ -1,0 +1,199 @@
+//! From a request to its reply: who may ask, what is asked, the body, the handler.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Method, Request, StatusCode,
+    body::Incoming,
+    header::{self, HeaderValue},
+};
+use serde_json::{Map, Value, json};
+use tidemill_base::{Error, Result};
+use tokio::time::Instant;
+
+use super::{
+    Shared, body, contained, guard,
+    host::{PushReply, ServedModel, no_model},
+    our_mistake,
+    reply::{self, Refusal, Reply, shown},
+    route::{ModelName, Route, no_route, percent_decoded},
+};
+
+/// Refused lines that a reply lists at most; all are counted.
+const REFUSED_LISTED_MAX: usize = 100;
+/// What `curl -d` sends when nobody says otherwise counts as JSON: people type that.
+const PREDICT_TYPES: [&str; 2] = ["application/json", "application/x-www-form-urlencoded"];
+
+/// Answers one request, whatever it is.
+pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
+    let path = percent_decoded(request.uri().path());
+    let route = match &path {
+        Some(path) => Route::parse(path),
+        None => Err(no_route(request.uri().path())),
+    };
+    let label = route.as_ref().map_or("none", Route::label);
+    let mut reply = match dispatch(shared, route, request).await {
+        Ok(reply) => reply,
+        Err(refusal) => refusal.into_reply(),
+    };
+    shared.metrics.request(label, reply.status().as_u16());
+    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
+}
+
+async fn dispatch(
+    shared: &Arc<Shared>,
+    route: Result<Route<'_>, Refusal>,
+    request: Request<Incoming>,
+) -> Result<Reply, Refusal> {
+    let (head, body) = request.into_parts();
+    let route = match let_in(shared, route, &head.method, &head.headers) {
+        Ok(route) => route,
+        // A body nobody wants is not read, unless it is small enough to keep the connection.
+        Err(refusal) if head.method == Method::GET || head.method == Method::HEAD => return Err(refusal),
+        Err(refusal) => return Err(body::discard(&head.headers, body, refusal)),
+    };
+    let body = match route.allow() {
+        "POST" => body::read(&head.headers, body, &shared.limits).await?,
+        _ => return read_only(shared, route),
+    };
+    match route {
+        Route::Predict(model) => predict(shared, model, &body),
+        Route::Rollback(model) => rollback(shared, model, &body).await,
+        Route::Promote(model) => promote(shared, model).await,
+        Route::Push(source) => push(shared, source, body).await,
+        _ => Err(our_mistake()),
+    }
+}
+
+fn let_in<'a>(
+    shared: &Shared,
+    route: Result<Route<'a>, Refusal>,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Route<'a>, Refusal> {
+    guard::check(method, headers, shared.loopback)?;
+    let route = route?;
+    let allow = route.allow();
+    if !allow.split(", ").any(|m| m == method.as_str()) {
+        let message = format!("{} is not taken here; use {}", shown(method.as_str()), allow.replace(", ", " or "));
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        return Err(Refusal { allow: Some(allow), ..refusal });
+    }
+    if let Route::Predict(_) = route {
+        check_predict_type(headers)?;
+    }
+    Ok(route)
+}
+
+fn check_predict_type(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let value = String::from_utf8_lossy(value.as_bytes());
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    if PREDICT_TYPES.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {
+        return Ok(());
+    }
+    let message = format!("Content-Type '{}' is not understood; send application/json", shown(media_type));
+    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+}
+
+fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
+    let host = &shared.host;
+    match route {
+        Route::Page(asset) => Ok(asset.reply()),
+        Route::Health => Ok(reply::bytes(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")),
+        Route::Metrics => {
+            let text = contained(|| host.metrics())? + &shared.metrics.to_text();
+            Ok(reply::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+        }
+        Route::Status => Ok(reply::json(&contained(|| host.status())?)),
+        Route::Events => Ok(reply::events(shared.events.watch(&**host, shared.stop.clone())?)),
+        Route::Feed => match contained(|| host.feed())? {
+            Some(feed) => Ok(reply::json(&feed)),
+            None => Err(Error::not_found("no feed is shown here; the demo has one").into()),
+        },
+        Route::Models => contained(|| {
+            let models: Vec<Value> = host.models().iter().map(|m| m.to_json()).collect();
+            reply::json(&json!({ "models": models }))
+        }),
+        Route::Model(ModelName { name, version }) => contained(|| {
+            let model = find(shared, name)?;
+            Ok(reply::json(&match version {
+                None => model.to_json(),
+                Some(version) => model.version_to_json(version)?,
+            }))
+        })?,
+        _ => Err(our_mistake()),
+    }
+}
+
+fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {
+    let began = Instant::now();
+    let (rows, text) = contained(|| -> Result<_> {
+        let reply = find(shared, model.name)?.predict(body, model.version)?;
+        Ok((reply.predictions.len(), reply.to_json()))
+    })??;
+    shared.metrics.predicted(rows, began.elapsed());
+    Ok(reply::bytes(StatusCode::OK, "application/json", text))
+}
+
+async fn rollback(shared: &Arc<Shared>, model: &str, body: &[u8]) -> Result<Reply, Refusal> {
+    let version = serde_json::from_slice::<Value>(body).ok().and_then(|v| v["version"].as_u64());
+    let version = version.ok_or_else(|| Error::invalid(r#"say to which version: {"version":41}"#))?;
+    change(shared, model, move |shared, model| shared.host.rollback(model, version)).await
+}
+
+async fn promote(shared: &Arc<Shared>, model: &str) -> Result<Reply, Refusal> {
+    change(shared, model, |shared, model| shared.host.promote(model)).await
+}
+
+/// Runs a change of what is live on a thread that may wait for the disk; it goes on when the caller is gone.
+async fn change(
+    shared: &Arc<Shared>,
+    model: &str,
+    run: impl FnOnce(&Shared, &str) -> Result<()> + Send + 'static,
+) -> Result<Reply, Refusal> {
+    let (shared, model) = (shared.clone(), model.to_string());
+    let changed = tokio::task::spawn_blocking(move || -> Result<Value> {
+        find(&shared, &model)?;
+        run(&shared, &model)?;
+        Ok(find(&shared, &model)?.to_json())
+    });
+    Ok(reply::json(&changed.await.map_err(|_| our_mistake())??))
+}
+
+async fn push(shared: &Arc<Shared>, source: &str, lines: Bytes) -> Result<Reply, Refusal> {
+    if lines.iter().all(u8::is_ascii_whitespace) {
+        return Err(Error::invalid("request body is empty; send one JSON object a line").into());
+    }
+    let pushing = contained(|| shared.host.push(source, lines))?;
+    // In a task of its own: it ends even when the caller hangs up, and a panic in it ends it only.
+    let pushed = tokio::spawn(pushing).await.map_err(|_| our_mistake())??;
+    let mut fields = push_fields(&pushed);
+    if pushed.accepted == 0 {
+        let first =
+            pushed.refused.first().map_or("there is none".to_string(), |r| format!("line {}: {}", r.line, r.reason));
+        let refusal = Refusal::from(Error::invalid(format!("no line was accepted; {first}")));
+        fields.remove("first_offset");
+        return Err(Refusal { details: Some(Box::new(fields)), ..refusal });
+    }
+    Ok(reply::json(&Value::Object(fields)))
+}
+
+fn push_fields(pushed: &PushReply) -> Map<String, Value> {
+    let listed = pushed.refused.iter().take(REFUSED_LISTED_MAX);
+    let listed: Vec<Value> = listed.map(|r| json!({"line": r.line, "reason": r.reason})).collect();
+    let mut fields = Map::new();
+    fields.insert("accepted".into(), pushed.accepted.into());
+    fields.insert("refused".into(), listed.into());
+    if pushed.refused.len() > REFUSED_LISTED_MAX {
+        fields.insert("refused_count".into(), pushed.refused.len().into());
+    }
+    fields.insert("first_offset".into(), pushed.first_offset.into());
+    fields
+}
+
+fn find(shared: &Shared, name: &str) -> Result<Arc<ServedModel>> {
+    shared.host.model(name).ok_or_else(|| no_model(&*shared.host, name))
+}

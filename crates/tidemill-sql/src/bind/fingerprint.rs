@@ -1,0 +1,81 @@
+//! The identity of what a job learns.
+//!
+//! In: the bound job. Out: 64 bits over a rendering in which white space, letter case of keywords, views, names of tables
+//! and the order of COLUMN have left no trace, and every default is written out. Left out on purpose: where files lie, how
+//! fast they are read, how often is published or saved, and what the model is called. A new version of DataFusion may
+//! render an expression differently; then the stored text, bound again, gives the new value.
+
+use std::fmt::Write;
+
+use arrow::datatypes::SchemaRef;
+use tidemill_base::{attribute::Settings, hash64};
+use tidemill_model::ColumnSpec;
+
+use super::{
+    pipeline::{Wanted, emit_of},
+    relation::{BoundSource, Relation, Side},
+};
+use crate::{parse::value::type_name, program::Known};
+
+/// Settings that change when and where, not what.
+const LEFT_OUT: [&str; 8] =
+    ["path", "pace", "follow", "push", "idle_timeout", "publish.interval", "checkpoint.interval", "publish.every"];
+
+pub(crate) fn fingerprint(
+    learner: &str,
+    settings: &Settings,
+    known: &Known,
+    relation: &Relation,
+    wanted: &[Wanted],
+    columns: &[ColumnSpec],
+    label: &str,
+) -> u64 {
+    let mut text = format!("learner {learner}\nlabel {label}\n");
+    render_settings(&mut text, settings, known.train_attributes.iter().map(|a| a.name));
+    let mut features: Vec<String> = columns.iter().map(ColumnSpec::to_string).collect();
+    features.sort_unstable();
+    line(&mut text, format_args!("columns {}", features.join(", ")));
+    let mut outputs: Vec<String> = wanted.iter().map(|w| format!("output {} = {}", w.name, w.expr)).collect();
+    outputs.sort_unstable();
+    outputs.iter().for_each(|output| line(&mut text, format_args!("{output}")));
+    side(&mut text, "left", &relation.left);
+    if let Some(join) = &relation.join {
+        side(&mut text, "right", &join.right);
+        let emit = emit_of(relation, join);
+        line(&mut text, format_args!("join {} = {} within {} {emit:?}", join.left_key, join.right_key, join.window_ms));
+    }
+    hash64(text.as_bytes(), 0)
+}
+
+fn side(text: &mut String, name: &str, side: &Side) {
+    source(text, name, &side.source);
+    for filter in &side.filters {
+        line(text, format_args!("{name} where {}", filter.expr));
+    }
+}
+
+fn source(text: &mut String, name: &str, source: &BoundSource) {
+    line(text, format_args!("{name} source {} key {:?}", source.spec.name, source.spec.primary_key));
+    line(text, format_args!("{name} columns {}", render_columns(&source.spec.columns)));
+    for c in &source.computed {
+        line(text, format_args!("{name} computed {} = {}", c.name, c.expr));
+    }
+    let bound = source.spec.watermark_bound_ms;
+    line(text, format_args!("{name} time {:?} bound {bound}", source.event_time));
+    render_settings(text, &source.settings, source.settings.names());
+}
+
+fn render_columns(columns: &SchemaRef) -> String {
+    let one = |f: &arrow::datatypes::FieldRef| format!("{} {} {}", f.name(), type_name(f.data_type()), f.is_nullable());
+    columns.fields().iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn render_settings(text: &mut String, settings: &Settings, names: impl Iterator<Item = &'static str>) {
+    for name in names.filter(|n| !LEFT_OUT.contains(n)) {
+        line(text, format_args!("{name} = {:?}", settings.get(name)));
+    }
+}
+
+fn line(text: &mut String, what: std::fmt::Arguments) {
+    writeln!(text, "{what}").expect("writing to a String cannot fail");
+}

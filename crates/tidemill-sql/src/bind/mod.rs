@@ -1,0 +1,210 @@
+//! Statements to a program: every name is found, every type checked, every expression planned.
+//!
+//! Names may be used before they are defined. A name that is defined again with OR REPLACE means, for each statement, its
+//! last definition before that statement.
+
+mod features;
+mod fingerprint;
+mod join;
+mod pipeline;
+mod relation;
+mod scope;
+mod select;
+mod source;
+mod train;
+
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+
+use datafusion::sql::sqlparser::{ast::Ident, tokenizer::Span};
+
+use relation::{BoundSource, Relation};
+
+use crate::{
+    diagnostic::{Checked, Diagnostic, Fault},
+    parse::{self, Parsed, SelectDef, SourceDef, cursor::Name, tail::Task},
+    planner::Planner,
+    program::{Known, Program, Statement},
+    script::{self, Piece},
+};
+
+/// Binding recurses as deep as expressions and views nest; their bounds fit into this many times over.
+const STACK_BYTES: usize = 256 << 20;
+
+/// Reads and binds a program. Nothing is opened or run.
+pub fn bind(text: &str, known: &Known) -> Result<Program, Diagnostic> {
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("bind".into()).stack_size(STACK_BYTES);
+        let bound = builder.spawn_scoped(scope, || bind_here(text, known).map_err(|fault| fault.locate(text)));
+        let bound = bound.map_err(|e| Fault::new(Span::empty(), format!("no thread to bind on: {e}")).locate(text))?;
+        bound.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn bind_here(text: &str, known: &Known) -> Checked<Program> {
+    let pieces = script::split(text)?;
+    if pieces.is_empty() {
+        return Err(
+            Fault::new(Span::empty(), "nothing to run").hint("write CREATE SOURCE ...; SELECT ... TO TRAIN ...")
+        );
+    }
+    let parsed = pieces.iter().map(|p| parse::parse(&p.tokens)).collect::<Checked<Vec<_>>>()?;
+    let catalog = Catalog::new(&parsed)?;
+    catalog.check_all()?;
+    let mut statements = Vec::new();
+    let mut trained: Vec<String> = Vec::new();
+    for (at, statement) in parsed.iter().enumerate() {
+        match statement {
+            Parsed::ShowModels => statements.push(Statement::ShowModels),
+            Parsed::Source { .. } | Parsed::View { .. } => {}
+            Parsed::Task { select, task } => {
+                let relation = select::bind(select, &catalog, at)?;
+                match task {
+                    Task::Train(tail) => {
+                        if trained.contains(&tail.model.text) {
+                            let message = format!("model '{}' is trained twice in this program", tail.model.text);
+                            return Err(Fault::new(tail.model.span, message));
+                        }
+                        let mut job = train::train(tail, &relation, &catalog, known)?;
+                        job.text = text_of(text, &pieces, &relation, at);
+                        trained.push(job.model.clone());
+                        statements.push(Statement::Train(Box::new(job)));
+                    }
+                    Task::Evaluate(tail) => {
+                        let job = train::evaluate(tail, &relation, &catalog, known, &trained)?;
+                        statements.push(Statement::Evaluate(Box::new(job)));
+                    }
+                }
+            }
+        }
+    }
+    Ok(Program { statements, text: text.to_string() })
+}
+
+/// The statements that `relation` depends on and statement `at`, as they were written.
+fn text_of(text: &str, pieces: &[Piece], relation: &Relation, at: usize) -> String {
+    let mut used = relation.used.clone();
+    used.insert(at);
+    used.into_iter().map(|i| format!("{};\n", &text[pieces[i].bytes.clone()])).collect()
+}
+
+/// Everything that FROM can name.
+pub(crate) struct Catalog<'a> {
+    pub planner: Planner,
+    definitions: Vec<Definition<'a>>,
+    sources: RefCell<BTreeMap<usize, Arc<BoundSource>>>,
+    relations: RefCell<BTreeMap<(usize, usize), Relation>>,
+    /// Whether some name has two definitions, so that a view may mean different things at different places.
+    redefined: bool,
+    /// Views being bound at the moment, outermost first.
+    path: RefCell<Vec<usize>>,
+}
+
+struct Definition<'a> {
+    name: &'a Name,
+    statement: usize,
+    what: What<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Source(&'a SourceDef),
+    View(&'a SelectDef),
+}
+
+impl<'a> Catalog<'a> {
+    fn new(parsed: &'a [Parsed]) -> Checked<Self> {
+        let mut definitions: Vec<Definition> = Vec::new();
+        let mut redefined = false;
+        for (statement, p) in parsed.iter().enumerate() {
+            let (name, what, replace) = match p {
+                Parsed::Source { def, replace } => (&def.name, What::Source(def), *replace),
+                Parsed::View { name, select, replace } => (name, What::View(select), *replace),
+                _ => continue,
+            };
+            if let Some(other) = definitions.iter().find(|d| d.name.text == name.text) {
+                if !replace {
+                    let line = other.name.span.start.line;
+                    let fault = Fault::new(name.span, format!("'{}' is already defined in line {line}", name.text));
+                    return Err(fault.hint("take another name, or write CREATE OR REPLACE"));
+                }
+                redefined = true;
+            }
+            definitions.push(Definition { name, statement, what });
+        }
+        Ok(Self {
+            planner: Planner::new(),
+            definitions,
+            sources: RefCell::default(),
+            relations: RefCell::default(),
+            redefined,
+            path: RefCell::default(),
+        })
+    }
+
+    /// Binds every definition, used or not: a mistake in one is a mistake in the program.
+    fn check_all(&self) -> Checked<()> {
+        for i in 0..self.definitions.len() {
+            self.bound(i, self.definitions[i].statement, self.definitions[i].name.span)?;
+        }
+        Ok(())
+    }
+
+    /// What a name in FROM stands for at statement `at`.
+    pub fn relation(&self, ident: &Ident, at: usize) -> Checked<Relation> {
+        let Some(i) = self.find(&ident.value, at) else {
+            let fault = Fault::new(ident.span, format!("table '{}' not found", ident.value));
+            return Err(fault.nearest(&ident.value, self.definitions.iter().map(|d| d.name.text.as_str()), "tables"));
+        };
+        self.bound(i, at, ident.span)
+    }
+
+    /// The last definition before `at`, or else the first one behind it.
+    fn find(&self, name: &str, at: usize) -> Option<usize> {
+        let among = |same: &dyn Fn(&str) -> bool| {
+            let matching = || (0..self.definitions.len()).filter(|&i| same(&self.definitions[i].name.text));
+            matching().rfind(|&i| self.definitions[i].statement < at).or_else(|| matching().next())
+        };
+        among(&|known| known == name).or_else(|| among(&|known| known.eq_ignore_ascii_case(name)))
+    }
+
+    fn bound(&self, i: usize, at: usize, span: Span) -> Checked<Relation> {
+        let definition = &self.definitions[i];
+        let key = (i, if self.redefined { at } else { 0 });
+        if let Some(relation) = self.relations.borrow().get(&key) {
+            return Ok(relation.clone());
+        }
+        let relation = match definition.what {
+            What::Source(def) => Relation::of_source(self.source(def, definition.statement)?),
+            What::View(select) => {
+                self.enter(i, span)?;
+                let mut relation = select::bind(select, self, at)?;
+                self.path.borrow_mut().pop();
+                relation.used.insert(definition.statement);
+                relation
+            }
+        };
+        self.relations.borrow_mut().insert(key, relation.clone());
+        Ok(relation)
+    }
+
+    fn enter(&self, i: usize, span: Span) -> Checked<()> {
+        let mut path = self.path.borrow_mut();
+        if let Some(begin) = path.iter().position(|&p| p == i) {
+            let circle: Vec<&str> =
+                path[begin..].iter().chain([&i]).map(|&p| self.definitions[p].name.text.as_str()).collect();
+            let message = format!("view '{}' depends on itself: {}", circle[0], circle.join(" -> "));
+            return Err(Fault::new(span, message));
+        }
+        path.push(i);
+        Ok(())
+    }
+
+    fn source(&self, def: &SourceDef, statement: usize) -> Checked<Arc<BoundSource>> {
+        if let Some(source) = self.sources.borrow().get(&statement) {
+            return Ok(source.clone());
+        }
+        let source = Arc::new(source::bind(def, statement, &self.planner)?);
+        self.sources.borrow_mut().insert(statement, source.clone());
+        Ok(source)
+    }
+}

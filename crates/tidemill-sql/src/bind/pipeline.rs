@@ -1,0 +1,286 @@
+//! A relation, planned: the transforms that the engine runs, carrying no column that the job does not need.
+//!
+//! What depends on the impression alone is computed before the join, so a failing row is refused with its source's
+//! offset and nothing is computed twice; behind the join only feedback is looked at.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::{common::DFSchema, logical_expr::Expr, sql::sqlparser::tokenizer::Span};
+use tidemill_stream::{
+    Transform,
+    join::{Emit, JoinSpec},
+};
+
+use super::relation::{BoundSource, Filter, JoinRelation, LEFT, RIGHT, Relation, Side, base, reads, replace};
+use crate::{
+    diagnostic::{Checked, Fault},
+    parse::tail::EmitDef,
+    planner::{Planner, plan_words, schema_of, to_plain_type},
+    program::{Input, JoinPart, Pipeline},
+    transform::{Item, Projection, Step},
+};
+
+/// An output column to compute.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    pub name: String,
+    pub ty: DataType,
+    pub expr: Expr,
+    pub text: String,
+    /// Whether a prediction needs it.
+    pub feature: bool,
+}
+
+impl Wanted {
+    fn is_feedback(&self) -> bool {
+        reads(&self.expr).iter().any(|n| n.starts_with(RIGHT))
+    }
+}
+
+/// The columns of `relation` that a job needs, in their plain types.
+pub(crate) fn wanted(relation: &Relation, columns: &[usize], features: &BTreeSet<usize>) -> Vec<Wanted> {
+    let want = |&i: &usize| {
+        let c = &relation.columns[i];
+        let (expr, ty) = to_plain_type(c.expr.clone(), &c.ty);
+        Wanted { name: c.name.clone(), ty, expr, text: c.text.clone(), feature: features.contains(&i) }
+    };
+    columns.iter().map(want).collect()
+}
+
+/// Plans all of it. `pending_count_max` bounds the join.
+pub(crate) fn build(
+    relation: &Relation,
+    wanted: &[Wanted],
+    pending_count_max: usize,
+    planner: &Planner,
+    span: Span,
+) -> Checked<Pipeline> {
+    let build = Build { planner, span };
+    let output = schema(wanted.iter().map(|w| (w.name.as_str(), &w.ty)));
+    let feedback_columns = (0..wanted.len()).filter(|&i| wanted[i].is_feedback()).collect();
+    let request = build.request(relation, wanted, &output)?;
+    let (left, join, post) = match &relation.join {
+        None => {
+            let left = build.input(&relation.left, LEFT, wanted)?;
+            let items = (0..wanted.len()).map(Item::Column).collect();
+            (left, None, Projection { pick: None, filters: Vec::new(), items, output: output.clone() })
+        }
+        Some(join) => build.joined(relation, join, wanted, &output, pending_count_max)?,
+    };
+    Ok(Pipeline { left, join, post: Arc::new(post), output, request, feedback_columns })
+}
+
+/// When the join emits: as written, or what is best for its sources.
+pub(crate) fn emit_of(relation: &Relation, join: &JoinRelation) -> Emit {
+    let bounded = relation.left.source.spec.bounded() && join.right.source.spec.bounded();
+    match join.emit {
+        Some(EmitDef::OnWindowClose) => Emit::OnWindowClose,
+        Some(EmitDef::Early { delay_ms, .. }) => Emit::Early { delay_ms },
+        None if bounded => Emit::OnWindowClose,
+        None => Emit::Early { delay_ms: join.window_ms / 12 },
+    }
+}
+
+struct Build<'a> {
+    planner: &'a Planner,
+    span: Span,
+}
+
+impl Build<'_> {
+    fn joined(
+        &self,
+        relation: &Relation,
+        join: &JoinRelation,
+        wanted: &[Wanted],
+        output: &SchemaRef,
+        pending_count_max: usize,
+    ) -> Checked<(Input, Option<JoinPart>, Projection)> {
+        let mut left: Vec<Wanted> = wanted.iter().filter(|w| !w.is_feedback()).cloned().collect();
+        let mut right: Vec<Wanted> = Vec::new();
+        let left_key = find_or_add(&mut left, &join.left_key, "key", &join.key_type);
+        let right_key = find_or_add(&mut right, &join.right_key, "key", &join.key_type);
+        for name in wanted.iter().filter(|w| w.is_feedback()).flat_map(|w| reads(&w.expr)) {
+            let (items, side, prefix) = match name.strip_prefix(LEFT) {
+                Some(_) => (&mut left, &relation.left, LEFT),
+                None => (&mut right, &join.right, RIGHT),
+            };
+            let column = &name[prefix.len()..];
+            let ty = column_type(&side.source, column);
+            find_or_add(items, &base(prefix, column), column, &ty);
+        }
+        let post = self.post(wanted, &left, &right, output)?;
+        let spec = JoinSpec {
+            left_key,
+            right_key,
+            window_ms: join.window_ms,
+            emit: emit_of(relation, join),
+            pending_count_max,
+            dedup: is_primary_key(&relation.left.source, LEFT, &join.left_key),
+        };
+        let left = self.input(&relation.left, LEFT, &left)?;
+        let right = self.input(&join.right, RIGHT, &right)?;
+        Ok((left, Some(JoinPart { right, spec }), post))
+    }
+
+    /// Joined rows to output rows. Their columns are called by number, as both sides may have equal names.
+    fn post(&self, wanted: &[Wanted], left: &[Wanted], right: &[Wanted], output: &SchemaRef) -> Checked<Projection> {
+        let joined: Vec<&Wanted> = left.iter().chain(right).collect();
+        let columns: Vec<(String, DataType)> =
+            joined.iter().enumerate().map(|(i, w)| (format!("joined.{i}"), w.ty.clone())).collect();
+        let column = |i: usize| base("joined.", &i.to_string());
+        let place = |expr: &Expr| joined.iter().position(|w| w.expr == *expr).map(column);
+        let items: Vec<Wanted> = wanted
+            .iter()
+            .map(|w| {
+                let expr = match place(&w.expr) {
+                    Some(whole) => whole,
+                    None => {
+                        let meaning =
+                            |name: &str| place(&Expr::Column(datafusion::common::Column::new_unqualified(name)));
+                        replace(w.expr.clone(), &meaning)
+                    }
+                };
+                Wanted { expr, ..w.clone() }
+            })
+            .collect();
+        self.project(&columns, &[], &items, output.clone())
+    }
+
+    fn input(&self, side: &Side, prefix: &str, items: &[Wanted]) -> Checked<Input> {
+        let source = &side.source;
+        let read: BTreeSet<String> = items
+            .iter()
+            .flat_map(|w| reads(&w.expr))
+            .chain(side.filters.iter().flat_map(|f| reads(&f.expr)))
+            .chain(source.event_time.iter().map(|t| format!("{prefix}{t}")))
+            .collect();
+        let needed: Vec<_> = source.computed.iter().filter(|c| read.contains(&format!("{prefix}{}", c.name))).collect();
+        let own = source.spec.columns.fields().iter().map(|f| (f.name().as_str(), f.data_type()));
+        let widened: Vec<(&str, &DataType)> = own.chain(needed.iter().map(|c| (c.name.as_str(), &c.ty))).collect();
+        let computed = match needed.is_empty() {
+            true => None,
+            false => {
+                let own: Vec<(String, DataType)> = flat_columns(source, LEFT);
+                let pass = own.iter().map(|(flat, ty)| Wanted {
+                    name: flat[LEFT.len()..].to_string(),
+                    ty: ty.clone(),
+                    expr: base("", flat),
+                    text: String::new(),
+                    feature: false,
+                });
+                let compute = needed.iter().map(|c| Wanted {
+                    name: c.name.clone(),
+                    ty: c.ty.clone(),
+                    expr: c.expr.clone(),
+                    text: c.text.clone(),
+                    feature: false,
+                });
+                let all: Vec<Wanted> = pass.chain(compute).collect();
+                Some(self.project(&own, &[], &all, schema(widened.iter().copied()))?)
+            }
+        };
+        let event_time = source.event_time.as_ref().and_then(|name| widened.iter().position(|(n, _)| n == name));
+        let columns: Vec<(String, DataType)> =
+            widened.iter().map(|(name, ty)| (format!("{prefix}{name}"), (*ty).clone())).collect();
+        let view =
+            self.project(&columns, &side.filters, items, schema(items.iter().map(|w| (w.name.as_str(), &w.ty))))?;
+        let same_names = items.iter().map(|w| w.name.as_str()).eq(widened.iter().map(|(name, _)| *name));
+        let unchanged = same_names && view.is_identity(widened.len());
+        Ok(Input {
+            source: source.spec.clone(),
+            computed: computed.map(|c| Arc::new(c) as Arc<dyn Transform>),
+            event_time,
+            view: (!unchanged).then(|| Arc::new(view) as Arc<dyn Transform>),
+        })
+    }
+
+    /// Rows of the left source's own columns to output rows.
+    fn request(&self, relation: &Relation, wanted: &[Wanted], output: &SchemaRef) -> Checked<Arc<dyn Transform>> {
+        let source = &relation.left.source;
+        let meaning = |name: &str| {
+            let name = name.strip_prefix(LEFT)?;
+            source.computed.iter().find(|c| c.name == name).map(|c| c.expr.clone())
+        };
+        let items: Vec<Wanted> =
+            wanted.iter().map(|w| Wanted { expr: replace(w.expr.clone(), &meaning), ..w.clone() }).collect();
+        let own = flat_columns(source, LEFT);
+        let needed: Vec<Wanted> = items.iter().filter(|w| w.feature && !w.is_feedback()).cloned().collect();
+        let mut projection = self.project(&own, &[], &needed, output.clone())?;
+        let mut planned = projection.items.into_iter();
+        projection.items = items
+            .iter()
+            .map(|w| match w.feature && !w.is_feedback() {
+                true => planned.next().expect("one item was planned for each feature"),
+                false => Item::Null(w.ty.clone()),
+            })
+            .collect();
+        Ok(Arc::new(projection))
+    }
+
+    /// Plans filters and items over `columns`, reading only those that are used.
+    fn project(
+        &self,
+        columns: &[(String, DataType)],
+        filters: &[Filter],
+        items: &[Wanted],
+        output: SchemaRef,
+    ) -> Checked<Projection> {
+        let read: BTreeSet<String> =
+            items.iter().flat_map(|w| reads(&w.expr)).chain(filters.iter().flat_map(|f| reads(&f.expr))).collect();
+        let pick: Vec<usize> = (0..columns.len()).filter(|&i| read.contains(&columns[i].0)).collect();
+        let picked = schema_of(pick.iter().map(|&i| (columns[i].0.clone(), &columns[i].1)));
+        let filters = filters
+            .iter()
+            .map(|f| self.step(&f.expr, DataType::Boolean, "WHERE".to_string(), &f.text, &picked))
+            .collect::<Checked<_>>()?;
+        let items = items.iter().map(|w| self.item(w, &picked)).collect::<Checked<_>>()?;
+        let pick = (pick.len() < columns.len()).then_some(pick);
+        Ok(Projection { pick, filters, items, output })
+    }
+
+    fn item(&self, wanted: &Wanted, columns: &DFSchema) -> Checked<Item> {
+        if let Expr::Column(c) = &wanted.expr
+            && let Some(i) = columns.index_of_column_by_name(None, &c.name)
+        {
+            return Ok(Item::Column(i));
+        }
+        let place = format!("column '{}'", wanted.name);
+        Ok(Item::Computed(self.step(&wanted.expr, wanted.ty.clone(), place, &wanted.text, columns)?))
+    }
+
+    fn step(&self, expr: &Expr, ty: DataType, place: String, text: &str, columns: &DFSchema) -> Checked<Step> {
+        let expr = self
+            .planner
+            .physical(expr, columns)
+            .map_err(|e| Fault::new(self.span, format!("{place}: {}", plan_words(&e))))?;
+        Ok(Step { expr, ty, place, text: text.to_string() })
+    }
+}
+
+fn flat_columns(source: &BoundSource, prefix: &str) -> Vec<(String, DataType)> {
+    source.spec.columns.fields().iter().map(|f| (format!("{prefix}{}", f.name()), f.data_type().clone())).collect()
+}
+
+/// Columns of what comes out may be NULL, whatever the source declares: in a request anything can be missing.
+fn schema<'a>(columns: impl Iterator<Item = (&'a str, &'a DataType)>) -> SchemaRef {
+    Arc::new(Schema::new(columns.map(|(name, ty)| Field::new(name, ty.clone(), true)).collect::<Vec<_>>()))
+}
+
+fn column_type(source: &BoundSource, name: &str) -> DataType {
+    source.columns().find(|(n, _)| *n == name).map_or(DataType::Null, |(_, ty)| ty.clone())
+}
+
+fn find_or_add(items: &mut Vec<Wanted>, expr: &Expr, name: &str, ty: &DataType) -> usize {
+    if let Some(i) = items.iter().position(|w| w.expr == *expr) {
+        return i;
+    }
+    let text = name.to_string();
+    items.push(Wanted { name: text.clone(), ty: ty.clone(), expr: expr.clone(), text, feature: false });
+    items.len() - 1
+}
+
+/// Whether the expression is the source's primary key as it is.
+pub(crate) fn is_primary_key(source: &BoundSource, prefix: &str, expr: &Expr) -> bool {
+    source.spec.primary_key.is_some_and(|i| *expr == base(prefix, source.spec.columns.field(i).name()))
+}

@@ -1,0 +1,207 @@
+//! `CREATE SOURCE`, bound: its columns, its connector, its event time.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use datafusion::{logical_expr::Expr, sql::sqlparser::tokenizer::Span};
+use tidemill_base::attribute::{Attribute, Settings, Type};
+use tidemill_stream::source::{ATTRIBUTES, Connector, FileFormat, SourceSpec, generator_columns, sparse_type};
+
+use super::{
+    relation::{BoundSource, Computed, LEFT, base, expand},
+    scope::{Scope, find},
+};
+use crate::{
+    diagnostic::{Checked, Fault},
+    parse::{
+        ComputedDef, SourceDef,
+        value::{Written, type_name},
+    },
+    planner::{Planner, to_plain_type},
+};
+
+/// Binds a declared source; `statement` is its place in the program.
+pub(crate) fn bind(def: &SourceDef, statement: usize, planner: &Planner) -> Checked<BoundSource> {
+    let settings = settings(ATTRIBUTES.iter(), &def.settings, "a source")?;
+    let (connector, push) =
+        Connector::from_settings(&settings).map_err(|e| Fault::new(def.with, e.message().to_string()))?;
+    check_connector(def, &connector)?;
+    let columns = columns(def, &connector)?;
+    let mut computed: Vec<Computed> = Vec::new();
+    for c in &def.computed {
+        let known = columns.fields().iter().any(|f| *f.name() == c.name.text);
+        if known || computed.iter().any(|other| other.name == c.name.text) {
+            return Err(Fault::new(c.name.span, format!("column '{}' is declared twice", c.name.text)));
+        }
+        computed.push(compute(c, &columns, &computed, planner)?);
+    }
+    let names: Vec<&str> = columns.fields().iter().map(|f| f.name().as_str()).collect();
+    let primary_key = match &def.primary_key {
+        None => None,
+        Some(name) => Some(find(&names, &name.text).ok_or_else(|| {
+            Fault::new(name.span, format!("no column '{}'", name.text)).nearest(&name.text, names, "columns")
+        })?),
+    };
+    let spec = SourceSpec {
+        name: def.name.text.clone(),
+        columns: Arc::new(columns),
+        primary_key,
+        event_time_column: None,
+        connector,
+        push,
+        watermark_bound_ms: def.watermark.as_ref().map_or(0, |w| w.bound_ms),
+        idle_timeout_ms: settings.integer("idle_timeout"),
+    };
+    let mut source = BoundSource { spec, settings, computed, event_time: None, statement };
+    source.event_time = event_time(def, &source)?;
+    source.spec.event_time_column = arrival_column(&source);
+    Ok(source)
+}
+
+/// The event time's name, if a watermark is declared.
+fn event_time(def: &SourceDef, source: &BoundSource) -> Checked<Option<String>> {
+    let Some(watermark) = &def.watermark else { return Ok(None) };
+    let written = &watermark.column;
+    let columns: Vec<(&str, &DataType)> = source.columns().collect();
+    let names: Vec<&str> = columns.iter().map(|c| c.0).collect();
+    let Some(i) = find(&names, &written.text) else {
+        let fault = Fault::new(written.span, format!("no column '{}'", written.text));
+        return Err(fault.nearest(&written.text, names, "columns"));
+    };
+    match columns[i].1 {
+        DataType::Int64 | DataType::Timestamp(TimeUnit::Millisecond, None) => Ok(Some(names[i].to_string())),
+        ty => {
+            let message =
+                format!("event time '{}' is {}, not BIGINT (epoch milliseconds) or TIMESTAMP", names[i], type_name(ty));
+            let hint = format!("add a column like rt AS TO_TIMESTAMP_MS({}) and take that", names[i]);
+            Err(Fault::new(written.span, message).hint(hint))
+        }
+    }
+}
+
+/// The own column that takes the arrival time of a pushed event: the event time itself, or the epoch milliseconds that
+/// `rt AS TO_TIMESTAMP_MS(ts)` is made of.
+fn arrival_column(source: &BoundSource) -> Option<usize> {
+    let name = source.event_time.as_ref()?;
+    let own = |flat: &str| source.spec.columns.index_of(flat.strip_prefix(LEFT).unwrap_or(flat)).ok();
+    let Some(computed) = source.computed.iter().find(|c| c.name == *name) else { return own(name) };
+    let Expr::ScalarFunction(call) = &computed.expr else { return None };
+    match call.args.as_slice() {
+        [Expr::Column(ts)] if call.func.name() == "to_timestamp_millis" => {
+            own(&ts.name).filter(|&i| *source.spec.columns.field(i).data_type() == DataType::Int64)
+        }
+        _ => None,
+    }
+}
+
+fn columns(def: &SourceDef, connector: &Connector) -> Checked<Schema> {
+    let sparse = matches!(connector, Connector::File(f) if matches!(f.format, FileFormat::Libsvm | FileFormat::Vw));
+    if def.columns.is_empty() && sparse {
+        return Ok(Schema::new(vec![
+            Field::new("label", DataType::Float64, true),
+            Field::new("features", sparse_type(), true),
+        ]));
+    }
+    if let Connector::Generator(g) = connector {
+        return declared_of(def, generator_columns(g.stream));
+    }
+    if def.columns.is_empty() {
+        let fault = Fault::new(def.name.span, format!("source '{}' declares no columns", def.name.text));
+        return Err(fault.hint("write CREATE SOURCE name (column TYPE, ...) WITH (...)"));
+    }
+    declared(def)
+}
+
+/// All of the generator's columns, or those that are declared.
+fn declared_of(def: &SourceDef, there: Schema) -> Checked<Schema> {
+    for column in &def.columns {
+        let name = &column.name;
+        let names: Vec<&str> = there.fields().iter().map(|f| f.name().as_str()).collect();
+        let Some(i) = find(&names, &name.text) else {
+            let fault = Fault::new(name.span, format!("the generator's stream has no column '{}'", name.text));
+            return Err(fault.nearest(&name.text, names, "columns"));
+        };
+        if *there.field(i).data_type() != column.ty {
+            let (is, said) = (type_name(there.field(i).data_type()), type_name(&column.ty));
+            return Err(Fault::new(name.span, format!("the generator's column '{}' is {is}, not {said}", name.text)));
+        }
+    }
+    if def.columns.is_empty() { Ok(there) } else { declared(def) }
+}
+
+fn declared(def: &SourceDef) -> Checked<Schema> {
+    let mut fields: Vec<Field> = Vec::new();
+    for column in &def.columns {
+        let name = &column.name.text;
+        if fields.iter().any(|f| f.name() == name) {
+            return Err(Fault::new(column.name.span, format!("column '{name}' is declared twice")));
+        }
+        let is_key = def.primary_key.as_ref().is_some_and(|key| key.text.eq_ignore_ascii_case(name));
+        fields.push(Field::new(name, column.ty.clone(), !(column.not_null || is_key)));
+    }
+    Ok(Schema::new(fields))
+}
+
+fn compute(def: &ComputedDef, own: &Schema, earlier: &[Computed], planner: &Planner) -> Checked<Computed> {
+    let mine = own.fields().iter().map(|f| (f.name().clone(), f.data_type().clone()));
+    let scope = Scope::new().with("source", mine.chain(earlier.iter().map(|c| (c.name.clone(), c.ty.clone()))));
+    let resolved = scope.resolve(&def.expr)?;
+    let (expr, ty) = planner.plan(&resolved, &scope.schema(), def.span)?;
+    let (expr, ty) = to_plain_type(expr, &ty);
+    let meaning = |flat: &str| {
+        let (_, name) = super::scope::unflat(flat)?;
+        Some(earlier.iter().find(|c| c.name == name).map_or_else(|| base(LEFT, name), |c| c.expr.clone()))
+    };
+    let expr = expand(expr, &meaning, def.span)?;
+    Ok(Computed { name: def.name.text.clone(), ty, expr, text: def.expr.to_string() })
+}
+
+/// An attribute of another connector would be ignored in silence; it is refused instead.
+fn check_connector(def: &SourceDef, connector: &Connector) -> Checked<()> {
+    let own = match connector {
+        Connector::File(_) => "file",
+        Connector::Generator(_) => "generator",
+        Connector::Http => "http",
+    };
+    for written in &def.settings {
+        let needs = match written.name.text.to_ascii_lowercase().as_str() {
+            "path" | "format" | "header" | "delimiter" | "null" | "follow" => "file",
+            "stream" | "seed" | "rate" | "rows" | "start" | "drift_every" | "click_delay" | "pace" => "generator",
+            _ => own,
+        };
+        if needs != own {
+            let message = format!("'{}' belongs to connector '{needs}'; this is '{own}'", written.name.text);
+            return Err(Fault::new(written.name.span, message));
+        }
+    }
+    Ok(())
+}
+
+/// Parses written settings; each mistake is marked where it stands.
+pub(crate) fn settings(
+    known: impl IntoIterator<Item = &'static Attribute>,
+    written: &[Written],
+    owner: &str,
+) -> Checked<Settings> {
+    let known: Vec<&'static Attribute> = known.into_iter().collect();
+    let mut settings = Settings::new(known.iter().copied());
+    for w in written {
+        let Some(attribute) = known.iter().find(|a| a.name.eq_ignore_ascii_case(&w.name.text)) else {
+            let fault = Fault::new(w.name.span, format!("{owner} has no attribute '{}'", w.name.text));
+            return Err(fault.nearest(&w.name.text, known.iter().map(|a| a.name), "attributes"));
+        };
+        settings.set(attribute.name, &w.value).map_err(|e| {
+            let twice = settings.is_written(attribute.name);
+            let span: Span = if twice { w.name.span } else { w.value_span };
+            let fault = Fault::new(span, e.message().to_string());
+            match (attribute.ty, twice) {
+                (Type::Choice(words), false) => match crate::suggest::nearest(&w.value, words.iter().copied()) {
+                    Some(near) => fault.hint(format!("did you mean '{near}'?")),
+                    None => fault,
+                },
+                _ => fault,
+            }
+        })?;
+    }
+    Ok(settings)
+}

@@ -1,0 +1,192 @@
+//! `TO TRAIN` and `TO EVALUATE`, bound.
+
+use std::collections::BTreeSet;
+
+use arrow::datatypes::DataType;
+use datafusion::{common::ScalarValue, logical_expr::Expr, sql::sqlparser::tokenizer::Span};
+use tidemill_base::attribute::Settings;
+
+use super::{
+    Catalog, features,
+    fingerprint::fingerprint,
+    pipeline::{self, is_primary_key},
+    relation::{JoinRelation, RIGHT, Relation, base},
+    source,
+};
+use crate::{
+    diagnostic::{Checked, Fault, list},
+    parse::{
+        cursor::Name,
+        tail::{EvaluateTail, TrainTail},
+        value::{Written, type_name},
+    },
+    planner::plain_type,
+    program::{EvaluateJob, Known, TrainJob},
+    suggest::nearest,
+};
+
+/// What the join holds when nobody says.
+const PENDING_COUNT_MAX: usize = 1_000_000;
+
+/// Binds a training job; its text is the caller's to add.
+pub(crate) fn train(tail: &TrainTail, relation: &Relation, catalog: &Catalog, known: &Known) -> Checked<TrainJob> {
+    let learner = learner(&tail.learner, known)?;
+    let settings = source::settings(known.train_attributes.iter().copied(), &tail.settings, learner)?;
+    let names = relation.names();
+    let label = label(&tail.label, relation)?;
+    let roles = features::Roles { label, oracle: oracle(&settings, &tail.settings, relation)? };
+    let columns = features::bind(&tail.columns, relation, &roles, tail.label.span)?;
+    let is_read = |name: &str| columns.iter().any(|spec| spec.columns().contains(&name));
+    let features: BTreeSet<usize> = (0..names.len()).filter(|&i| is_read(names[i])).collect();
+    let needed: BTreeSet<usize> = features.iter().copied().chain([label]).chain(roles.oracle).collect();
+    let needed: Vec<usize> = needed.into_iter().collect();
+    let wanted = pipeline::wanted(relation, &needed, &features);
+    let pipeline = pipeline::build(relation, &wanted, pending_max(&settings), &catalog.planner, tail.label.span)?;
+    let label_name = names[label].to_string();
+    Ok(TrainJob {
+        fingerprint: fingerprint(learner, &settings, known, relation, &wanted, &columns, &label_name),
+        model: tail.model.text.clone(),
+        learner: learner.to_string(),
+        label: position(&needed, label),
+        settings,
+        pipeline,
+        columns,
+        label_name,
+        text: String::new(),
+    })
+}
+
+/// Binds an evaluation. `trained` are the models of earlier statements.
+pub(crate) fn evaluate(
+    tail: &EvaluateTail,
+    relation: &Relation,
+    catalog: &Catalog,
+    known: &Known,
+    trained: &[String],
+) -> Checked<EvaluateJob> {
+    let models: Vec<&str> = known.models.iter().chain(trained).map(String::as_str).collect();
+    if !models.contains(&tail.model.text.as_str()) {
+        let fault = Fault::new(tail.model.span, format!("no model '{}'", tail.model.text));
+        return Err(fault.nearest(&tail.model.text, models, "models"));
+    }
+    let settings = source::settings(known.train_attributes.iter().copied(), &tail.settings, "TO EVALUATE")?;
+    let label = label(&tail.label, relation)?;
+    let oracle = oracle(&settings, &tail.settings, relation)?;
+    let features: BTreeSet<usize> =
+        (0..relation.columns.len()).filter(|&i| i != label && !relation.columns[i].is_feedback()).collect();
+    let needed: BTreeSet<usize> = features.iter().copied().chain([label]).chain(oracle).collect();
+    let needed: Vec<usize> = needed.into_iter().collect();
+    let wanted = pipeline::wanted(relation, &needed, &features);
+    let pipeline = pipeline::build(relation, &wanted, pending_max(&settings), &catalog.planner, tail.label.span)?;
+    Ok(EvaluateJob {
+        model: tail.model.text.clone(),
+        settings,
+        pipeline,
+        label: position(&needed, label),
+        label_name: relation.columns[label].name.clone(),
+    })
+}
+
+fn position(needed: &[usize], column: usize) -> usize {
+    needed.binary_search(&column).expect("the column was put among those that are needed")
+}
+
+fn learner<'a>(name: &Name, known: &'a Known) -> Checked<&'a str> {
+    let exact = known.learners.iter().find(|l| **l == name.text);
+    exact.copied().ok_or_else(|| {
+        let fault = Fault::new(name.span, format!("no learner '{}'", name.text));
+        match nearest(&name.text, known.learners.iter().copied()) {
+            Some(near) => fault.hint(format!("did you mean {near}?")),
+            None => fault.hint(format!("learners: {}", list(&known.learners))),
+        }
+    })
+}
+
+fn pending_max(settings: &Settings) -> usize {
+    match settings.names().any(|n| n == "join.pending_max") {
+        true => settings.integer_opt("join.pending_max").map_or(PENDING_COUNT_MAX, |n| n.max(1) as usize),
+        false => PENDING_COUNT_MAX,
+    }
+}
+
+/// The column with the true probability.
+fn oracle(settings: &Settings, written: &[Written], relation: &Relation) -> Checked<Option<usize>> {
+    const NAME: &str = "validate.oracle";
+    if !settings.names().any(|n| n == NAME) {
+        return Ok(None);
+    }
+    let Some(text) = settings.text(NAME).filter(|t| !t.is_empty()) else { return Ok(None) };
+    let span = written.iter().find(|w| w.name.text.eq_ignore_ascii_case(NAME)).map_or(Span::empty(), |w| w.value_span);
+    let i = features::place(&Name { text, span }, &relation.names())?;
+    let column = &relation.columns[i];
+    match plain_type(&column.ty) {
+        DataType::Float64 | DataType::Float32 if !column.is_feedback() => Ok(Some(i)),
+        DataType::Float64 | DataType::Float32 => {
+            Err(Fault::new(span, format!("validate.oracle '{}' is a feedback column", column.name)))
+        }
+        ty => {
+            let message = format!("validate.oracle '{}' is {}; a probability is a DOUBLE", column.name, type_name(&ty));
+            Err(Fault::new(span, message))
+        }
+    }
+}
+
+fn label(name: &Name, relation: &Relation) -> Checked<usize> {
+    let i = features::place(name, &relation.names())?;
+    let column = &relation.columns[i];
+    let ty = plain_type(&column.ty);
+    if !matches!(ty, DataType::Boolean | DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64) {
+        let message = format!("label '{}' is {}; a label is BOOLEAN or a number, 0 or 1", column.name, type_name(&ty));
+        return Err(Fault::new(name.span, message).hint("compare in the SELECT: (x = 'yes') AS label"));
+    }
+    if let Some(join) = &relation.join
+        && !says_matched(&column.expr, join)
+    {
+        let what = "a label of a join that is not whether feedback came";
+        let instead = format!("select ({} IS NOT NULL) AS label", join.right_key_text);
+        return Err(Fault::unsupported(name.span, what, instead));
+    }
+    Ok(i)
+}
+
+/// Whether the expression is true, or 1, exactly when feedback matched: progressive validation scores an impression by
+/// that.
+fn says_matched(expr: &Expr, join: &JoinRelation) -> bool {
+    match expr {
+        Expr::Cast(c) => says_matched(&c.expr, join),
+        Expr::Alias(a) => says_matched(&a.expr, join),
+        Expr::IsNotNull(inner) => never_null_when_matched(inner, join),
+        Expr::Not(inner) => matches!(inner.as_ref(), Expr::IsNull(e) if never_null_when_matched(e, join)),
+        Expr::Case(case) if case.expr.is_none() => match (case.when_then_expr.as_slice(), &case.else_expr) {
+            ([(when, then)], Some(otherwise)) => {
+                let matched_first = says_matched(when, join) && is_literal(then, 1) && is_literal(otherwise, 0);
+                let unmatched = matches!(when.as_ref(), Expr::IsNull(e) if never_null_when_matched(e, join));
+                matched_first || (unmatched && is_literal(then, 0) && is_literal(otherwise, 1))
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// The key that matched, the event time (an event without is not let in), and what the source declares so.
+fn never_null_when_matched(expr: &Expr, join: &JoinRelation) -> bool {
+    let source = &join.right.source;
+    let declared = source.spec.columns.fields().iter().filter(|f| !f.is_nullable());
+    *expr == join.right_key
+        || *expr == join.right_key_bare
+        || source.event_time.as_ref().is_some_and(|t| *expr == base(RIGHT, t))
+        || is_primary_key(source, RIGHT, expr)
+        || declared.into_iter().any(|f| *expr == base(RIGHT, f.name()))
+}
+
+fn is_literal(expr: &Expr, number: i64) -> bool {
+    let Expr::Literal(value, _) = expr else { return false };
+    match value {
+        ScalarValue::Boolean(Some(b)) => *b == (number == 1),
+        ScalarValue::Int32(Some(x)) => i64::from(*x) == number,
+        ScalarValue::Int64(Some(x)) => *x == number,
+        ScalarValue::Float64(Some(x)) => *x == number as f64,
+        _ => false,
+    }
+}

@@ -1,0 +1,122 @@
+//! A bound program in words: what `tidemill check` prints, and what the tests look at.
+
+use std::fmt::{self, Display, Formatter};
+
+use arrow::datatypes::Schema;
+use tidemill_base::duration::format_duration_ms;
+use tidemill_stream::{
+    join::Emit,
+    source::{Connector, SourceSpec},
+};
+
+use crate::{
+    parse::value::type_name,
+    program::{EvaluateJob, Input, JoinPart, Pipeline, Program, Statement, TrainJob},
+};
+
+impl Display for Program {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for statement in &self.statements {
+            match statement {
+                Statement::Train(job) => write!(f, "{job}")?,
+                Statement::Evaluate(job) => write!(f, "{job}")?,
+                Statement::ShowModels => writeln!(f, "show models")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Display for TrainJob {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "train {} into {}", self.learner, self.model)?;
+        write_settings(f, &self.settings)?;
+        write!(f, "{}", self.pipeline)?;
+        let columns: Vec<String> = self.columns.iter().map(|c| c.to_string()).collect();
+        writeln!(f, "  features: {}", columns.join(", "))?;
+        writeln!(f, "  label: {}", self.label_name)
+    }
+}
+
+impl Display for EvaluateJob {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "evaluate {}", self.model)?;
+        write_settings(f, &self.settings)?;
+        write!(f, "{}", self.pipeline)?;
+        writeln!(f, "  label: {}", self.label_name)
+    }
+}
+
+fn write_settings(f: &mut Formatter<'_>, settings: &tidemill_base::attribute::Settings) -> fmt::Result {
+    let names = settings.names().filter(|n| settings.is_written(n));
+    for name in names.collect::<Vec<_>>() {
+        if let Some(value) = settings.get(name) {
+            writeln!(f, "  {name} = {value:?}")?;
+        }
+    }
+    Ok(())
+}
+
+impl Display for Pipeline {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  from {}", self.left)?;
+        if let Some(join) = &self.join {
+            writeln!(f, "  join {}", join.right)?;
+            writeln!(f, "    {}", on(self, join))?;
+        }
+        let names: Vec<&str> = self.output.fields().iter().map(|field| field.name().as_str()).collect();
+        let feedback: Vec<&str> = self.feedback_columns.iter().map(|&i| names[i]).collect();
+        writeln!(f, "  output: {}", columns(&self.output))?;
+        if !feedback.is_empty() {
+            writeln!(f, "  feedback: {}", feedback.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+fn on(pipeline: &Pipeline, join: &JoinPart) -> String {
+    let spec = &join.spec;
+    let name = |input: &Input, i: usize| input.output().field(i).name().clone();
+    let emit = match spec.emit {
+        Emit::OnWindowClose => "on window close".to_string(),
+        Emit::Early { delay_ms: 0 } => "at once".to_string(),
+        Emit::Early { delay_ms } => format!("early after {}", format_duration_ms(delay_ms)),
+    };
+    format!(
+        "on {} = {} within {}, emit {emit}, at most {} pending{}",
+        name(&pipeline.left, spec.left_key),
+        name(&join.right, spec.right_key),
+        format_duration_ms(spec.window_ms),
+        spec.pending_count_max,
+        if spec.dedup { ", keys once" } else { "" },
+    )
+}
+
+impl Display for Input {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.source.name, describe_source(&self.source))?;
+        let rows = self.computed.as_ref().map_or_else(|| self.source.columns.clone(), |t| t.output());
+        if let Some(i) = self.event_time {
+            let bound = format_duration_ms(self.source.watermark_bound_ms);
+            write!(f, ", time {} less {bound}", rows.field(i).name())?;
+        }
+        match &self.view {
+            Some(view) => write!(f, ", carries {}", columns(&view.output())),
+            None => write!(f, ", carries all columns"),
+        }
+    }
+}
+
+fn describe_source(source: &SourceSpec) -> String {
+    let connector = match &source.connector {
+        Connector::File(file) => format!("file {}", file.path),
+        Connector::Generator(g) => format!("generator {:?} seed {}", g.stream, g.seed).to_lowercase(),
+        Connector::Http => "http".to_string(),
+    };
+    format!("{connector}, {}", if source.bounded() { "bounded" } else { "unbounded" })
+}
+
+fn columns(schema: &Schema) -> String {
+    let one = |f: &arrow::datatypes::FieldRef| format!("{} {}", f.name(), type_name(f.data_type()));
+    schema.fields().iter().map(one).collect::<Vec<_>>().join(", ")
+}

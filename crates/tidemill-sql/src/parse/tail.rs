@@ -1,0 +1,279 @@
+//! What stands behind a query: `EMIT ...`, and `TO TRAIN ...`, `TO EVALUATE ...`.
+//!
+//! The tokens are cut before any parsing, at words of the top level, because the stock parser would read EMIT as an alias
+//! and `MINUTE TO` as an interval's qualifier.
+
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+
+use super::{
+    columns::{self, ColumnItem},
+    cursor::{Cursor, Name, is_word},
+    value::{self, Written},
+};
+use crate::{
+    diagnostic::{Checked, Fault},
+    suggest::nearest,
+};
+
+/// A query's tokens, cut.
+pub(crate) struct Cut<'a> {
+    pub query: &'a [TokenWithSpan],
+    pub emit: &'a [TokenWithSpan],
+    /// From the word TO on; empty when there is none.
+    pub task: &'a [TokenWithSpan],
+}
+
+const TASKS: [&str; 5] = ["TRAIN", "PREDICT", "EXPLAIN", "EVALUATE", "RUN"];
+
+/// Cuts at the top-level `TO <task>` and at the first clause about emission before it.
+pub(crate) fn cut(tokens: &[TokenWithSpan]) -> Checked<Cut<'_>> {
+    let top = top_level(tokens);
+    let follows =
+        |i: usize, words: &[&str]| tokens.get(i + 1).is_some_and(|t| words.iter().any(|w| is_word(&t.token, w)));
+    let task = top.iter().copied().find(|&i| is_word(&tokens[i].token, "TO") && follows(i, &TASKS));
+    if task.is_none() {
+        misspelt_task(tokens, &top)?;
+    }
+    let task = task.unwrap_or(tokens.len());
+    let emit = top
+        .iter()
+        .copied()
+        .find(|&i| {
+            let word = |w| is_word(&tokens[i].token, w);
+            i < task
+                && ((word("EMIT") && i > 0 && !follows(i, &["FROM", "AS"]) && follows_word(tokens, i))
+                    || (word("NEGATIVE") && follows(i, &["SAMPLE"]))
+                    || (word("DEDUP") && follows(i, &["BY"])))
+        })
+        .unwrap_or(task);
+    Ok(Cut { query: &tokens[..emit], emit: &tokens[emit..task], task: &tokens[task..] })
+}
+
+fn follows_word(tokens: &[TokenWithSpan], i: usize) -> bool {
+    matches!(tokens.get(i + 1), Some(TokenWithSpan { token: Token::Word(_), .. }))
+}
+
+fn top_level(tokens: &[TokenWithSpan]) -> Vec<usize> {
+    let mut depth = 0usize;
+    let mut top = Vec::new();
+    for (i, t) in tokens.iter().enumerate() {
+        match t.token {
+            Token::LParen | Token::LBracket | Token::LBrace => depth += 1,
+            Token::RParen | Token::RBracket | Token::RBrace => depth = depth.saturating_sub(1),
+            _ if depth == 0 => top.push(i),
+            _ => {}
+        }
+    }
+    top
+}
+
+/// `TO TRIAN`: no other TO stands at the top level but in `INTERVAL '1' DAY TO SECOND`.
+fn misspelt_task(tokens: &[TokenWithSpan], top: &[usize]) -> Checked<()> {
+    for &i in top.iter().filter(|&&i| is_word(&tokens[i].token, "TO")) {
+        let Some(TokenWithSpan { token: Token::Word(w), span }) = tokens.get(i + 1) else { continue };
+        if ["SECOND", "MINUTE", "HOUR", "MONTH"].iter().any(|unit| w.value.eq_ignore_ascii_case(unit)) {
+            continue;
+        }
+        let fault = Fault::new(*span, format!("expected {} behind TO, found '{}'", TASKS.join(", "), w.value));
+        return Err(match nearest(&w.value, TASKS) {
+            Some(task) => fault.hint(format!("did you mean {task}?")),
+            None => fault,
+        });
+    }
+    Ok(())
+}
+
+/// When a sample leaves the join.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum EmitDef {
+    OnWindowClose,
+    Early { delay_ms: i64, span: Span },
+}
+
+/// Reads the EMIT clause.
+pub(crate) fn emit(tokens: &[TokenWithSpan]) -> Checked<Option<(EmitDef, Span)>> {
+    let mut cursor = Cursor::new(tokens);
+    let c = &mut cursor;
+    if c.is_done() {
+        return Ok(None);
+    }
+    let begin = c.here();
+    refuse_sampling(c)?;
+    c.expect_word("EMIT")?;
+    let here = c.here();
+    let def = if c.take_words(&["ON", "WINDOW", "CLOSE"]) {
+        EmitDef::OnWindowClose
+    } else if c.take_word("EARLY") {
+        let (delay_ms, span) = value::interval(c)?;
+        correction(c)?;
+        EmitDef::Early { delay_ms, span }
+    } else if c.take_word("IMMEDIATE") {
+        correction(c)?;
+        EmitDef::Early { delay_ms: 0, span: here }
+    } else if c.take_words(&["ON", "MATCH"]) {
+        let instead = "it biases the model when traffic grows; write EMIT EARLY INTERVAL '1' MINUTE";
+        return Err(Fault::unsupported(here, "EMIT ON MATCH", instead));
+    } else {
+        let forms = "ON WINDOW CLOSE, EARLY INTERVAL '1' MINUTE or IMMEDIATE";
+        return Err(c.expected(forms, &["EARLY", "IMMEDIATE", "ON"]));
+    };
+    refuse_sampling(c)?;
+    if !c.is_done() {
+        return Err(c.expected("TO or the end of the statement", &["CORRECT", "TO"]));
+    }
+    Ok(Some((def, begin)))
+}
+
+fn correction(c: &mut Cursor) -> Checked<()> {
+    if !c.take_word("CORRECT") || c.take_word("RETRACT") {
+        return Ok(());
+    }
+    for word in ["FNW", "ELAPSED", "NONE"] {
+        if c.is_word(word) {
+            return Err(Fault::unsupported(c.here(), format!("CORRECT {word}"), "write CORRECT RETRACT"));
+        }
+    }
+    Err(c.expected("RETRACT", &["RETRACT"]))
+}
+
+fn refuse_sampling(c: &Cursor) -> Checked<()> {
+    if c.is_word("NEGATIVE") {
+        return Err(Fault::unsupported(c.here(), "NEGATIVE SAMPLE", "leave it out: every negative is learned from"));
+    }
+    if c.is_word("DEDUP") {
+        let instead = "declare the column PRIMARY KEY in CREATE SOURCE: a second event with its value is dropped";
+        return Err(Fault::unsupported(c.here(), "DEDUP BY", instead));
+    }
+    Ok(())
+}
+
+/// `TO TRAIN ...`
+#[derive(Clone, Debug)]
+pub(crate) struct TrainTail {
+    pub learner: Name,
+    pub settings: Vec<Written>,
+    /// Empty: no COLUMN clause.
+    pub columns: Vec<ColumnItem>,
+    pub label: Name,
+    pub model: Name,
+}
+
+/// `TO EVALUATE ...`
+#[derive(Clone, Debug)]
+pub(crate) struct EvaluateTail {
+    pub model: Name,
+    pub settings: Vec<Written>,
+    pub label: Name,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Task {
+    Train(TrainTail),
+    Evaluate(EvaluateTail),
+}
+
+#[derive(Default)]
+struct Clauses {
+    settings: Vec<Written>,
+    columns: Vec<ColumnItem>,
+    label: Option<Name>,
+    into: Option<Name>,
+    seen: Vec<&'static str>,
+}
+
+/// Reads from the word TO to the end.
+pub(crate) fn task(tokens: &[TokenWithSpan]) -> Checked<Task> {
+    let mut cursor = Cursor::new(tokens);
+    let c = &mut cursor;
+    c.expect_word("TO")?;
+    let here = c.here();
+    if c.take_word("TRAIN") {
+        let learner = c.dotted_name("a learner")?;
+        let clauses = clauses(c)?;
+        let label = clauses.label.ok_or_else(|| Fault::new(c.here(), "TO TRAIN needs LABEL <column>"))?;
+        let model = clauses.into.ok_or_else(|| Fault::new(c.here(), "TO TRAIN needs INTO <model>"))?;
+        return Ok(Task::Train(TrainTail {
+            learner,
+            settings: clauses.settings,
+            columns: clauses.columns,
+            label,
+            model,
+        }));
+    }
+    if c.take_word("EVALUATE") {
+        let model = model_name(c)?;
+        let clauses = clauses(c)?;
+        if let Some(table) = clauses.into {
+            let instead = "leave it out: the figures are printed";
+            return Err(Fault::unsupported(table.span, "EVALUATE ... INTO a table", instead));
+        }
+        if !clauses.columns.is_empty() {
+            let message = "TO EVALUATE takes no COLUMN: the model knows its columns";
+            return Err(Fault::new(here, message));
+        }
+        let label = clauses.label.ok_or_else(|| Fault::new(c.here(), "TO EVALUATE needs LABEL <column>"))?;
+        return Ok(Task::Evaluate(EvaluateTail { model, settings: clauses.settings, label }));
+    }
+    Err(match c.next().map(|t| t.token.to_string().to_ascii_uppercase()).as_deref() {
+        Some("PREDICT") => Fault::unsupported(
+            here,
+            "TO PREDICT",
+            "a trained model answers at POST /v1/models/NAME:predict while 'tidemill run' serves it",
+        ),
+        Some("EXPLAIN") => Fault::unsupported(here, "TO EXPLAIN", "TO EVALUATE gives a model's figures"),
+        _ => Fault::unsupported(here, "TO RUN", "TO TRAIN and TO EVALUATE are built"),
+    })
+}
+
+fn clauses(c: &mut Cursor) -> Checked<Clauses> {
+    const WORDS: [&str; 4] = ["WITH", "COLUMN", "LABEL", "INTO"];
+    let mut clauses = Clauses::default();
+    while !c.is_done() {
+        let here = c.here();
+        let Some(word) = WORDS.into_iter().find(|w| c.is_word(w)) else {
+            return Err(c.expected("WITH, COLUMN, LABEL, INTO or the end of the statement", &WORDS));
+        };
+        if clauses.seen.contains(&word) {
+            return Err(Fault::new(here, format!("{word} is written twice")));
+        }
+        clauses.seen.push(word);
+        c.next();
+        match word {
+            "WITH" => clauses.settings = settings(c)?,
+            "COLUMN" => clauses.columns = columns::parse(c)?,
+            "LABEL" => clauses.label = Some(c.name("the label's column")?),
+            _ => clauses.into = Some(model_name(c)?),
+        }
+    }
+    Ok(clauses)
+}
+
+fn settings(c: &mut Cursor) -> Checked<Vec<Written>> {
+    let mut settings = Vec::new();
+    loop {
+        settings.push(value::setting(c)?);
+        if !c.take(&Token::Comma) {
+            return Ok(settings);
+        }
+    }
+}
+
+/// A model's name is a folder's name: see the limits in the message.
+fn model_name(c: &mut Cursor) -> Checked<Name> {
+    let name = match c.peek().map(|t| (&t.token, t.span)) {
+        Some((Token::SingleQuotedString(s), span)) => {
+            c.next();
+            Name { text: s.clone(), span }
+        }
+        _ => c.dotted_name("a model's name")?,
+    };
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    let good =
+        name.text.bytes().all(letter) && (1..=128).contains(&name.text.len()) && !name.text.starts_with(['.', '-']);
+    if good {
+        return Ok(name);
+    }
+    let message = "model name may hold letters, digits, '_', '-', '.', and begins with none of the last two; \
+                   1 to 128 characters";
+    Err(Fault::new(name.span, format!("{message}; got '{}'", name.text.escape_debug())))
+}

@@ -1,0 +1,124 @@
+//! A bound program: what is to run, with every name resolved and every expression planned.
+//!
+//! These are plain values for the engine. Nothing in them is opened, read or started.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use tidemill_base::attribute::{Attribute, Settings};
+use tidemill_model::ColumnSpec;
+use tidemill_stream::{Transform, join::JoinSpec, source::SourceSpec};
+
+/// What the binder has to know from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Names of learners.
+    pub learners: Vec<&'static str>,
+    /// Attributes of `TO TRAIN ... WITH` and `TO EVALUATE ... WITH`.
+    pub train_attributes: Vec<&'static Attribute>,
+    /// Models in the data directory.
+    pub models: Vec<String>,
+}
+
+/// A bound program.
+pub struct Program {
+    /// What is to run, in the order in which it was written.
+    pub statements: Vec<Statement>,
+    /// The text it was bound from.
+    pub text: String,
+}
+
+/// One thing to run.
+pub enum Statement {
+    /// `SELECT ... TO TRAIN`
+    Train(Box<TrainJob>),
+    /// `SELECT ... TO EVALUATE`
+    Evaluate(Box<EvaluateJob>),
+    /// `SHOW MODELS`
+    ShowModels,
+}
+
+/// A model to train.
+pub struct TrainJob {
+    /// Its name.
+    pub model: String,
+    /// What learns.
+    pub learner: String,
+    /// `WITH name = value`, defaults included.
+    pub settings: Settings,
+    /// How rows come to be.
+    pub pipeline: Pipeline,
+    /// The features, by names of `pipeline.output`.
+    pub columns: Vec<ColumnSpec>,
+    /// The label's column in `pipeline.output`: BOOLEAN or a number.
+    pub label: usize,
+    /// The label's name.
+    pub label_name: String,
+    /// Identity of what is learned: two jobs with one fingerprint learn the same from the same events. Paths, paces and
+    /// the model's name are left out.
+    pub fingerprint: u64,
+    /// SQL of this job and of all it depends on; [`crate::bind`] takes it.
+    pub text: String,
+}
+
+/// A model to score.
+pub struct EvaluateJob {
+    /// Its name.
+    pub model: String,
+    /// `WITH name = value`, defaults included.
+    pub settings: Settings,
+    /// How rows come to be. Every column of the SELECT list is there that does not depend on feedback, and the label.
+    pub pipeline: Pipeline,
+    /// The label's column in `pipeline.output`: BOOLEAN or a number.
+    pub label: usize,
+    /// The label's name.
+    pub label_name: String,
+}
+
+/// How rows come to be. Only what the job needs is carried.
+#[derive(Clone)]
+pub struct Pipeline {
+    /// The impressions, or the only input.
+    pub left: Input,
+    /// The label join, if there is one.
+    pub join: Option<JoinPart>,
+    /// Joined row (or left row) to output row. It has no filter: a row goes in and the same row comes out.
+    pub post: Arc<dyn Transform>,
+    /// Columns of what comes out.
+    pub output: SchemaRef,
+    /// For prediction: rows with the left source's own columns, any of them NULL, to output rows. It has no filter;
+    /// what is no feature (the label, feedback) is NULL.
+    pub request: Arc<dyn Transform>,
+    /// Columns of `output` that depend on feedback: never features.
+    pub feedback_columns: Vec<usize>,
+}
+
+/// One source and what is done to its rows before anything else.
+#[derive(Clone)]
+pub struct Input {
+    /// Where rows come from.
+    pub source: SourceSpec,
+    /// Source columns to source columns and the computed ones that are needed; `None`: there are none.
+    pub computed: Option<Arc<dyn Transform>>,
+    /// Column of what `computed` gives (of the source's own columns without it) that holds the event time.
+    pub event_time: Option<usize>,
+    /// Filters, and the columns that go on; `None`: all rows and columns as they are.
+    pub view: Option<Arc<dyn Transform>>,
+}
+
+/// The label join of a pipeline.
+#[derive(Clone)]
+pub struct JoinPart {
+    /// The feedback.
+    pub right: Input,
+    /// Keys (columns of what the inputs' views give), window, emission.
+    pub spec: JoinSpec,
+}
+
+impl Input {
+    /// Columns of the rows that leave this input.
+    pub fn output(&self) -> SchemaRef {
+        let last = self.view.as_ref().or(self.computed.as_ref());
+        last.map_or_else(|| self.source.columns.clone(), |t| t.output())
+    }
+}

@@ -1,0 +1,93 @@
+//! Programs made to exhaust something.
+
+use super::{STREAMS, known};
+use crate::{DEPTH_MAX, OPERATORS_MAX, bind};
+
+fn message(sql: &str) -> String {
+    match bind(sql, &known()) {
+        Ok(_) => "bound".to_string(),
+        Err(d) => format!("line {} col {}: {}", d.line, d.column, d.message),
+    }
+}
+
+fn expression(text: &str) -> String {
+    format!(
+        "CREATE SOURCE s (a BIGINT, b BIGINT) WITH (connector='file', path='x.csv');
+SELECT {text} AS x, b FROM s TO TRAIN FTRLClassifier COLUMN x LABEL b INTO m"
+    )
+}
+
+/// No program may overflow the stack or take for ever, however it nests.
+#[test]
+fn nesting_is_bounded_before_it_is_parsed() {
+    let nested = |open: &str, close: &str, n: usize| format!("{}a{}", open.repeat(n), close.repeat(n));
+    assert_eq!(message(&expression(&nested("(", ")", 50_000))), "line 2 col 136: expression deeper than 128");
+    assert_eq!(message(&expression(&nested("(", ")", DEPTH_MAX))), "bound");
+    assert_eq!(message(&expression(&nested("abs(", ")", DEPTH_MAX))), "bound");
+    assert_eq!(message(&expression(&nested("CASE WHEN a > 1 THEN ", " END", DEPTH_MAX))), "bound");
+    assert_eq!(
+        message(&expression(&nested("CASE WHEN a > 1 THEN ", " END", 20_000))),
+        "program is 520188 bytes; limit 262144".replace("520188", "520188").replace("program", "line 1 col 1: program")
+    );
+    assert!(
+        message(&expression(&nested("CASE WHEN a > 1 THEN ", " END", 9_000))).contains("expression deeper than 128")
+    );
+    assert!(message(&expression(&nested("NOT ", "", 50_000))).contains("operators hang on one another"));
+    assert!(message(&expression(&nested("- ", "", 100_000))).contains("operators hang on one another"));
+    assert!(message(&expression(&nested("a+", "", 100_000))).contains("operators hang on one another"));
+    assert!(message(&expression(&nested("(a+", ")", 100))).contains("bound"));
+    assert!(message(&expression(&nested("((a)+", ")", 50_000))).contains("expression deeper than 128"));
+    assert_eq!(message(&expression(&nested("a+", "", OPERATORS_MAX))), "bound");
+    let tables = format!("SELECT * FROM {}s{} TO TRAIN L LABEL a INTO m", "(".repeat(128), ")".repeat(128));
+    assert!(message(&tables).starts_with("line 1 col"));
+    let queries =
+        format!("SELECT a FROM {}s{} TO TRAIN L LABEL a INTO m", "(SELECT a FROM ".repeat(128), ")".repeat(128));
+    assert!(message(&queries).starts_with("line 1 col"));
+}
+
+/// Views can double an expression at each step; what they amount to is bounded.
+#[test]
+fn expansion_of_views_is_bounded() {
+    let mut sql = STREAMS.to_string();
+    sql.push_str("CREATE VIEW v0 AS SELECT user_id AS x, clicked FROM samples;\n");
+    for i in 1..60 {
+        sql.push_str(&format!("CREATE VIEW v{i} AS SELECT x + x AS x, clicked FROM v{};\n", i - 1));
+    }
+    assert!(message(&sql).contains("with all views written out this is more than"), "{}", message(&sql));
+    let mut long = STREAMS.to_string();
+    for i in 0..900 {
+        let below = if i == 0 { "samples".to_string() } else { format!("v{}", i - 1) };
+        long.push_str(&format!("CREATE VIEW v{i} AS SELECT * FROM {below};\n"));
+    }
+    long.push_str("SELECT * FROM v899 TO TRAIN FTRLClassifier LABEL clicked INTO m");
+    assert_eq!(message(&long), "bound");
+    assert!(message(&"SHOW MODELS;".repeat(1001)).contains("more than 1000 statements"));
+}
+
+/// Text of any kind is answered, never a panic.
+#[test]
+fn cut_short_anywhere_a_program_is_refused_politely() {
+    let sql = format!(
+        "{STREAMS}SELECT UPPER(item) AS item, clicked FROM samples WHERE price > 1.5 EMIT EARLY INTERVAL '1' MINUTE \
+         TO TRAIN FTRLClassifier WITH model.l1 = 1 COLUMN item, CROSS([item, \"item\"], 10) LABEL clicked INTO ctr"
+    );
+    let tail = sql.find("SELECT UPPER").expect("the last statement");
+    for end in (tail..sql.len()).chain((0..tail).step_by(7)) {
+        let _ = bind(&sql[..end], &known());
+    }
+    for odd in [
+        "\0",
+        "é",
+        "'",
+        "\"",
+        "$$",
+        "{{}}",
+        "SELECT",
+        "SELECT ;",
+        ";;;",
+        "\u{feff}SHOW MODELS",
+        "SELECT * FROM \u{202e}x TO TRAIN a",
+    ] {
+        let _ = message(odd);
+    }
+}

@@ -1,0 +1,56 @@
+//! The room seen from its border: SQL in, bound programs, diagnostics and rows out.
+
+mod bad;
+mod good;
+mod limits;
+mod rows;
+
+use tidemill_base::attribute::{Attribute, Type};
+
+use crate::{Known, Program, Statement, TrainJob, bind};
+
+/// A few attributes in the shapes that a learner's have.
+static ATTRIBUTES: [Attribute; 6] = [
+    Attribute { name: "model.alpha", ty: Type::Number { min: 1e-6, max: 100.0 }, default: Some("0.1"), doc: "" },
+    Attribute { name: "model.l1", ty: Type::Number { min: 0.0, max: 1e6 }, default: Some("0"), doc: "" },
+    Attribute { name: "train.batch_size", ty: Type::Integer { min: 1, max: 1 << 20 }, default: Some("64"), doc: "" },
+    Attribute { name: "validate.oracle", ty: Type::Text, default: Some(""), doc: "" },
+    Attribute { name: "publish.interval", ty: Type::Duration, default: Some("10s"), doc: "" },
+    Attribute {
+        name: "join.pending_max",
+        ty: Type::Integer { min: 1, max: 1 << 32 },
+        default: Some("1000000"),
+        doc: "",
+    },
+];
+
+/// Two streams as in the first example of the manual.
+const STREAMS: &str = "CREATE SOURCE impressions (imp_id BIGINT PRIMARY KEY, user_id BIGINT, item STRING, price DOUBLE, ts BIGINT,
+  rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt AS rt - INTERVAL '10' SECOND)
+WITH (connector = 'file', path = 'imp-*.jsonl');
+CREATE SOURCE clicks (imp_id BIGINT, kind STRING, ts BIGINT, rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt AS rt - INTERVAL '10' SECOND)
+WITH (connector = 'file', path = 'clicks.jsonl');
+CREATE STREAM samples AS
+  SELECT i.*, (c.imp_id IS NOT NULL) AS clicked
+  FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE;
+";
+
+fn known() -> Known {
+    Known {
+        learners: vec!["FTRLClassifier"],
+        train_attributes: ATTRIBUTES.iter().collect(),
+        models: vec!["ctr".to_string()],
+    }
+}
+
+fn bound(sql: &str) -> Program {
+    bind(sql, &known()).unwrap_or_else(|d| panic!("{d}"))
+}
+
+fn train_job(sql: &str) -> TrainJob {
+    let first = bound(sql).statements.into_iter().next();
+    match first {
+        Some(Statement::Train(job)) => *job,
+        _ => panic!("the program trains nothing"),
+    }
+}

@@ -1,0 +1,145 @@
+//! Rows that wait: whole batches are kept until the last row that is held in them is released.
+//!
+//! Nothing is copied when a row comes in; columns are gathered once, when rows leave.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array},
+    compute::interleave,
+    datatypes::{DataType, SchemaRef},
+};
+use tidemill_base::{Error, Result};
+
+/// A row in a kept batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowRef {
+    /// Number of the batch since the stream began.
+    pub batch: u64,
+    /// Row within it.
+    pub row: u32,
+}
+
+struct Kept {
+    rows: RecordBatch,
+    held: u32,
+}
+
+/// Batches of one side of the join.
+pub(super) struct KeptRows {
+    schema: SchemaRef,
+    first: u64,
+    batches: VecDeque<Option<Kept>>,
+    bytes: usize,
+}
+
+impl KeptRows {
+    pub fn new(schema: SchemaRef) -> Self {
+        Self { schema, first: 0, batches: VecDeque::new(), bytes: 0 }
+    }
+
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Keeps a batch; call [`KeptRows::settle`] once the rows to keep are held.
+    pub fn add(&mut self, rows: RecordBatch) -> u64 {
+        self.bytes += batch_bytes(&rows);
+        self.batches.push_back(Some(Kept { rows, held: 0 }));
+        self.first + self.batches.len() as u64 - 1
+    }
+
+    /// Lets a batch go in which nothing is held.
+    pub fn settle(&mut self, batch: u64) {
+        let at = (batch - self.first) as usize;
+        if self.batches[at].as_ref().is_some_and(|k| k.held == 0) {
+            let kept = self.batches[at].take().expect("just seen");
+            self.bytes -= batch_bytes(&kept.rows);
+        }
+        while let Some(None) = self.batches.front() {
+            self.batches.pop_front();
+            self.first += 1;
+        }
+    }
+
+    pub fn hold(&mut self, row: RowRef) {
+        self.kept_mut(row.batch).held += 1;
+    }
+
+    pub fn release(&mut self, row: RowRef) {
+        let kept = self.kept_mut(row.batch);
+        kept.held -= 1;
+        if kept.held == 0 {
+            self.settle(row.batch);
+        }
+    }
+
+    pub fn column(&self, column: usize, batch: u64) -> &dyn Array {
+        self.kept(batch).rows.column(column).as_ref()
+    }
+
+    pub fn same_value(&self, column: usize, a: RowRef, b: RowRef) -> bool {
+        same_value(self.column(column, a.batch), a.row, self.column(column, b.batch), b.row)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The columns of these rows in this order; NULL in every column for `None`.
+    pub fn gather(&self, rows: &[Option<RowRef>]) -> Result<Vec<ArrayRef>> {
+        let mut used: Vec<u64> = Vec::new();
+        let mut place_of: BTreeMap<u64, usize> = BTreeMap::new();
+        // Place 0 is the NULL row; neighbours nearly always lie in one batch, so the last place is tried first.
+        let mut last = (u64::MAX, 0);
+        let places: Vec<(usize, usize)> = rows
+            .iter()
+            .map(|row| {
+                let Some(row) = row else { return (0, 0) };
+                if row.batch != last.0 {
+                    let place = *place_of.entry(row.batch).or_insert_with(|| {
+                        used.push(row.batch);
+                        used.len()
+                    });
+                    last = (row.batch, place);
+                }
+                (last.1, row.row as usize)
+            })
+            .collect();
+        (0..self.schema.fields().len())
+            .map(|c| {
+                let ty = self.schema.field(c).data_type();
+                if rows.iter().all(Option::is_none) {
+                    return Ok(new_null_array(ty, rows.len()));
+                }
+                let null = new_null_array(ty, 1);
+                let mut arrays: Vec<&dyn Array> = vec![null.as_ref()];
+                arrays.extend(used.iter().map(|b| self.column(c, *b)));
+                interleave(&arrays, &places).map_err(|e| Error::internal(format!("label join: {e}")))
+            })
+            .collect()
+    }
+
+    fn kept(&self, batch: u64) -> &Kept {
+        self.batches[(batch - self.first) as usize].as_ref().expect("a held row's batch is kept")
+    }
+
+    fn kept_mut(&mut self, batch: u64) -> &mut Kept {
+        self.batches[(batch - self.first) as usize].as_mut().expect("a held row's batch is kept")
+    }
+}
+
+/// Whether two key values are equal; NULL equals nothing.
+pub(super) fn same_value(a: &dyn Array, i: u32, b: &dyn Array, j: u32) -> bool {
+    let (i, j) = (i as usize, j as usize);
+    match a.data_type() {
+        DataType::Utf8 => a.as_string::<i32>().value(i) == b.as_string::<i32>().value(j),
+        // Their hash is a bijection: equal hashes are equal values.
+        _ => a.is_valid(i) && b.is_valid(j),
+    }
+}
+
+/// Bytes of the slice itself, not of the buffers it shares.
+fn batch_bytes(rows: &RecordBatch) -> usize {
+    rows.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
+}

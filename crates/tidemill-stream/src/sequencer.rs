@@ -1,0 +1,334 @@
+//! The sequencer: cuts the events of all partitions into numbered mini-batches.
+//!
+//! In: partitions. Out: [`Cut`]s, each with the record that reproduces it. Ordered partitions (bounded files, the generator)
+//! are merged by event time and cut at exact counts, so two runs of one program cut alike whatever the speed of reading;
+//! live partitions give what has arrived, and there the journal is the truth. [`Sequencer::replay`] takes a record instead of
+//! deciding. A row belongs to the cut that its offset falls in; a refused row to the cut that passes it.
+
+mod lane;
+
+use arrow::array::RecordBatch;
+use tidemill_base::{
+    Error, Result,
+    codec::{Decoder, Encoder},
+};
+
+use crate::{
+    Position, Refused,
+    journal::{CutRecord, PartitionId},
+    source::Partition,
+    window::{Watermarks, Window},
+};
+use lane::Lane;
+
+/// Rows of one partition in a mini-batch.
+#[derive(Debug)]
+pub struct Take {
+    /// Where they come from.
+    pub id: PartitionId,
+    /// Rows that passed the view's filter.
+    pub rows: RecordBatch,
+    /// Event time of each of `rows`.
+    pub event_times: Vec<i64>,
+}
+
+/// One mini-batch: its events, what was refused, and the watermark behind it.
+#[derive(Debug, Default)]
+pub struct Cut {
+    /// What the journal keeps of it.
+    pub record: CutRecord,
+    /// Rows by partition, left input first.
+    pub takes: Vec<Take>,
+    /// Events that were not let in.
+    pub refused: Vec<(PartitionId, Refused)>,
+    /// Events let in, those a filter dropped included.
+    pub events: u64,
+    /// No more events up to this time are expected.
+    pub watermark: i64,
+    /// Whether every partition has ended.
+    pub is_last: bool,
+}
+
+/// What the next mini-batch takes from the ordered partitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Plan {
+    ends: Vec<(PartitionId, u64)>,
+    finished: Vec<PartitionId>,
+    ts_max: i64,
+}
+
+/// Cuts mini-batches.
+pub struct Sequencer {
+    inputs: Vec<Input>,
+    marks: Watermarks,
+    mini_batch: u64,
+    cut_events: usize,
+    plan: Option<Plan>,
+}
+
+struct Input {
+    window: Window,
+    lanes: Vec<Lane>,
+}
+
+/// Events that one cut takes from one live partition at most; the rest waits for the next cut.
+const LIVE_EVENTS_MAX: usize = 8192;
+
+impl Sequencer {
+    /// A sequencer whose cuts hold `cut_events` ordered events (the last one fewer), over inputs of this window and
+    /// watermark bound (event milliseconds).
+    pub fn new(inputs: Vec<(Window, i64)>, cut_events: usize) -> Self {
+        let marks = Watermarks::new(inputs.iter().map(|i| i.1));
+        let inputs = inputs.into_iter().map(|(window, _)| Input { window, lanes: Vec::new() }).collect();
+        Self { inputs, marks, mini_batch: 0, cut_events: cut_events.max(1), plan: None }
+    }
+
+    /// Adds a partition. A live one begins idle: it does not hold the watermark before its first event.
+    pub fn add_partition(&mut self, input: usize, partition: Box<dyn Partition>, ordered: bool) -> PartitionId {
+        let lanes = &mut self.inputs[input].lanes;
+        let id = PartitionId { input: input as u32, partition: lanes.len() as u32 };
+        lanes.push(Lane::new(partition, ordered));
+        self.marks.add_partition(input, !ordered);
+        id
+    }
+
+    /// Names of an input's partitions, by number.
+    pub fn partition_names(&self, input: usize) -> Vec<String> {
+        self.inputs[input].lanes.iter().map(|l| l.name.clone()).collect()
+    }
+
+    /// One partition's name.
+    pub fn partition_name(&self, id: PartitionId) -> &str {
+        &self.lane(id).name
+    }
+
+    /// Whether every partition has ended.
+    pub fn all_finished(&self) -> bool {
+        self.ids().all(|id| self.is_finished(id))
+    }
+
+    /// The latest event time taken so far, once there was one.
+    pub fn event_time_max(&self) -> Option<i64> {
+        self.marks.event_time_max()
+    }
+
+    /// Live partitions that have not ended, and whether each is idle.
+    pub fn live_partitions(&self) -> Vec<(PartitionId, bool)> {
+        let live = self.ids().filter(|&id| !self.lane(id).ordered && !self.is_finished(id));
+        live.map(|id| (id, self.marks.is_idle(id.input as usize, id.partition as usize))).collect()
+    }
+
+    /// Cuts a last mini-batch that takes what has arrived on the live partitions and declares them ended, so that
+    /// everything that waits is decided.
+    pub fn finish_live(&mut self) -> Result<Cut> {
+        let mut record = CutRecord { mini_batch: self.mini_batch + 1, ..CutRecord::default() };
+        for (id, _) in self.live_partitions() {
+            let input = &mut self.inputs[id.input as usize];
+            let end = input.lanes[id.partition as usize].arrived(&input.window, usize::MAX)?;
+            record.ends.push((id, end));
+            record.finished.push(id);
+        }
+        self.carry_out(record)
+    }
+
+    /// Number of the last mini-batch cut.
+    pub fn mini_batch(&self) -> u64 {
+        self.mini_batch
+    }
+
+    /// Decides what the next mini-batch takes from the ordered partitions, and says the latest event time in it (for a
+    /// paced run to wait for); `None` when they are all finished. Deciding twice decides the same.
+    pub fn plan_ordered(&mut self) -> Result<Option<i64>> {
+        if self.plan.is_none() {
+            self.plan = self.decide()?;
+        }
+        Ok(self.plan.as_ref().map(|p| p.ts_max))
+    }
+
+    /// Cuts a mini-batch: what was planned of the ordered partitions when `with_ordered`, what has arrived on the live
+    /// ones, and these live partitions as newly idle. `None` when there is nothing to say.
+    pub fn cut(&mut self, with_ordered: bool, newly_idle: &[PartitionId]) -> Result<Option<Cut>> {
+        if with_ordered {
+            self.plan_ordered()?;
+        }
+        let plan = if with_ordered { self.plan.take() } else { None };
+        let mut record = CutRecord { mini_batch: self.mini_batch + 1, ..CutRecord::default() };
+        if let Some(plan) = plan {
+            record.ends = plan.ends;
+            record.finished = plan.finished;
+        }
+        for id in self.ids().collect::<Vec<_>>() {
+            let input = &mut self.inputs[id.input as usize];
+            let lane = &mut input.lanes[id.partition as usize];
+            if lane.ordered || self.marks.is_finished(id.input as usize, id.partition as usize) {
+                continue;
+            }
+            let before = lane.offset;
+            let end = lane.arrived(&input.window, LIVE_EVENTS_MAX)?;
+            if end > before {
+                record.ends.push((id, end));
+                if self.marks.is_idle(id.input as usize, id.partition as usize) {
+                    record.idle.push((id, false));
+                }
+            } else if newly_idle.contains(&id) {
+                record.idle.push((id, true));
+            }
+        }
+        record.ends.sort_unstable();
+        let nothing = record.ends.is_empty() && record.idle.is_empty() && record.finished.is_empty();
+        if nothing { Ok(None) } else { self.carry_out(record).map(Some) }
+    }
+
+    /// Takes what a record of an earlier run says.
+    pub fn replay(&mut self, record: CutRecord) -> Result<Cut> {
+        if record.mini_batch != self.mini_batch + 1 {
+            return Err(Error::corrupt(format!(
+                "journal: mini-batch {} follows mini-batch {}",
+                record.mini_batch, self.mini_batch
+            )));
+        }
+        self.plan = None;
+        self.carry_out(record)
+    }
+
+    /// Appends the position of every partition and the watermarks.
+    pub fn encode(&self, out: &mut Encoder) {
+        out.put_u64(self.mini_batch);
+        for input in &self.inputs {
+            out.put_varint(input.lanes.len() as u64);
+            for lane in &input.lanes {
+                let resume = lane.resume();
+                out.put_str(&lane.name).put_u64(lane.offset).put_u64(resume.offset).put_u64(resume.bytes);
+            }
+        }
+        self.marks.encode(out);
+    }
+
+    /// Takes back what [`Sequencer::encode`] wrote and seeks every partition; those partitions must have been added.
+    pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
+        self.mini_batch = d.u64()?;
+        self.plan = None;
+        let mut late = Vec::new();
+        for (i, input) in self.inputs.iter_mut().enumerate() {
+            let n = d.count(25)?;
+            for k in 0..n {
+                let name = d.str()?.to_string();
+                let (offset, resume) = (d.u64()?, Position { offset: d.u64()?, bytes: d.u64()? });
+                let lane = input.lanes.get_mut(k).filter(|l| l.name == name).ok_or_else(|| {
+                    Error::conflict(format!("partition '{name}' of the checkpoint is no longer there"))
+                })?;
+                lane.seek(resume, offset)?;
+            }
+            late.extend((n..input.lanes.len()).map(|k| (i, !input.lanes[k].ordered)));
+        }
+        self.marks.restore(d)?;
+        // Partitions that appeared after the checkpoint was written.
+        for (input, idle) in late {
+            self.marks.add_partition(input, idle);
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self) -> Result<Option<Plan>> {
+        let mut plan = Plan { ts_max: i64::MIN, ..Plan::default() };
+        let mut left = self.cut_events;
+        for id in self.ids().collect::<Vec<_>>() {
+            self.lane_mut(id).rewind_peek();
+        }
+        while left > 0 {
+            let Some((first, limit)) = self.merge_heads()? else { break };
+            let (run, end, ts_max) = self.lane_mut(first).peek_run(left, |ts| limit.is_none_or(|l| (ts, first) < l));
+            left -= run;
+            plan.ts_max = plan.ts_max.max(ts_max);
+            match plan.ends.iter_mut().find(|(id, _)| *id == first) {
+                Some((_, at)) => *at = end,
+                None => plan.ends.push((first, end)),
+            }
+        }
+        for id in self.ids().collect::<Vec<_>>() {
+            if self.is_finished(id) {
+                continue;
+            }
+            if let Some(end) = self.lane(id).end_if_exhausted() {
+                plan.finished.push(id);
+                plan.ends.retain(|(other, _)| *other != id);
+                plan.ends.push((id, end));
+            }
+        }
+        plan.ends.sort_unstable();
+        Ok((!plan.ends.is_empty()).then_some(plan))
+    }
+
+    /// The ordered partition whose next event is the least by (time, partition), and the runner-up.
+    #[expect(clippy::type_complexity, reason = "read once, above")]
+    fn merge_heads(&mut self) -> Result<Option<(PartitionId, Option<(i64, PartitionId)>)>> {
+        let mut heads: [Option<(i64, PartitionId)>; 2] = [None, None];
+        for id in self.ids().collect::<Vec<_>>() {
+            if self.is_finished(id) {
+                continue;
+            }
+            let input = &mut self.inputs[id.input as usize];
+            let lane = &mut input.lanes[id.partition as usize];
+            if !lane.ordered {
+                continue;
+            }
+            let Some(ts) = lane.peek(&input.window)? else { continue };
+            let head = Some((ts, id));
+            if heads[0].is_none() || head < heads[0] {
+                heads = [head, heads[0]];
+            } else if heads[1].is_none() || head < heads[1] {
+                heads[1] = head;
+            }
+        }
+        Ok(heads[0].map(|(_, id)| (id, heads[1])))
+    }
+
+    fn carry_out(&mut self, record: CutRecord) -> Result<Cut> {
+        let mut cut = Cut::default();
+        for &(id, end) in &record.ends {
+            let input = self
+                .inputs
+                .get_mut(id.input as usize)
+                .ok_or_else(|| Error::corrupt(format!("journal: no input {}", id.input)))?;
+            let lane = input.lanes.get_mut(id.partition as usize).ok_or_else(|| {
+                Error::corrupt(format!("journal: input {} has no partition {}", id.input, id.partition))
+            })?;
+            let seen = lane.take_to(end, &input.window, id, &mut cut)?;
+            cut.events += seen.events;
+            if let Some(ts) = seen.ts_max {
+                self.marks.observe(id.input as usize, id.partition as usize, ts);
+            }
+        }
+        for &(id, idle) in &record.idle {
+            self.marks.set_idle(id.input as usize, id.partition as usize, idle);
+        }
+        for &id in &record.finished {
+            self.marks.finish(id.input as usize, id.partition as usize);
+        }
+        self.mini_batch = record.mini_batch;
+        cut.watermark = self.marks.advance();
+        cut.is_last = self.all_finished();
+        cut.record = record;
+        Ok(cut)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = PartitionId> + use<> {
+        let counts: Vec<u32> = self.inputs.iter().map(|i| i.lanes.len() as u32).collect();
+        counts
+            .into_iter()
+            .enumerate()
+            .flat_map(|(input, n)| (0..n).map(move |partition| PartitionId { input: input as u32, partition }))
+    }
+
+    fn is_finished(&self, id: PartitionId) -> bool {
+        self.marks.is_finished(id.input as usize, id.partition as usize)
+    }
+
+    fn lane(&self, id: PartitionId) -> &Lane {
+        &self.inputs[id.input as usize].lanes[id.partition as usize]
+    }
+
+    fn lane_mut(&mut self, id: PartitionId) -> &mut Lane {
+        &mut self.inputs[id.input as usize].lanes[id.partition as usize]
+    }
+}

@@ -1,0 +1,194 @@
+//! One partition under the sequencer: what has been read and not taken yet.
+//!
+//! Two cursors: taken (rows handed out) and peeked (rows a plan has looked at). How rows came in chunks leaves no trace.
+
+use std::collections::VecDeque;
+
+use tidemill_base::{Error, Result};
+
+use super::{Cut, Take};
+use crate::{
+    Position,
+    journal::PartitionId,
+    source::{Partition, Read},
+    window::{WideChunk, Window},
+};
+
+pub(super) struct Lane {
+    partition: Box<dyn Partition>,
+    pub name: String,
+    pub ordered: bool,
+    /// Behind the last row taken.
+    pub offset: u64,
+    chunks: VecDeque<WideChunk>,
+    /// Events and refused rows of the first chunk taken already.
+    cursor: usize,
+    refused_cursor: usize,
+    /// Chunk and event a plan looks at next.
+    peek: (usize, usize),
+    /// Behind the last row read.
+    read_to: Position,
+    /// Rows before this offset were taken before a restart and are passed over.
+    skip_below: u64,
+    at_end: bool,
+}
+
+/// What [`Lane::take_to`] saw go by.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub events: u64,
+    pub ts_max: Option<i64>,
+}
+
+impl Lane {
+    pub fn new(partition: Box<dyn Partition>, ordered: bool) -> Self {
+        Self {
+            name: partition.name().to_string(),
+            partition,
+            ordered,
+            offset: 0,
+            chunks: VecDeque::new(),
+            cursor: 0,
+            refused_cursor: 0,
+            peek: (0, 0),
+            read_to: Position::default(),
+            skip_below: 0,
+            at_end: false,
+        }
+    }
+
+    /// Where to read on after a restart: rows between there and `offset` are passed over.
+    pub fn resume(&self) -> Position {
+        self.chunks.front().map_or(self.read_to, |c| c.start)
+    }
+
+    pub fn seek(&mut self, resume: Position, offset: u64) -> Result<()> {
+        self.partition.seek(resume)?;
+        (self.offset, self.skip_below, self.read_to) = (offset, offset, resume);
+        Ok(())
+    }
+
+    pub fn rewind_peek(&mut self) {
+        self.peek = (0, self.cursor);
+    }
+
+    /// Event time of the next event a plan has not looked at; reads on if need be.
+    pub fn peek(&mut self, window: &Window) -> Result<Option<i64>> {
+        loop {
+            if let Some(chunk) = self.chunks.get(self.peek.0) {
+                if let Some(&ts) = chunk.event_times.get(self.peek.1) {
+                    return Ok(Some(ts));
+                }
+                self.peek = (self.peek.0 + 1, 0);
+                continue;
+            }
+            if !self.read_more(window)? {
+                return Ok(None);
+            }
+            if self.peek.0 == 0 {
+                self.peek.1 = self.cursor;
+            }
+        }
+    }
+
+    /// Looks at the events that go next: the head, and those behind it in its chunk while they are `before` the other
+    /// partitions' heads. Returns how many, the offset behind them and their latest time.
+    pub fn peek_run(&mut self, at_most: usize, before: impl Fn(i64) -> bool) -> (usize, u64, i64) {
+        let chunk = &self.chunks[self.peek.0];
+        let times = &chunk.event_times[self.peek.1..];
+        let run = 1 + times[1..].iter().take(at_most - 1).take_while(|&&ts| before(ts)).count();
+        let ts_max = times[..run].iter().copied().max().expect("a run has a head");
+        self.peek.1 += run;
+        (run, chunk.offsets[self.peek.1 - 1] + 1, ts_max)
+    }
+
+    /// The partition's end, once it was reached and a plan has looked at every event.
+    pub fn end_if_exhausted(&self) -> Option<u64> {
+        let all_peeked = match self.chunks.get(self.peek.0) {
+            None => true,
+            Some(chunk) => self.peek.1 >= chunk.events() && self.peek.0 + 1 == self.chunks.len(),
+        };
+        (self.ordered && self.at_end && all_peeked).then_some(self.read_to.offset)
+    }
+
+    /// Reads what has arrived, up to a number of events, and answers the offset behind it.
+    pub fn arrived(&mut self, window: &Window, events_max: usize) -> Result<u64> {
+        let mut waiting = self.chunks.iter().map(|c| c.events()).sum::<usize>() - self.cursor;
+        while waiting < events_max && self.read_more(window)? {
+            waiting += self.chunks.back().map_or(0, |c| c.events());
+        }
+        Ok(self.read_to.offset.max(self.offset))
+    }
+
+    /// Hands out all rows before offset `end`, reading on if need be.
+    pub fn take_to(&mut self, end: u64, window: &Window, id: PartitionId, cut: &mut Cut) -> Result<Seen> {
+        let mut seen = Seen::default();
+        while self.offset < end {
+            let Some(chunk) = self.chunks.front() else {
+                if self.read_more(window)? {
+                    continue;
+                }
+                return Err(self.gone(end));
+            };
+            let to = self.cursor + chunk.offsets[self.cursor..].partition_point(|&o| o < end);
+            if to > self.cursor {
+                let (rows, event_times) = chunk.slice(self.cursor, to);
+                seen.events += (to - self.cursor) as u64;
+                seen.ts_max = seen.ts_max.max(chunk.event_times[self.cursor..to].iter().max().copied());
+                if rows.num_rows() > 0 {
+                    cut.takes.push(Take { id, rows, event_times });
+                }
+                self.cursor = to;
+            }
+            let refused = chunk.refused[self.refused_cursor..].iter().take_while(|r| r.offset < end);
+            let before = cut.refused.len();
+            cut.refused.extend(refused.map(|r| (id, r.clone())));
+            self.refused_cursor += cut.refused.len() - before;
+            if chunk.end.offset <= end {
+                self.offset = chunk.end.offset.max(self.offset);
+                self.chunks.pop_front();
+                (self.cursor, self.refused_cursor) = (0, 0);
+                if self.chunks.is_empty() && self.at_end && self.offset < end {
+                    return Err(self.gone(end));
+                }
+            } else {
+                self.offset = end;
+            }
+        }
+        Ok(seen)
+    }
+
+    fn read_more(&mut self, window: &Window) -> Result<bool> {
+        if self.at_end {
+            return Ok(false);
+        }
+        let chunk = match self.partition.read().map_err(|e| e.at(format!("partition '{}'", self.name)))? {
+            Read::Chunk(chunk) => chunk,
+            Read::Pending => return Ok(false),
+            Read::End => {
+                self.at_end = true;
+                return Ok(false);
+            }
+        };
+        self.read_to = chunk.end;
+        let wide = window.widen(chunk)?;
+        if self.chunks.is_empty() {
+            self.cursor = wide.offsets.partition_point(|&o| o < self.skip_below);
+            self.refused_cursor = wide.refused.partition_point(|r| r.offset < self.skip_below);
+            if wide.end.offset <= self.skip_below {
+                (self.cursor, self.refused_cursor) = (0, 0);
+                return self.read_more(window);
+            }
+        }
+        self.chunks.push_back(wide);
+        Ok(true)
+    }
+
+    fn gone(&self, end: u64) -> Error {
+        Error::conflict(format!(
+            "partition '{}': row {end} was read before and is no longer there (it ends at row {}); \
+             put the file back, or start again with --from-scratch",
+            self.name, self.offset
+        ))
+    }
+}

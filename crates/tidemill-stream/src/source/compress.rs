@@ -1,0 +1,147 @@
+//! The bytes of a file, decompressed when its name says so.
+//!
+//! In: a path. Out: uncompressed bytes, and a way to go to one of them. `.gz` and `.zst` are told by the extension; a
+//! plain name with compressed bytes behind it is refused, because every row of it would be.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use flate2::read::MultiGzDecoder;
+use tidemill_base::{Error, Kind, Result};
+
+const BUFFER_BYTES: usize = 1 << 17;
+
+/// An open file whose uncompressed bytes are read in order.
+pub(super) struct Bytes {
+    path: PathBuf,
+    from: From,
+    /// Uncompressed bytes handed out.
+    at: u64,
+}
+
+enum From {
+    Plain(File),
+    Gzip(Box<MultiGzDecoder<BufReader<File>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<File>>>),
+}
+
+/// Whether the name says that the file is compressed.
+pub(super) fn is_compressed(path: &Path) -> bool {
+    matches!(path.extension().and_then(|e| e.to_str()), Some("gz" | "zst"))
+}
+
+impl Bytes {
+    /// Opens the file at its first byte.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let mut file = open_file(path)?;
+        let from = match path.extension().and_then(|e| e.to_str()) {
+            Some("gz") => From::Gzip(Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file)))),
+            Some("zst") => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(BUFFER_BYTES, file));
+                From::Zstd(Box::new(decoder.map_err(|e| Error::io("decompress", path, e))?))
+            }
+            _ => {
+                check_plain(path, &mut file)?;
+                From::Plain(file)
+            }
+        };
+        Ok(Self { path: path.to_path_buf(), from, at: 0 })
+    }
+
+    /// Fills `out` from its start; 0 at the end of what is there now.
+    pub(super) fn read(&mut self, out: &mut [u8]) -> Result<usize> {
+        loop {
+            let read = match &mut self.from {
+                From::Plain(file) => file.read(out),
+                From::Gzip(decoder) => decoder.read(out),
+                From::Zstd(decoder) => decoder.read(out),
+            };
+            match read {
+                Ok(n) => {
+                    self.at += n as u64;
+                    return Ok(n);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.damaged(e)),
+            }
+        }
+    }
+
+    /// Goes to an uncompressed byte; `false` when the file ends before it.
+    pub(super) fn seek(&mut self, to: u64) -> Result<bool> {
+        if let From::Plain(file) = &mut self.from {
+            let len = file.metadata().map_err(|e| Error::io("stat", &self.path, e))?.len();
+            file.seek(SeekFrom::Start(to)).map_err(|e| Error::io("seek in", &self.path, e))?;
+            self.at = to;
+            return Ok(to <= len);
+        }
+        // Compressed bytes have no places: decompress again and throw away what comes before.
+        if to < self.at {
+            *self = Self::open(&self.path)?;
+        }
+        let mut scratch = vec![0; BUFFER_BYTES];
+        while self.at < to {
+            let n = scratch.len().min((to - self.at) as usize);
+            if self.read(&mut scratch[..n])? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the file has become shorter than what was read of it.
+    pub(super) fn was_cut(&self) -> Result<bool> {
+        match &self.from {
+            From::Plain(file) => Ok(file.metadata().map_err(|e| Error::io("stat", &self.path, e))?.len() < self.at),
+            _ => Ok(false),
+        }
+    }
+
+    /// The file's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn damaged(&self, e: std::io::Error) -> Error {
+        let (path, at) = (self.path.display(), self.at);
+        let format = match self.from {
+            From::Plain(_) => return Error::io("read", &self.path, e),
+            From::Gzip(_) => "gzip",
+            From::Zstd(_) => "zstd",
+        };
+        // Errors of the disk carry a number of the operating system; those of a decoder do not.
+        if e.raw_os_error().is_some() {
+            return Error::io("read", &self.path, e);
+        }
+        Error::new(Kind::Corrupt, format!("{path}: not valid {format} behind uncompressed byte {at}: {e}"))
+    }
+}
+
+/// Opens a file for reading; a directory is refused here, with advice.
+pub(super) fn open_file(path: &Path) -> Result<File> {
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    if file.metadata().map_err(|e| Error::io("stat", path, e))?.is_dir() {
+        let path = path.display();
+        return Err(Error::invalid(format!("{path} is a directory; name its files, for example '{path}/*.csv'")));
+    }
+    Ok(file)
+}
+
+/// Refuses plain names over bytes that are no text at all.
+fn check_plain(path: &Path, file: &mut File) -> Result<()> {
+    let mut head = Vec::with_capacity(4);
+    file.take(4).read_to_end(&mut head).map_err(|e| Error::io("read", path, e))?;
+    file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("seek in", path, e))?;
+    let path = path.display();
+    let advice = match head.as_slice() {
+        [0x1f, 0x8b, ..] => format!("holds gzip; name it '{path}.gz'"),
+        [0x28, 0xb5, 0x2f, 0xfd] => format!("holds zstd; name it '{path}.zst'"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16 text; convert it to UTF-8".to_string(),
+        b"PAR1" => "is a Parquet file; write format = 'parquet'".to_string(),
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(format!("{path} {advice}")))
+}

@@ -1,0 +1,101 @@
+//! Step 1, sources: partitions of rows with replayable offsets.
+//!
+//! In: files, a seeded generator, events pushed over HTTP (kept in a durable log first). Out: [`Chunk`]s. A partition
+//! read again from a [`Position`] gives the same rows with the same offsets; that is the whole contract, and all of
+//! recovery rests on it.
+
+mod columns;
+mod compress;
+mod delimited;
+mod file;
+pub mod generator;
+pub mod json;
+mod number;
+mod parquet;
+pub mod push;
+mod sparse;
+mod spec;
+mod text;
+mod vw;
+mod words;
+
+use arrow::datatypes::SchemaRef;
+use tidemill_base::Result;
+
+use crate::{Chunk, Position};
+pub use generator::{Impression, World, generator_columns};
+pub use spec::{ATTRIBUTES, Connector, FileFormat, FileSettings, GeneratorSettings, GeneratorStream, SourceSpec};
+
+/// Rows in a chunk at most; a chunk is also cut near [`CHUNK_BYTES_MAX`].
+pub const CHUNK_ROWS_MAX: usize = 8192;
+/// Bytes of text in a chunk, about.
+pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// A longer row is refused: it is a damaged file or an attack.
+pub const ROW_BYTES_MAX: usize = 1 << 20;
+
+/// One partition of a source: rows in a fixed order, from any place on.
+pub trait Partition: Send {
+    /// Its name within the source, the same in every run: a file's path, `generator`, `push`.
+    fn name(&self) -> &str;
+
+    /// The next rows. [`Read::Pending`]: nothing now, perhaps later. [`Read::End`]: never again.
+    fn read(&mut self) -> Result<Read>;
+
+    /// Goes to a place that an earlier chunk began or ended at. Fails with `Conflict` when the partition no longer
+    /// reaches that far.
+    fn seek(&mut self, to: Position) -> Result<()>;
+}
+
+/// What [`Partition::read`] found.
+#[derive(Debug)]
+pub enum Read {
+    /// At least one row, or at least one refused row.
+    Chunk(Chunk),
+    /// Nothing now; the partition may grow.
+    Pending,
+    /// The partition's last row was handed out.
+    End,
+}
+
+/// A partition and how the sequencer may treat it.
+pub struct Opened {
+    /// The reader, at its beginning.
+    pub partition: Box<dyn Partition>,
+    /// Whether its rows are there from the start (a bounded file, the generator), so that the order in which partitions
+    /// are merged follows from event time alone and two runs cut the same mini-batches.
+    pub ordered: bool,
+}
+
+/// Opens the file and generator partitions of a source, sorted by name. (The push partition is opened by the engine, which
+/// owns its log.) `known` are the names of partitions opened in earlier runs: they must still be there.
+pub fn open(spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
+    match &spec.connector {
+        Connector::File(files) => file::open(spec, files, known),
+        Connector::Generator(settings) => generator::open(spec, settings),
+        Connector::Http => Ok(Vec::new()),
+    }
+}
+
+/// Files that matched a followed source's pattern since it was opened; `known` are the names already open.
+pub fn open_new(spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
+    match &spec.connector {
+        Connector::File(files) if files.follow => file::open_new(spec, files, known),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The column type of sparse features: a list of (index, value). Formats `libsvm`, `libfm` and `vw` fill it.
+pub fn sparse_type() -> arrow::datatypes::DataType {
+    use arrow::datatypes::{DataType, Field, Fields};
+    let entry =
+        Fields::from(vec![Field::new("index", DataType::UInt64, false), Field::new("value", DataType::Float32, false)]);
+    DataType::List(Field::new("item", DataType::Struct(entry), false).into())
+}
+
+/// Columns a source's rows have when they are read, computed ones not included.
+pub fn schema(spec: &SourceSpec) -> SchemaRef {
+    spec.columns.clone()
+}
+
+#[cfg(test)]
+mod tests;

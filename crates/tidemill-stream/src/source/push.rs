@@ -1,0 +1,269 @@
+//! Events taken over HTTP: appended to a log first, read back from it like a file.
+//!
+//! In: bodies of JSON lines with the time they came. Out: a partition that never ends. One record of the log is one event:
+//! arrival time (i64, epoch ms, little-endian), then the line as it came. [`PushLog`] says which lines are bad before
+//! anything is kept; a reader sees only records that are durable, so what it has read it will find again.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use tidemill_base::{
+    Error, Result,
+    store::log::{HEADER_BYTES, Log, LogReader},
+};
+
+use super::{
+    CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Partition, ROW_BYTES_MAX, Read,
+    json::JsonDecoder,
+    text::{gone, refused},
+    words::{grouped, sql_type},
+};
+use crate::{Chunk, Position, chunk::excerpt};
+
+/// The name of every source's push partition.
+pub const PARTITION_NAME: &str = "push";
+/// The log's file within the source's directory.
+const FILE_NAME: &str = "push.log";
+const ARRIVAL_BYTES: usize = size_of::<i64>();
+
+/// The writing end of a source's push log.
+pub struct PushLog {
+    log: Log,
+    decoder: JsonDecoder,
+    schema: SchemaRef,
+    event_time: Option<usize>,
+    /// Bytes of the file that are durable; shared with readers.
+    durable: Arc<AtomicU64>,
+    /// Records appended and not yet synced.
+    unsynced: u64,
+    /// Set when a sync failed: what is on disk is no longer known, so nothing more is acknowledged.
+    failed: bool,
+}
+
+/// What became of one body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Offset of the first event taken; those of one body follow one another.
+    pub first_offset: u64,
+    /// Events taken.
+    pub accepted: u64,
+    /// Lines refused: number in the body, from 1, and reason.
+    pub refused: Vec<(u64, String)>,
+}
+
+impl PushLog {
+    /// Opens or creates the log in `dir`. What it holds already is made durable before anyone reads it. `event_time`: the
+    /// column (BIGINT in milliseconds, or TIMESTAMP) that gets the arrival time when an event has none.
+    pub fn open(dir: &Path, schema: SchemaRef, event_time: Option<usize>) -> Result<Self> {
+        if let Some(i) = event_time {
+            check_event_time(&schema, i)?;
+        }
+        let decoder = JsonDecoder::new(schema.clone())?;
+        let mut log = Log::open(&dir.join(FILE_NAME), |_, _, _| Ok(()))?;
+        log.sync()?;
+        let durable = Arc::new(AtomicU64::new(log.bytes()));
+        Ok(Self { log, decoder, schema, event_time, durable, unsynced: 0, failed: false })
+    }
+
+    /// Appends the good lines of a body without making them durable yet: [`PushLog::sync`] must follow before anybody is
+    /// told. Blank lines are no events.
+    pub fn append(&mut self, body: &[u8], arrival_ms: i64) -> Result<Pushed> {
+        if self.failed {
+            return Err(self.unusable());
+        }
+        let mut out = Pushed { first_offset: self.log.records(), accepted: 0, refused: Vec::new() };
+        let mut record = Vec::new();
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        for (i, line) in body.split(|&b| b == b'\n').enumerate() {
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            match self.check(line, arrival_ms) {
+                Ok(()) => {
+                    record.clear();
+                    record.extend_from_slice(&arrival_ms.to_le_bytes());
+                    record.extend_from_slice(line);
+                    self.log.append(&record)?;
+                    out.accepted += 1;
+                    self.unsynced += 1;
+                }
+                Err(why) => out.refused.push((i as u64 + 1, why)),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Makes everything appended durable and lets readers see it. On an error nothing that was appended since the last
+    /// success counts as taken.
+    pub fn sync(&mut self) -> Result<()> {
+        if self.failed {
+            return Err(self.unusable());
+        }
+        if let Err(e) = self.log.flush() {
+            self.log.drop_group(self.unsynced);
+            self.unsynced = 0;
+            return Err(e);
+        }
+        if let Err(e) = self.log.sync() {
+            // The kernel may have dropped the pages it could not write; a later sync would succeed and mean nothing.
+            self.failed = true;
+            return Err(e);
+        }
+        self.unsynced = 0;
+        self.durable.store(self.log.bytes(), Ordering::Release);
+        Ok(())
+    }
+
+    /// [`PushLog::append`] and [`PushLog::sync`] in one.
+    pub fn push(&mut self, body: &[u8], arrival_ms: i64) -> Result<Pushed> {
+        let pushed = self.append(body, arrival_ms)?;
+        self.sync()?;
+        Ok(pushed)
+    }
+
+    /// The reading end, at the log's beginning.
+    pub fn reader(&self, source: &str) -> Result<PushPartition> {
+        Ok(PushPartition {
+            source: source.to_string(),
+            path: self.log.path().to_path_buf(),
+            records: LogReader::open_at(self.log.path(), HEADER_BYTES)?,
+            decoder: JsonDecoder::new(self.schema.clone())?,
+            event_time: self.event_time,
+            durable: self.durable.clone(),
+            offset: 0,
+            caught_up: true,
+        })
+    }
+
+    /// Events in the log, those not yet durable included.
+    pub fn events(&self) -> u64 {
+        self.log.records()
+    }
+
+    fn check(&mut self, line: &[u8], arrival_ms: i64) -> Result<(), String> {
+        if line.len() > ROW_BYTES_MAX {
+            return Err(format!("longer than {} bytes", grouped(ROW_BYTES_MAX as u64)));
+        }
+        self.decoder.push_line_at(line, self.event_time.map(|column| (column, arrival_ms)))?;
+        self.decoder.clear();
+        Ok(())
+    }
+
+    fn unusable(&self) -> Error {
+        Error::unavailable(format!(
+            "{}: an earlier sync failed; restart the process to use the log again",
+            self.log.path().display()
+        ))
+    }
+}
+
+/// The log in `dir` as far as it goes now, for a reader that does not own it: nothing is changed, nothing more will come.
+pub fn read(dir: &Path, schema: SchemaRef, source: &str, event_time: Option<usize>) -> Result<PushPartition> {
+    let path = dir.join(FILE_NAME);
+    Ok(PushPartition {
+        source: source.to_string(),
+        records: LogReader::open_at(&path, HEADER_BYTES)?,
+        path,
+        decoder: JsonDecoder::new(schema)?,
+        event_time,
+        durable: Arc::new(AtomicU64::new(u64::MAX)),
+        offset: 0,
+        caught_up: true,
+    })
+}
+
+fn check_event_time(schema: &SchemaRef, column: usize) -> Result<()> {
+    match schema.field(column).data_type() {
+        DataType::Int64 | DataType::Timestamp(TimeUnit::Millisecond, None) => Ok(()),
+        t => Err(Error::invalid(format!(
+            "event time column '{}' is {}; a source that takes pushed events needs BIGINT (epoch ms) or TIMESTAMP(3)",
+            schema.field(column).name(),
+            sql_type(t)
+        ))),
+    }
+}
+
+/// The reading end of a source's push log.
+pub struct PushPartition {
+    source: String,
+    path: PathBuf,
+    records: LogReader,
+    decoder: JsonDecoder,
+    event_time: Option<usize>,
+    durable: Arc<AtomicU64>,
+    offset: u64,
+    /// Whether everything durable was read, so that the reader's buffer may hold bytes that were not durable then: a
+    /// failed write takes such bytes back.
+    caught_up: bool,
+}
+
+impl PushPartition {
+    fn place(&self) -> Position {
+        Position { offset: self.offset, bytes: self.records.at() }
+    }
+}
+
+impl Partition for PushPartition {
+    fn name(&self) -> &str {
+        PARTITION_NAME
+    }
+
+    fn read(&mut self) -> Result<Read> {
+        let start = self.place();
+        let durable = self.durable.load(Ordering::Acquire);
+        if self.caught_up && start.bytes < durable {
+            self.records = LogReader::open_at(&self.path, start.bytes)?;
+        }
+        let (mut offsets, mut turned_away): (Option<Vec<u64>>, Vec<_>) = (None, Vec::new());
+        while self.offset - start.offset < CHUNK_ROWS_MAX as u64
+            && self.records.at() < durable.min(start.bytes + CHUNK_BYTES_MAX as u64)
+        {
+            let Some(record) = self.records.next()? else { break };
+            let Some((arrival, line)) = record.split_first_chunk::<ARRIVAL_BYTES>() else {
+                return Err(Error::corrupt(format!("{}: record {} is too short", self.path.display(), self.offset)));
+            };
+            let fill = self.event_time.map(|column| (column, i64::from_le_bytes(*arrival)));
+            match self.decoder.push_line_at(line, fill) {
+                Ok(()) => offsets.iter_mut().for_each(|o| o.push(self.offset)),
+                Err(why) => {
+                    offsets.get_or_insert_with(|| (start.offset..self.offset).collect());
+                    turned_away.push(refused(self.offset, why, excerpt(line)));
+                }
+            }
+            self.offset += 1;
+        }
+        self.caught_up = self.records.at() >= durable;
+        if self.offset == start.offset {
+            return Ok(Read::Pending);
+        }
+        let rows = self.decoder.finish();
+        Ok(Read::Chunk(Chunk { rows, offsets, start, end: self.place(), refused: turned_away }))
+    }
+
+    fn seek(&mut self, to: Position) -> Result<()> {
+        let durable = self.durable.load(Ordering::Acquire);
+        if to.bytes > durable {
+            return Err(gone(&self.source, PARTITION_NAME, to.offset));
+        }
+        self.decoder.clear();
+        self.records = LogReader::open_at(&self.path, to.bytes.max(HEADER_BYTES))?;
+        self.offset = if to.bytes == 0 { 0 } else { to.offset };
+        while self.offset < to.offset {
+            if self.records.at() >= durable || self.records.next()?.is_none() {
+                return Err(gone(&self.source, PARTITION_NAME, to.offset));
+            }
+            self.offset += 1;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

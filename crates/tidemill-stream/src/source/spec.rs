@@ -1,0 +1,303 @@
+//! What `CREATE SOURCE ... WITH (...)` says, parsed: values only, nothing is opened here.
+
+use arrow::datatypes::SchemaRef;
+use tidemill_base::{
+    Error, Result,
+    attribute::{Attribute, Settings, Type},
+};
+
+/// Every attribute of `CREATE SOURCE ... WITH (...)`.
+pub static ATTRIBUTES: [Attribute; 17] = [
+    Attribute {
+        name: "connector",
+        ty: Type::Choice(&["file", "generator", "http"]),
+        default: None,
+        doc: "where rows come from: 'file', 'generator' or 'http' (POST /v1/sources/NAME)",
+    },
+    Attribute {
+        name: "path",
+        ty: Type::Text,
+        default: None,
+        doc: "file or glob pattern; .gz and .zst are decompressed",
+    },
+    Attribute {
+        name: "format",
+        ty: Type::Choice(&["csv", "tsv", "json", "parquet", "libsvm", "libfm", "vw"]),
+        default: None,
+        doc: "how rows are written; by the file's extension when absent ('json' is one object a line)",
+    },
+    Attribute {
+        name: "header",
+        ty: Type::Bool,
+        default: Some("true"),
+        doc: "csv, tsv: whether the first line names the columns",
+    },
+    Attribute {
+        name: "delimiter",
+        ty: Type::Text,
+        default: None,
+        doc: "csv, tsv: one byte between fields (',' and tab by default)",
+    },
+    Attribute {
+        name: "null",
+        ty: Type::Text,
+        default: Some(""),
+        doc: "csv, tsv: the unquoted text that stands for NULL",
+    },
+    Attribute {
+        name: "follow",
+        ty: Type::Bool,
+        default: Some("false"),
+        doc: "file: whether the files may grow; the source never ends",
+    },
+    Attribute {
+        name: "push",
+        ty: Type::Bool,
+        default: Some("false"),
+        doc: "whether events may also be pushed over HTTP (always so for 'http'); the source never ends",
+    },
+    Attribute {
+        name: "idle_timeout",
+        ty: Type::Duration,
+        default: Some("10s"),
+        doc: "a partition without rows for this long no longer holds the watermark",
+    },
+    Attribute {
+        name: "stream",
+        ty: Type::Choice(&["impressions", "clicks"]),
+        default: Some("impressions"),
+        doc: "generator: which of its two streams",
+    },
+    Attribute {
+        name: "seed",
+        ty: Type::Integer { min: 0, max: i64::MAX },
+        default: Some("7"),
+        doc: "generator: seed; the same seed gives the same stream",
+    },
+    Attribute {
+        name: "rate",
+        ty: Type::Integer { min: 1, max: 100_000_000 },
+        default: Some("20000"),
+        doc: "generator: impressions a second of event time",
+    },
+    Attribute {
+        name: "rows",
+        ty: Type::Integer { min: 0, max: i64::MAX },
+        default: Some("0"),
+        doc: "generator: impressions in all; 0 never ends",
+    },
+    Attribute {
+        name: "start",
+        ty: Type::Integer { min: 0, max: 253_402_300_799_999 },
+        default: Some("1700000000000"),
+        doc: "generator: event time of the first impression, epoch milliseconds",
+    },
+    Attribute {
+        name: "drift_every",
+        ty: Type::Duration,
+        default: Some("10s"),
+        doc: "generator: how often a part of the world changes; 0s never",
+    },
+    Attribute {
+        name: "click_delay",
+        ty: Type::Duration,
+        default: Some("500ms"),
+        doc: "generator: mean time from impression to click",
+    },
+    Attribute {
+        name: "pace",
+        ty: Type::Choice(&["max", "realtime"]),
+        default: Some("max"),
+        doc: "generator: as fast as it is read, or a second of events a second",
+    },
+];
+
+/// A declared source.
+#[derive(Clone, Debug)]
+pub struct SourceSpec {
+    /// Its name.
+    pub name: String,
+    /// The columns its rows carry, computed ones not included.
+    pub columns: SchemaRef,
+    /// Column whose values identify an event (`PRIMARY KEY`): a second row with the same value is dropped and counted.
+    pub primary_key: Option<usize>,
+    /// Where rows come from.
+    pub connector: Connector,
+    /// Whether events may be pushed over HTTP.
+    pub push: bool,
+    /// The source column (of `columns`) that WATERMARK FOR names; a pushed event without it gets its arrival time there.
+    /// `None` when there is no event time or it is computed.
+    pub event_time_column: Option<usize>,
+    /// Event milliseconds by which rows may be out of order (the watermark's bound).
+    pub watermark_bound_ms: i64,
+    /// How long a partition may be silent before it no longer holds the watermark, wall milliseconds.
+    pub idle_timeout_ms: i64,
+}
+
+/// Where rows come from.
+#[derive(Clone, Debug)]
+pub enum Connector {
+    /// Files.
+    File(FileSettings),
+    /// The seeded click stream.
+    Generator(GeneratorSettings),
+    /// HTTP only.
+    Http,
+}
+
+/// Files of one format.
+#[derive(Clone, Debug)]
+pub struct FileSettings {
+    /// Path or glob pattern.
+    pub path: String,
+    /// How rows are written.
+    pub format: FileFormat,
+    /// Whether the files may grow.
+    pub follow: bool,
+}
+
+/// How rows are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    /// CSV and TSV (RFC 4180 quoting).
+    Delimited {
+        /// Byte between fields.
+        delimiter: u8,
+        /// Whether the first line names the columns.
+        header: bool,
+        /// Unquoted text that stands for NULL.
+        null: String,
+    },
+    /// One JSON object a line.
+    Json,
+    /// Apache Parquet.
+    Parquet,
+    /// `label index:value ...`; libFM's is the same text, and a field prefix (`field:index:value`) is accepted.
+    Libsvm,
+    /// Vowpal Wabbit text.
+    Vw,
+}
+
+/// The seeded click stream.
+#[derive(Clone, Debug)]
+pub struct GeneratorSettings {
+    /// Which of its two streams.
+    pub stream: GeneratorStream,
+    /// Seed.
+    pub seed: u64,
+    /// Impressions a second of event time.
+    pub rate: u64,
+    /// Impressions in all; `None` never ends.
+    pub rows: Option<u64>,
+    /// Event time of the first impression, epoch ms.
+    pub start_ms: i64,
+    /// How often the world changes, event ms; `None` never.
+    pub drift_every_ms: Option<i64>,
+    /// Mean time from impression to click, event ms.
+    pub click_delay_ms: i64,
+    /// Whether a second of events takes a second.
+    pub realtime: bool,
+}
+
+/// The generator's two streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeneratorStream {
+    /// What was shown.
+    Impressions,
+    /// What was clicked, later.
+    Clicks,
+}
+
+impl SourceSpec {
+    /// Whether the source ends by itself.
+    pub fn bounded(&self) -> bool {
+        !self.push
+            && match &self.connector {
+                Connector::File(f) => !f.follow,
+                Connector::Generator(g) => g.rows.is_some(),
+                Connector::Http => false,
+            }
+    }
+}
+
+impl Connector {
+    /// Reads the connector out of the written attributes, and whether the source takes pushed events.
+    pub fn from_settings(s: &Settings) -> Result<(Self, bool)> {
+        let connector = s
+            .text("connector")
+            .ok_or_else(|| Error::invalid("WITH needs connector = 'file', 'generator' or 'http'"))?;
+        let push = s.bool("push");
+        match connector.as_str() {
+            "file" => {
+                let path = s.text("path").ok_or_else(|| Error::invalid("connector 'file' needs path = '...'"))?;
+                let format = FileFormat::from_settings(s, &path)?;
+                Ok((Connector::File(FileSettings { path, format, follow: s.bool("follow") }), push))
+            }
+            "generator" => Ok((Connector::Generator(GeneratorSettings::from_settings(s)), push)),
+            _ => Ok((Connector::Http, true)),
+        }
+    }
+}
+
+impl FileFormat {
+    fn from_settings(s: &Settings, path: &str) -> Result<Self> {
+        let name = match s.text("format") {
+            Some(name) => name,
+            None => by_extension(path)?.to_string(),
+        };
+        let delimited = |default: u8| {
+            let delimiter = match s.text("delimiter").as_deref() {
+                None => default,
+                Some("\\t") => b'\t',
+                Some(d) if d.len() == 1 && !matches!(d.as_bytes()[0], b'"' | b'\n' | b'\r') => d.as_bytes()[0],
+                Some(d) => return Err(Error::invalid(format!("delimiter expects one byte, got '{d}'"))),
+            };
+            Ok(FileFormat::Delimited { delimiter, header: s.bool("header"), null: s.text("null").unwrap_or_default() })
+        };
+        match name.as_str() {
+            "csv" => delimited(b','),
+            "tsv" => delimited(b'\t'),
+            "json" => Ok(FileFormat::Json),
+            "parquet" => Ok(FileFormat::Parquet),
+            "vw" => Ok(FileFormat::Vw),
+            _ => Ok(FileFormat::Libsvm),
+        }
+    }
+}
+
+fn by_extension(path: &str) -> Result<&'static str> {
+    let stem = path.trim_end_matches(".gz").trim_end_matches(".zst");
+    Ok(match stem.rsplit('.').next().unwrap_or("") {
+        "csv" => "csv",
+        "tsv" => "tsv",
+        "json" | "jsonl" | "ndjson" => "json",
+        "parquet" => "parquet",
+        "libsvm" | "svm" | "ffm" => "libsvm",
+        "libfm" => "libfm",
+        "vw" => "vw",
+        _ => {
+            return Err(Error::invalid(format!(
+                "format cannot be told from '{path}'; write format = 'csv', 'tsv', 'json', 'parquet', 'libsvm', 'libfm' or 'vw'"
+            )));
+        }
+    })
+}
+
+impl GeneratorSettings {
+    fn from_settings(s: &Settings) -> Self {
+        let positive = |x: i64| (x > 0).then_some(x);
+        Self {
+            stream: match s.text("stream").as_deref() {
+                Some("clicks") => GeneratorStream::Clicks,
+                _ => GeneratorStream::Impressions,
+            },
+            seed: s.integer("seed") as u64,
+            rate: s.integer("rate") as u64,
+            rows: positive(s.integer("rows")).map(|r| r as u64),
+            start_ms: s.integer("start"),
+            drift_every_ms: positive(s.integer("drift_every")),
+            click_delay_ms: s.integer("click_delay").max(1),
+            realtime: s.text("pace").as_deref() == Some("realtime"),
+        }
+    }
+}

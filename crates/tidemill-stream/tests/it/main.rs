@@ -1,0 +1,4 @@
+//! The stream room at its border: what goes in and what comes out, whatever the inside looks like.
+
+mod join;
+mod sequencer;

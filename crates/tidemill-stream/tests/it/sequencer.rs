@@ -1,0 +1,201 @@
+//! The sequencer: same cuts whatever the chunks, whatever the restarts; the journal gives back what was decided.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{AsArray, Int64Array, RecordBatch},
+    datatypes::{DataType, Field, Int64Type, Schema},
+};
+use tidemill_base::{
+    Result, Rng,
+    codec::{Decoder, Encoder},
+};
+use tidemill_stream::{
+    Chunk, Position, Refused,
+    journal::CutRecord,
+    sequencer::{Cut, Sequencer},
+    source::{Partition, Read},
+    window::{END_OF_TIME, Window},
+};
+
+/// Rows with these times; every seventh offset is a refused row. Chunks are as long as told.
+struct Fake {
+    name: String,
+    times: Vec<i64>,
+    at: usize,
+    chunk_rows: usize,
+    live: bool,
+}
+
+fn is_bad(offset: usize) -> bool {
+    offset % 7 == 6
+}
+
+impl Partition for Fake {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&mut self) -> Result<Read> {
+        let start = self.at;
+        let end = (start + self.chunk_rows).min(self.times.len());
+        if start == end {
+            return Ok(if self.live { Read::Pending } else { Read::End });
+        }
+        self.at = end;
+        let good: Vec<usize> = (start..end).filter(|&o| !is_bad(o)).collect();
+        let schema = Schema::new(vec![Field::new("ts", DataType::Int64, false)]);
+        let times: Int64Array = good.iter().map(|&o| Some(self.times[o])).collect();
+        let bad = (start..end).filter(|&o| is_bad(o));
+        Ok(Read::Chunk(Chunk {
+            rows: RecordBatch::try_new(Arc::new(schema), vec![Arc::new(times)]).unwrap(),
+            offsets: Some(good.iter().map(|&o| o as u64).collect()),
+            start: Position { offset: start as u64, bytes: 0 },
+            end: Position { offset: end as u64, bytes: 0 },
+            refused: bad.map(|o| Refused { offset: o as u64, reason: "bad".into(), excerpt: String::new() }).collect(),
+        }))
+    }
+
+    fn seek(&mut self, to: Position) -> Result<()> {
+        self.at = to.offset as usize;
+        Ok(())
+    }
+}
+
+fn times(seed: u64, n: usize) -> Vec<i64> {
+    let mut rng = Rng::seeded(seed);
+    (0..n).map(|i| 1_000 + i as i64 * 3 + rng.below(20) as i64).collect()
+}
+
+fn sequencer(chunk_rows: usize) -> Sequencer {
+    let window = || Window { computed: None, event_time: Some(0), view: None };
+    let mut s = Sequencer::new(vec![(window(), 20), (window(), 20)], 16);
+    for (input, seed, n) in [(0, 1, 200), (0, 2, 333), (1, 3, 77), (1, 4, 0)] {
+        let fake = Fake { name: format!("p{seed}"), times: times(seed, n), at: 0, chunk_rows, live: false };
+        s.add_partition(input, Box::new(fake), true);
+    }
+    s
+}
+
+/// What of a cut decides anything downstream.
+type Seen = (CutRecord, Vec<(u32, u32, i64)>, usize, u64, i64, bool);
+
+fn seen(cut: &Cut) -> Seen {
+    let mut rows = Vec::new();
+    for t in &cut.takes {
+        let values = t.rows.column(0).as_primitive::<Int64Type>().values();
+        assert_eq!(&t.event_times[..], &values[..]);
+        rows.extend(values.iter().map(|v| (t.id.input, t.id.partition, *v)));
+    }
+    (cut.record.clone(), rows, cut.refused.len(), cut.events, cut.watermark, cut.is_last)
+}
+
+fn run(mut s: Sequencer) -> Vec<Seen> {
+    std::iter::from_fn(|| s.cut(true, &[]).unwrap().map(|c| seen(&c))).collect()
+}
+
+#[test]
+fn cuts_do_not_depend_on_how_rows_come_in_chunks() {
+    let reference = run(sequencer(1_000));
+    for chunk_rows in [1, 2, 7, 13, 64] {
+        assert_eq!(run(sequencer(chunk_rows)), reference, "chunks of {chunk_rows}");
+    }
+    let events: u64 = reference.iter().map(|c| c.3).sum();
+    let refused: usize = reference.iter().map(|c| c.2).sum();
+    let bad = |n: usize| (0..n).filter(|&o| is_bad(o)).count();
+    assert_eq!(refused, bad(200) + bad(333) + bad(77));
+    assert_eq!(events as usize + refused, 200 + 333 + 77, "every row is in exactly one cut");
+    let full = reference.iter().take_while(|c| c.3 == 16).count();
+    assert!(full + 2 >= reference.len(), "all but the last cuts hold exactly the events asked for");
+    assert_eq!(reference.last().unwrap().4, END_OF_TIME);
+}
+
+/// Rows go in event-time order across partitions, as far as each partition's own order allows.
+#[test]
+fn partitions_are_merged_by_event_time() {
+    let mut last = 0;
+    for (_, rows, ..) in run(sequencer(50)) {
+        let first = rows.iter().map(|r| r.2).min();
+        // Disorder inside a partition is at most 20 ms; a cut of 16 rows covers about 20 ms.
+        if let Some(first) = first {
+            assert!(first > last - 60, "{first} long after {last}");
+            last = last.max(rows.iter().map(|r| r.2).max().unwrap());
+        }
+    }
+}
+
+#[test]
+fn restored_behind_any_cut_the_sequencer_goes_on_as_before() {
+    let reference = run(sequencer(13));
+    for stop in 0..=reference.len() {
+        let mut first = sequencer(13);
+        let mut got: Vec<Seen> = (0..stop).map(|_| seen(&first.cut(true, &[]).unwrap().unwrap())).collect();
+        let mut saved = Encoder::new();
+        first.encode(&mut saved);
+        let bytes = saved.finish();
+        let mut second = sequencer(5);
+        let mut d = Decoder::new(&bytes, "sequencer");
+        second.restore(&mut d).unwrap();
+        d.end().unwrap();
+        got.extend(run(second));
+        assert_eq!(got, reference, "stopped behind cut {stop}");
+    }
+}
+
+#[test]
+fn the_journal_gives_back_the_cuts_that_were_decided() {
+    let reference = run(sequencer(13));
+    let mut s = sequencer(4);
+    for expected in &reference[..20] {
+        assert_eq!(&seen(&s.replay(expected.0.clone()).unwrap()), expected);
+    }
+    // And behind the journal's end it decides as it would have.
+    assert_eq!(run(s), reference[20..]);
+}
+
+/// A live partition joins in as rows arrive, does not hold the watermark before its first event, and holds it then until
+/// it is idle.
+#[test]
+fn a_live_partition_holds_the_watermark_only_while_it_speaks() {
+    let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+    let fixed = Fake {
+        name: "file".into(),
+        times: (0..12).map(|i| 1_000 + i * 10).collect(),
+        at: 0,
+        chunk_rows: 5,
+        live: false,
+    };
+    s.add_partition(0, Box::new(fixed), true);
+    let pushed = Fake { name: "push".into(), times: vec![1_005], at: 0, chunk_rows: 5, live: true };
+    let id = s.add_partition(0, Box::new(pushed), false);
+    let mut other = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+    let fixed = Fake {
+        name: "file".into(),
+        times: (0..12).map(|i| 1_000 + i * 10).collect(),
+        at: 0,
+        chunk_rows: 5,
+        live: false,
+    };
+    other.add_partition(0, Box::new(fixed), true);
+    let alone = other.cut(true, &[]).unwrap().unwrap();
+    assert_eq!(alone.watermark, 1_030 - 10);
+
+    let first = s.cut(true, &[]).unwrap().unwrap();
+    assert_eq!(
+        (first.events, first.watermark),
+        (5, 1_005 - 10),
+        "the pushed event woke its partition, which now holds"
+    );
+    let second = s.cut(true, &[]).unwrap().unwrap();
+    assert_eq!(second.watermark, 995);
+    let idle = s.cut(false, &[id]).unwrap().unwrap();
+    assert_eq!(idle.watermark, second_max(&second) - 10);
+    assert_eq!(s.cut(false, &[]).unwrap().map(|c| c.events), None, "nothing to say, no cut");
+    while !s.cut(true, &[]).unwrap().is_none_or(|c| c.events == 0) {}
+    let last = s.finish_live().unwrap();
+    assert!(last.is_last && last.watermark == END_OF_TIME);
+}
+
+fn second_max(cut: &Cut) -> i64 {
+    cut.takes.iter().flat_map(|t| &t.event_times).copied().max().unwrap()
+}

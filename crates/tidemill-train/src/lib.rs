@@ -1,0 +1,16 @@
+//! Steps 5 to 7: samples in, parameters and versions out.
+//!
+//! [`spec`] holds the settings, [`update`] predicts and learns mini-batch by mini-batch on the threads of [`pool`],
+//! [`validation`] scores each prediction once its label is final, [`publish`] hands out deltas and snapshots. The state is
+//! a pure function of the settings and of the samples in their batches: threads, restarts and the moment of a checkpoint
+//! change no bit of it.
+
+mod pool;
+mod publish;
+mod spec;
+mod update;
+mod validation;
+
+pub use spec::{ATTRIBUTES, LEARNERS, TrainSpec};
+pub use update::{SampleBatch, TrainStats, Trainer};
+pub use validation::{Decile, Metrics, Summary, Validation};

@@ -1,0 +1,96 @@
+//! The command line: what can be typed, and what comes of it. Errors go to stderr as `error[kind]: sentence`, and the exit
+//! code follows from the kind.
+
+mod check;
+mod demo;
+mod models;
+mod run;
+mod screen;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tidemill_base::{Error, Result};
+
+/// Online learning in SQL: event streams go in, predictions that already know the last second come out.
+#[derive(Parser)]
+#[command(name = "tidemill", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Generate a click stream, learn from it, serve it and show it
+    Demo(demo::Demo),
+    /// Run a SQL program
+    Run(run::Run),
+    /// Parse and bind a SQL program without running it; exit code 0, or 2 with the diagnostic
+    Check(ProgramText),
+    /// Look at models and their versions, go back to one, derive one again
+    #[command(subcommand)]
+    Models(models::Models),
+}
+
+/// A program: a file or a text.
+#[derive(Args, Clone)]
+struct ProgramText {
+    /// SQL file
+    #[arg(required_unless_present = "execute", conflicts_with = "execute")]
+    file: Option<PathBuf>,
+    /// SQL text instead of a file
+    #[arg(short = 'e', long = "execute", value_name = "SQL")]
+    execute: Option<String>,
+}
+
+/// Where a command keeps or finds its state.
+#[derive(Args, Clone)]
+struct DataDirectory {
+    /// Data directory: journals, checkpoints, versions
+    #[arg(long, value_name = "DIR", default_value = "./tidemill-data")]
+    data_dir: PathBuf,
+}
+
+/// Serving beside learning.
+#[derive(Args, Clone)]
+struct Serving {
+    /// Port of the page and the API on 127.0.0.1; 0 takes any free one
+    #[arg(long, default_value_t = 8470)]
+    port: u16,
+    /// Learn only: no page, no API
+    #[arg(long)]
+    no_serve: bool,
+}
+
+impl ProgramText {
+    /// Reads the program.
+    fn read(&self) -> Result<String> {
+        if let Some(text) = &self.execute {
+            return Ok(text.clone());
+        }
+        let path = self.file.as_ref().expect("clap asks for one of the two");
+        let bytes = std::fs::read(path).map_err(|e| Error::io("open", path, e))?;
+        String::from_utf8(bytes).map_err(|e| {
+            Error::invalid(format!("{}: byte {} is not UTF-8", path.display(), e.utf8_error().valid_up_to()))
+        })
+    }
+}
+
+/// Parses the command line, runs it, and turns an error into its sentence and exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Demo(demo) => demo.run(),
+        Command::Run(run) => run.run(),
+        Command::Check(text) => check::run(&text),
+        Command::Models(models) => models.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error[{}]: {e}", e.kind().word());
+            ExitCode::from(e.kind().exit_code())
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! `tidemill check`: parses and binds, runs nothing.
+
+use tidemill_base::Result;
+use tidemill_sql::Statement;
+
+use super::ProgramText;
+use crate::program;
+
+pub(super) fn run(text: &ProgramText) -> Result<()> {
+    let program = program::bind(&text.read()?, &[])?;
+    for statement in &program.statements {
+        match statement {
+            Statement::Train(job) => println!("ok: TO TRAIN {} INTO {}", job.learner, job.model),
+            Statement::Evaluate(job) => println!("ok: TO EVALUATE {}", job.model),
+            Statement::ShowModels => println!("ok: SHOW MODELS"),
+        }
+    }
+    if program.statements.is_empty() {
+        println!("ok: declarations only");
+    }
+    Ok(())
+}

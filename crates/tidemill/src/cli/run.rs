@@ -1,0 +1,283 @@
+//! `tidemill run`: carries out a program, statement by statement.
+
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use clap::Args;
+use serde_json::Value;
+use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir};
+use tidemill_serve::{registry::Registry, server};
+use tidemill_sql::{Program, Statement, TrainJob};
+use tidemill_stream::source::SourceSpec;
+
+use super::{DataDirectory, ProgramText, Serving, models, screen::Screen};
+use crate::{
+    evaluate::evaluate,
+    host::AppHost,
+    job::{Ending, Job, Options, inputs},
+    program,
+    push::PushHub,
+    signal::Signal,
+    status::{Status, thousands},
+};
+
+/// Run a SQL program
+#[derive(Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    text: ProgramText,
+    #[command(flatten)]
+    data: DataDirectory,
+    #[command(flatten)]
+    serving: Serving,
+    #[command(flatten)]
+    common: Common,
+    /// Forget what an earlier run of the same model name learned, and begin again
+    #[arg(long)]
+    from_scratch: bool,
+}
+
+/// What every command that learns takes.
+#[derive(Args, Clone)]
+pub(super) struct Common {
+    /// Threads that learn; the result does not depend on it [default: the machine's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+    /// End with one JSON object on the last line
+    #[arg(long)]
+    pub json: bool,
+    /// No progress line
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl Common {
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()), usize::from)
+    }
+}
+
+impl Run {
+    pub fn run(&self) -> Result<()> {
+        let text = self.text.read()?;
+        let data = DataDir::open(&self.data.data_dir)?;
+        let program = program::bind(&text, &data.models())?;
+        let session = Session::start(data, &program, &self.serving, &self.common, None)?;
+        let options =
+            Options { from_scratch: self.from_scratch, threads: self.common.threads(), end_with_ordered: false };
+        session.run(program, &options)
+    }
+}
+
+/// A process that carries out a program: its directory, its server, its signals.
+pub(super) struct Session {
+    data: DataDir,
+    clock: Arc<dyn Clock>,
+    signal: Arc<Signal>,
+    host: Arc<AppHost>,
+    server: Option<server::Running>,
+    common: Common,
+}
+
+impl Session {
+    /// Starts what stands around the learning: signal handlers, push logs, the server.
+    pub fn start(
+        data: DataDir,
+        program: &Program,
+        serving: &Serving,
+        common: &Common,
+        feed: Option<Value>,
+    ) -> Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let signal = Arc::new(Signal::default());
+        stop_on_signals(signal.clone())?;
+        let sources: Vec<SourceSpec> = train_jobs(program).flat_map(inputs).map(|i| i.source.clone()).collect();
+        let push = PushHub::open(&data, &sources, signal.clone(), clock.clone())?;
+        let host = Arc::new(AppHost::new(push, feed));
+        let mut server = None;
+        if !serving.no_serve && train_jobs(program).next().is_some() {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, serving.port));
+            let running = server::start(address, host.clone())?;
+            data.announce(&running.address().to_string())?;
+            if !common.quiet {
+                eprintln!("page and API at http://{}/", running.address());
+            }
+            server = Some(running);
+        }
+        Ok(Self { data, clock, signal, host, server, common: common.clone() })
+    }
+
+    /// Carries out the statements in order.
+    pub fn run(mut self, program: Program, options: &Options) -> Result<()> {
+        let unbounded = train_jobs(&program).filter(|j| inputs(j).iter().any(|i| !i.source.bounded())).count();
+        if unbounded > 0 && !matches!(program.statements.last(), Some(Statement::Train(_))) || unbounded > 1 {
+            return Err(Error::invalid(
+                "not supported yet: statements behind a TO TRAIN whose sources never end; put each into a program of its own",
+            ));
+        }
+        let mut last = None;
+        for statement in program.statements {
+            last = match statement {
+                Statement::Train(job) => Some(self.train(*job, options)?),
+                Statement::Evaluate(job) => {
+                    let out = evaluate(self.data.root(), &job, &self.signal)?;
+                    Some(show_evaluated(&job.model, &out, self.common.json))
+                }
+                Statement::ShowModels => {
+                    models::list(self.data.root())?;
+                    None
+                }
+            };
+            if self.signal.is_stopped() {
+                break;
+            }
+        }
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+        match last {
+            Some(summary) if self.common.json => print_line(&summary.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    fn train(&mut self, bound: TrainJob, options: &Options) -> Result<Value> {
+        let mut job = Job::open(&self.data, bound, options.clone(), self.host.push_hub(), self.clock.clone())?;
+        if self.server.is_some() {
+            let live = job.serve();
+            self.host.serve(job.bound(), live, job.registry().clone())?;
+        }
+        let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
+        let ending = job.run(&self.signal, &mut screen);
+        screen.end();
+        let state = match ending? {
+            Ending::Finished => "finished",
+            Ending::Stopped => "stopped",
+        };
+        let status = job.final_status(state);
+        if !self.common.json {
+            print_line(&summary_text(&status, &job))?;
+        }
+        Ok(status.to_summary())
+    }
+}
+
+fn train_jobs(program: &Program) -> impl Iterator<Item = &TrainJob> {
+    program.statements.iter().filter_map(|s| match s {
+        Statement::Train(job) => Some(&**job),
+        _ => None,
+    })
+}
+
+/// SIGINT and SIGTERM ask for a clean stop; a second one ends the process at once, which is as safe as a crash.
+fn stop_on_signals(signal: Arc<Signal>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal as listen};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::unavailable(format!("cannot listen for signals: {e}")))?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            let (Ok(mut int), Ok(mut term)) = (listen(SignalKind::interrupt()), listen(SignalKind::terminate())) else {
+                return;
+            };
+            let _ = ready.send(());
+            for second in [false, true] {
+                tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+                if second {
+                    std::process::exit(130);
+                }
+                signal.stop();
+            }
+        });
+    });
+    is_ready.recv().map_err(|_| Error::unavailable("cannot listen for SIGINT and SIGTERM"))
+}
+
+fn summary_text(status: &Status, job: &Job) -> String {
+    let s = &status.summary;
+    let best = s
+        .best_logloss
+        .map(|b| format!(" (best possible {b:.4}, {:+.2}%)", (s.logloss / b - 1.0) * 100.0))
+        .unwrap_or_default();
+    let recent_best = s
+        .recent
+        .best_logloss
+        .map(|b| format!(" (best possible {b:.4}, {:+.2}%)", (s.recent.logloss / b - 1.0) * 100.0))
+        .unwrap_or_default();
+    let refused = status.counts.events_refused + status.counts.samples_refused;
+    let mut out = format!(
+        "{} {}@{} after {} events: {} samples, {} positive\n\
+         log loss {:.4}{best}, AUC {:.4}; over the last {}: {:.4}{recent_best}, AUC {:.4}\n\
+         {} events/s, {} entries, state {}",
+        status.state,
+        status.model,
+        status.version,
+        thousands(status.counts.events),
+        thousands(s.samples),
+        thousands(s.positives),
+        s.logloss,
+        s.auc,
+        thousands(s.recent.samples),
+        s.recent.logloss,
+        s.recent.auc,
+        thousands(status.events_per_s as u64),
+        thousands(status.train.entries),
+        status.state_hash.map(|h| h.to_string()).unwrap_or_default(),
+    );
+    if refused > 0 {
+        let (path, not_kept) = job.dead_letter();
+        out.push_str(&format!("\n{} events or samples were refused; see {}", thousands(refused), path.display()));
+        if not_kept > 0 {
+            out.push_str(&format!(" ({} more found no room there)", thousands(not_kept)));
+        }
+    }
+    if let Some(warning) = &status.warning {
+        out.push_str(&format!("\nwarning: {warning}"));
+    }
+    out
+}
+
+fn show_evaluated(model: &str, out: &crate::evaluate::Evaluated, json: bool) -> Value {
+    let s = &out.summary;
+    if !json {
+        let mut text = format!(
+            "{model}@{} on {} samples ({} positive): log loss {:.4}, AUC {:.4}",
+            out.version,
+            thousands(s.samples),
+            thousands(s.positives),
+            s.logloss,
+            s.auc
+        );
+        if let Some(reason) = &out.first_refusal {
+            text.push_str(&format!("\n{} rows could not be scored; the first: {reason}", thousands(out.refused)));
+        }
+        let _ = print_line(&text);
+    }
+    serde_json::json!({
+        "model": model, "version": out.version, "samples": s.samples, "positives": s.positives,
+        "logloss": s.logloss, "auc": s.auc, "refused": out.refused,
+    })
+}
+
+/// Prints to stdout; a closed pipe is no error of ours.
+pub(super) fn print_line(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::unavailable(format!("stdout: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a registry for reading.
+pub(super) fn registry(root: &std::path::Path, model: &str) -> Result<Registry> {
+    tidemill_base::store::data_dir::check_name("model", model)?;
+    let dir = root.join("models").join(model).join("versions");
+    if !dir.is_dir() {
+        return Err(Error::not_found(format!("no model '{model}' in {}", root.display())));
+    }
+    Registry::reading(model, &dir)
+}

@@ -1,0 +1,112 @@
+//! The line, end to end, for one training job.
+//!
+//! ```text
+//! stream/source -> stream/window -> stream/join -> model/feature -> train/update
+//!   Event            wider Event      Sample         Features         Gradients
+//!               -> model/params -> train/publish -> serve/registry -> serve/predict
+//!                    Entries          Delta            Version           Prediction
+//! ```
+//!
+//! [`Engine::mini_batch`] is the line up to the parameters, [`Engine::publish`] and [`Engine::version`] the rest of it; they
+//! read in this order. The engine decides nothing by the clock: when to cut, publish and save is the [`crate::job`]'s.
+
+mod line;
+
+use tidemill_base::{
+    Result,
+    codec::{Decoder, Encoder},
+};
+use tidemill_serve::{
+    live::LiveModel,
+    registry::{Registry, VersionMeta},
+};
+use tidemill_sql::TrainJob;
+use tidemill_stream::{
+    journal::CutRecord,
+    sequencer::{Cut, Sequencer},
+};
+use tidemill_train::TrainSpec;
+
+pub use line::{Line, LineCounts, Rejected, Samples, labels, windows};
+
+/// Events in one mini-batch of ordered partitions. Large enough that the cost of a mini-batch is lost in its events, small
+/// enough that a paced stream of twenty thousand events a second is cut every few milliseconds.
+pub const CUT_EVENTS: usize = 256;
+
+/// One job's line with its sequencer.
+pub struct Engine {
+    /// Steps 1 and 2: partitions, merged and cut.
+    pub sequencer: Sequencer,
+    /// Steps 3 to 6: what waits and what is learned.
+    pub line: Line,
+    delta_sequence: u64,
+}
+
+impl Engine {
+    /// An engine that has seen nothing; partitions are added to its sequencer.
+    pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
+        let sequencer = Sequencer::new(windows(&job.pipeline), CUT_EVENTS);
+        Ok(Self { sequencer, line: Line::new(job, spec, threads)?, delta_sequence: 0 })
+    }
+
+    /// Takes one mini-batch down the line, up to the parameters. What could not be used is appended to `rejected`.
+    pub fn mini_batch(&mut self, cut: &Cut, rejected: &mut Vec<Rejected>) -> Result<()> {
+        // 1 stream/source, 2 stream/window: read and widened when the sequencer cut them.
+        self.line.count(cut);
+        // 3 stream/join
+        let Some(samples) = self.line.join(cut, rejected)? else { return Ok(()) };
+        let samples = self.line.select(samples, rejected)?;
+        // 4 model/feature
+        let samples = self.line.extract(samples, rejected)?;
+        // 5 train/update, 6 model/params
+        self.line.update(samples)
+    }
+
+    /// 7 train/publish: what changed since the last call goes to the serving side, where 9 serve/predict reads it.
+    pub fn publish(&mut self, live: &LiveModel, version: u64) -> Result<bool> {
+        let mut delta = self.line.trainer.take_delta();
+        delta.from = self.delta_sequence;
+        self.delta_sequence += 1;
+        delta.to = self.delta_sequence;
+        live.publish(delta, version, self.sequencer.mini_batch())
+    }
+
+    /// 8 serve/registry: the parameters as they are become an immutable version.
+    pub fn version(&self, registry: &Registry, version: u64, fingerprint: u64, created_ms: i64) -> Result<VersionMeta> {
+        let summary = self.line.trainer.validation().summary();
+        let snapshot = self.line.trainer.snapshot();
+        let meta = VersionMeta {
+            version,
+            mini_batch: self.sequencer.mini_batch(),
+            state_hash: self.line.trainer.state_hash(),
+            samples: summary.samples,
+            positives: summary.positives,
+            logloss: summary.logloss,
+            auc: summary.auc,
+            created_ms,
+            fingerprint,
+            entries: snapshot.entries.len() as u64,
+        };
+        registry.add(&meta, &snapshot)?;
+        Ok(meta)
+    }
+
+    /// Does again what a record of the journal says.
+    pub fn replay(&mut self, record: CutRecord, rejected: &mut Vec<Rejected>) -> Result<Cut> {
+        let cut = self.sequencer.replay(record)?;
+        self.mini_batch(&cut, rejected)?;
+        Ok(cut)
+    }
+
+    /// Appends everything a restarted engine needs to go on bit for bit.
+    pub fn encode(&self, out: &mut Encoder) -> Result<()> {
+        self.sequencer.encode(out);
+        self.line.encode(out)
+    }
+
+    /// Takes back what [`Engine::encode`] wrote; the partitions must have been added.
+    pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
+        self.sequencer.restore(d)?;
+        self.line.restore(spec, threads, d)
+    }
+}

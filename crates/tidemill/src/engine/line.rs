@@ -1,0 +1,345 @@
+//! Steps 3 to 6 of the line for one training job, each a method: the part that is a pure function of the mini-batches.
+//!
+//! In: what the sequencer cut. Out: what was learned from it, and the rows that could not be. No clock, no file, no thread
+//! timing: [`crate::engine`] calls these in the order of the line, for a run, for `verify` and for the example alike.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, UInt32Array},
+    compute::{cast, take_record_batch},
+    datatypes::{DataType, Float32Type, Float64Type},
+};
+use tidemill_base::{
+    Error, Result,
+    codec::{Decoder, Encoder},
+};
+use tidemill_model::feature::{Extractor, Features};
+use tidemill_sql::{Pipeline, TrainJob};
+use tidemill_stream::{
+    Transform,
+    join::{JoinCounts, JoinSpec, LabelJoin, Matured, NotLetIn, SampleKind},
+    sequencer::Cut,
+    window::Window,
+};
+use tidemill_train::{SampleBatch, TrainSpec, Trainer};
+
+/// A row that was read but not learned from, with the reason; goes to the dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// `impressions` or `feedback` or the step that refused it.
+    pub place: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What went by since the stream began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineCounts {
+    /// Events let in.
+    pub events: u64,
+    /// Events refused by a source or while widening.
+    pub events_refused: u64,
+    /// Sample rows refused: no label, a label that is neither 0 nor 1, a value that is no number.
+    pub samples_refused: u64,
+    /// Sample rows handed to the learner, retractions included.
+    pub sample_rows: u64,
+}
+
+/// One job's stretch of the line.
+pub struct Line {
+    joining: Joining,
+    post: Arc<dyn Transform>,
+    label: usize,
+    oracle: Option<usize>,
+    extractor: Extractor,
+    /// What is learned.
+    pub trainer: Trainer,
+    counts: LineCounts,
+    features: Features,
+}
+
+enum Joining {
+    /// Every row is a sample; the number is the next sample's.
+    None(u64),
+    Label(Box<LabelJoin>),
+}
+
+/// Joined rows on their way to the learner.
+pub struct Samples {
+    /// Joined rows, then (after [`Line::select`]) the columns of the outermost SELECT.
+    pub rows: RecordBatch,
+    /// One per row.
+    pub kinds: Vec<SampleKind>,
+    /// Number of each row's impression.
+    pub seqs: Vec<u64>,
+    /// 0 or 1 for each row; empty before [`Line::select`].
+    pub labels: Vec<f32>,
+    /// Impressions whose label became final.
+    pub matured: Vec<Matured>,
+}
+
+/// The windows of a pipeline's inputs with their watermark bounds, as the sequencer takes them.
+pub fn windows(pipeline: &Pipeline) -> Vec<(Window, i64)> {
+    let inputs = std::iter::once(&pipeline.left).chain(pipeline.join.as_ref().map(|j| &j.right));
+    inputs
+        .map(|i| {
+            let window = Window { computed: i.computed.clone(), event_time: i.event_time, view: i.view.clone() };
+            (window, i.source.watermark_bound_ms)
+        })
+        .collect()
+}
+
+impl Line {
+    /// The line of a bound job, nothing learned yet. `threads` changes speed only.
+    pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
+        let joining = match &job.pipeline.join {
+            None => Joining::None(0),
+            Some(join) => {
+                let spec = JoinSpec { pending_count_max: spec.pending_max, ..join.spec.clone() };
+                Joining::Label(Box::new(LabelJoin::new(spec, &job.pipeline.left.output(), &join.right.output())?))
+            }
+        };
+        let output = &job.pipeline.output;
+        let oracle =
+            match &spec.oracle {
+                None => None,
+                Some(name) => Some(output.index_of(name).map_err(|_| {
+                    Error::invalid(format!("validate.oracle: column '{name}' is not in the SELECT list"))
+                })?),
+            };
+        let extractor = Extractor::bind(&job.columns, output)?;
+        let trainer = Trainer::new(&spec.clone().with_slots(extractor.slots()), threads);
+        Ok(Self {
+            joining,
+            post: job.pipeline.post.clone(),
+            label: job.label,
+            oracle,
+            extractor,
+            trainer,
+            counts: LineCounts::default(),
+            features: Features::new(),
+        })
+    }
+
+    /// Counts what the sequencer let in and refused.
+    pub fn count(&mut self, cut: &Cut) {
+        self.counts.events += cut.events;
+        self.counts.events_refused += cut.refused.len() as u64;
+    }
+
+    /// What went by since the stream began.
+    pub fn counts(&self) -> LineCounts {
+        self.counts
+    }
+
+    /// What the join has counted; zeros without one.
+    pub fn join_counts(&self) -> JoinCounts {
+        match &self.joining {
+            Joining::None(_) => JoinCounts::default(),
+            Joining::Label(join) => *join.counts(),
+        }
+    }
+
+    /// Impressions whose label is not final yet, and the bytes of what waits.
+    pub fn pending(&self) -> (usize, usize) {
+        match &self.joining {
+            Joining::None(_) => (0, 0),
+            Joining::Label(join) => (join.pending_count(), join.bytes()),
+        }
+    }
+
+    /// Appends the whole state.
+    pub fn encode(&self, out: &mut Encoder) -> Result<()> {
+        let c = self.counts;
+        out.put_u64(c.events).put_u64(c.events_refused).put_u64(c.samples_refused).put_u64(c.sample_rows);
+        match &self.joining {
+            Joining::None(next) => {
+                out.put_u8(0).put_u64(*next);
+            }
+            Joining::Label(join) => {
+                out.put_u8(1);
+                join.encode(out)?;
+            }
+        }
+        self.trainer.encode(out);
+        Ok(())
+    }
+
+    /// Takes back what [`Line::encode`] wrote, on any number of threads.
+    pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
+        self.counts =
+            LineCounts { events: d.u64()?, events_refused: d.u64()?, samples_refused: d.u64()?, sample_rows: d.u64()? };
+        match (d.u8()?, &mut self.joining) {
+            (0, Joining::None(next)) => *next = d.u64()?,
+            (1, Joining::Label(join)) => join.restore(d)?,
+            _ => return Err(Error::conflict("the checkpoint was written by a program with another join")),
+        }
+        self.trainer = Trainer::decode(&spec.clone().with_slots(self.extractor.slots()), threads, d)?;
+        Ok(())
+    }
+
+    /// Step 3, stream/join: impressions and feedback become samples. `None` when none leaves in this mini-batch.
+    pub fn join(&mut self, cut: &Cut, rejected: &mut Vec<Rejected>) -> Result<Option<Samples>> {
+        match &mut self.joining {
+            Joining::None(next) => {
+                let Some(first) = cut.takes.first() else { return Ok(None) };
+                let rows = arrow::compute::concat_batches(&first.rows.schema(), cut.takes.iter().map(|t| &t.rows))
+                    .map_err(|e| Error::internal(format!("mini-batch: {e}")))?;
+                let n = rows.num_rows() as u64;
+                let seqs: Vec<u64> = (*next..*next + n).collect();
+                *next += n;
+                // Should a label not be usable, the number matures all the same.
+                let matured = seqs.iter().map(|&seq| Matured { seq, positive: false }).collect();
+                let kinds = vec![SampleKind::Final; n as usize];
+                Ok(Some(Samples { rows, kinds, seqs, labels: Vec::new(), matured }))
+            }
+            Joining::Label(join) => {
+                for take in cut.takes.iter().filter(|t| t.id.input == 0) {
+                    for (row, why) in join.push_impressions(&take.rows, &take.event_times)? {
+                        let reason = match why {
+                            NotLetIn::Late => {
+                                format!("late: event time {} is behind the watermark", take.event_times[row as usize])
+                            }
+                            NotLetIn::Duplicate => continue,
+                        };
+                        rejected.push(Rejected { place: "impressions".into(), reason });
+                    }
+                }
+                for take in cut.takes.iter().filter(|t| t.id.input == 1) {
+                    join.push_feedback(&take.rows, &take.event_times)?;
+                }
+                let out = join.advance(cut.watermark)?;
+                if out.seqs.is_empty() && out.matured.is_empty() {
+                    return Ok(None);
+                }
+                Ok(Some(Samples {
+                    rows: out.rows,
+                    kinds: out.kinds,
+                    seqs: out.seqs,
+                    labels: Vec::new(),
+                    matured: out.matured,
+                }))
+            }
+        }
+    }
+
+    /// The rest of step 3: runs the outermost SELECT over the joined rows and reads the label.
+    pub fn select(&mut self, mut samples: Samples, rejected: &mut Vec<Rejected>) -> Result<Samples> {
+        let t = self.post.apply(&samples.rows)?;
+        if let Some(kept) = &t.kept {
+            samples.kinds = kept.iter().map(|&i| samples.kinds[i as usize]).collect();
+            samples.seqs = kept.iter().map(|&i| samples.seqs[i as usize]).collect();
+        }
+        self.reject("select", &t.refused, rejected);
+        samples.rows = t.rows;
+        let mut bad = Vec::new();
+        samples.labels = labels(samples.rows.column(self.label), &mut bad)?;
+        self.reject("label", &bad, rejected);
+        samples.without(&bad)
+    }
+
+    /// Step 4, model/feature: columns become (slot, key, value).
+    pub fn extract(&mut self, mut samples: Samples, rejected: &mut Vec<Rejected>) -> Result<Samples> {
+        self.extractor.extract(&samples.rows, &mut self.features)?;
+        if !self.features.refused.is_empty() {
+            let bad = std::mem::take(&mut self.features.refused);
+            self.reject("feature", &bad, rejected);
+            samples = samples.without(&bad)?;
+            self.extractor.extract(&samples.rows, &mut self.features)?;
+        }
+        Ok(samples)
+    }
+
+    /// Steps 5 and 6, train/update on model/params: predict, compare, learn; then score what has matured.
+    pub fn update(&mut self, samples: Samples) -> Result<()> {
+        let oracle = self.oracle.map(|c| to_f64(samples.rows.column(c))).transpose()?;
+        self.counts.sample_rows += samples.labels.len() as u64;
+        self.trainer.update(&SampleBatch {
+            features: &self.features,
+            labels: &samples.labels,
+            kinds: &samples.kinds,
+            seqs: &samples.seqs,
+            oracle: oracle.as_deref(),
+        });
+        self.trainer.mature(&samples.into_matured());
+        Ok(())
+    }
+
+    /// Features of the samples extracted last.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    fn reject(&mut self, place: &str, bad: &[(u32, String)], rejected: &mut Vec<Rejected>) {
+        self.counts.samples_refused += bad.len() as u64;
+        rejected.extend(bad.iter().map(|(_, reason)| Rejected { place: place.into(), reason: reason.clone() }));
+    }
+}
+
+impl Samples {
+    /// The samples less the bad ones; half of a retract-and-correct pair never goes alone.
+    fn without(mut self, bad: &[(u32, String)]) -> Result<Self> {
+        let mut good = vec![true; self.labels.len()];
+        for (i, _) in bad {
+            good[*i as usize] = false;
+        }
+        for i in 0..good.len() {
+            good[i] &= match self.kinds[i] {
+                SampleKind::Retract => self.kinds.get(i + 1) == Some(&SampleKind::Correct) && good[i + 1],
+                SampleKind::Correct => i > 0 && self.kinds[i - 1] == SampleKind::Retract && good[i - 1],
+                SampleKind::Final | SampleKind::Early => true,
+            };
+        }
+        if good.iter().all(|g| *g) {
+            return Ok(self);
+        }
+        let kept: Vec<u32> = (0..good.len() as u32).filter(|&i| good[i as usize]).collect();
+        self.kinds = kept.iter().map(|&i| self.kinds[i as usize]).collect();
+        self.seqs = kept.iter().map(|&i| self.seqs[i as usize]).collect();
+        self.labels = kept.iter().map(|&i| self.labels[i as usize]).collect();
+        self.rows = take_record_batch(&self.rows, &UInt32Array::from(kept))
+            .map_err(|e| Error::internal(format!("samples: {e}")))?;
+        Ok(self)
+    }
+
+    /// Final labels. The label is the program's expression over the match, not the match itself.
+    fn into_matured(mut self) -> Vec<Matured> {
+        let is_aligned = self.matured.iter().map(|m| m.seq).eq(self.seqs.iter().copied());
+        if is_aligned {
+            self.matured.iter_mut().zip(&self.labels).for_each(|(m, label)| m.positive = *label > 0.5);
+        } else {
+            let of: BTreeMap<u64, f32> = self.seqs.iter().copied().zip(self.labels).collect();
+            for m in &mut self.matured {
+                m.positive = of.get(&m.seq).map_or(m.positive, |label| *label > 0.5);
+            }
+        }
+        self.matured
+    }
+}
+
+/// Labels as 0 or 1; rows without one, or with another number, are named in `bad`.
+pub fn labels(column: &ArrayRef, bad: &mut Vec<(u32, String)>) -> Result<Vec<f32>> {
+    let numbers: ArrayRef = match column.data_type() {
+        DataType::Float32 => column.clone(),
+        t if t.is_numeric() || *t == DataType::Boolean => {
+            cast(column, &DataType::Float32).map_err(|e| Error::invalid(format!("label: {e}")))?
+        }
+        t => return Err(Error::invalid(format!("the label has type {t}; it must be a number or a BOOLEAN"))),
+    };
+    let numbers: &Float32Array = numbers.as_primitive::<Float32Type>();
+    for i in 0..numbers.len() {
+        if numbers.is_null(i) {
+            bad.push((i as u32, "label is missing".into()));
+        } else if !matches!(numbers.value(i), 0.0 | 1.0) {
+            bad.push((i as u32, format!("label must be 0 or 1, got {}", numbers.value(i))));
+        }
+    }
+    Ok(numbers.values().to_vec())
+}
+
+fn to_f64(column: &ArrayRef) -> Result<Vec<f64>> {
+    let numbers = cast(column, &DataType::Float64).map_err(|e| Error::invalid(format!("validate.oracle: {e}")))?;
+    let numbers: &Float64Array = numbers.as_primitive::<Float64Type>();
+    Ok((0..numbers.len()).map(|i| if numbers.is_null(i) { f64::NAN } else { numbers.value(i) }).collect())
+}

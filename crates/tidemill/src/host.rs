@@ -1,0 +1,94 @@
+//! What the server is given of a running program.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tidemill_base::{Error, Result};
+use tidemill_model::feature::Extractor;
+use tidemill_serve::{
+    live::LiveModel,
+    predict::Predictor,
+    registry::Registry,
+    server::{BoxFuture, Host, PushReply, ServedModel},
+};
+use tidemill_sql::TrainJob;
+
+use crate::push::PushHub;
+
+/// The host of one process.
+pub struct AppHost {
+    push: PushHub,
+    shown: Mutex<Shown>,
+    feed: Option<Value>,
+}
+
+#[derive(Default)]
+struct Shown {
+    models: Vec<Arc<ServedModel>>,
+    page: Value,
+    metrics: String,
+}
+
+impl AppHost {
+    /// A host without models yet. `feed` is what the page lets a person click on, if anything.
+    pub fn new(push: PushHub, feed: Option<Value>) -> Self {
+        let shown = Shown { page: json!({"state": "starting"}), ..Shown::default() };
+        Self { push, shown: Mutex::new(shown), feed }
+    }
+
+    /// The push logs.
+    pub fn push_hub(&self) -> &PushHub {
+        &self.push
+    }
+
+    /// Serves a model from now on, in place of one of the same name.
+    pub fn serve(&self, job: &TrainJob, live: Arc<LiveModel>, registry: Arc<Registry>) -> Result<()> {
+        let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
+        let input = job.pipeline.left.source.columns.clone();
+        let predictor = Predictor::new(&job.model, input, job.pipeline.request.clone(), extractor, live)?;
+        let model = Arc::new(ServedModel::open(predictor, registry)?);
+        let mut shown = self.shown();
+        shown.models.retain(|m| m.name() != job.model);
+        shown.models.push(model);
+        Ok(())
+    }
+
+    /// Puts up what the page and the metrics show.
+    pub fn show(&self, page: Value, metrics: String) {
+        let mut shown = self.shown();
+        shown.page = page;
+        shown.metrics = metrics;
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host for AppHost {
+    fn models(&self) -> Vec<Arc<ServedModel>> {
+        self.shown().models.clone()
+    }
+
+    fn push(&self, source: &str, lines: Bytes) -> BoxFuture<Result<PushReply>> {
+        let queued = self.push.push(source, lines);
+        Box::pin(async move {
+            queued?
+                .await
+                .unwrap_or_else(|_| Err(Error::unavailable("the process is stopping; the events were not stored")))
+        })
+    }
+
+    fn status(&self) -> Value {
+        self.shown().page.clone()
+    }
+
+    fn metrics(&self) -> String {
+        self.shown().metrics.clone()
+    }
+
+    fn feed(&self) -> Option<Value> {
+        self.feed.clone()
+    }
+}

@@ -1,0 +1,603 @@
+//! A running job: the engine with its clock, its journal, its checkpoints and those who watch.
+//!
+//! Here and only here time decides: when a paced stream's next mini-batch is due, when a silent partition is idle, when to
+//! publish and to save. What it decides about events is in the journal before anything follows from it; what it decides
+//! about publishing and saving changes nothing that is learned.
+
+mod checkpoint;
+mod dead_letter;
+mod journal;
+mod save;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tidemill_base::{
+    Clock, Error, Kind, Result,
+    codec::Decoder,
+    codec::Encoder,
+    store::{atomic_file, data_dir::DataDir},
+};
+use tidemill_serve::{
+    live::LiveModel,
+    registry::{Live, Registry},
+};
+use tidemill_sql::{Input, TrainJob};
+use tidemill_stream::{
+    journal::{PartitionId, Record},
+    sequencer::Cut,
+    source::{self, Connector},
+    window::END_OF_TIME,
+};
+use tidemill_train::TrainSpec;
+
+use crate::{
+    engine::{Engine, Rejected},
+    push::PushHub,
+    signal::Signal,
+    status::{History, Point, Status},
+};
+pub use checkpoint::Checkpoints;
+use dead_letter::DeadLetter;
+pub use journal::{Journal, Past};
+use save::Saver;
+
+/// What the person asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Threads that learn; changes speed only.
+    pub threads: usize,
+    /// Forget what an earlier run of this job left.
+    pub from_scratch: bool,
+    /// End when the ordered partitions end, though events may still be pushed.
+    pub end_with_ordered: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Every source ended and everything that waited was decided.
+    Finished,
+    /// It was asked to stop, and can be gone on with.
+    Stopped,
+}
+
+/// Where a running job puts what it shows.
+pub trait Watcher {
+    /// Called about ten times a second, and once at the end.
+    fn show(&mut self, status: &Status, page: Value);
+}
+
+/// One training job, restored as far as its journal goes.
+pub struct Job {
+    bound: TrainJob,
+    spec: TrainSpec,
+    options: Options,
+    clock: Arc<dyn Clock>,
+    dir: PathBuf,
+    engine: Engine,
+    journal: Journal,
+    saver: Saver,
+    dead_letter: DeadLetter,
+    registry: Arc<Registry>,
+    live: Option<Arc<LiveModel>>,
+    version: u64,
+    version_samples: u64,
+    is_last: bool,
+    watermark: i64,
+    timing: Timing,
+    history: History,
+    warning: Option<String>,
+}
+
+/// When things were done last, as the clock's elapsed time.
+#[derive(Default)]
+struct Timing {
+    started: Duration,
+    events_before: u64,
+    published: Duration,
+    versioned: Duration,
+    saved: Duration,
+    shown: Duration,
+    noted: Duration,
+    rate: (Duration, u64, f64),
+    heard: BTreeMap<(u32, u32), Duration>,
+    looked_for_files: Duration,
+    pace: Option<(Duration, i64)>,
+    staleness_ms: Option<f64>,
+}
+
+const SHOW_EVERY: Duration = Duration::from_millis(100);
+const NOTE_EVERY: Duration = Duration::from_millis(250);
+/// How often a served model is refreshed: at once in effect when events are paced or pushed, rarely when history is read at
+/// full speed and nobody clicks on it.
+const PUBLISH_LIVE_EVERY: Duration = Duration::from_millis(2);
+const PUBLISH_BATCH_EVERY: Duration = Duration::from_millis(100);
+const LOOK_FOR_FILES_EVERY: Duration = Duration::from_secs(1);
+const WAIT_AT_MOST: Duration = Duration::from_millis(5);
+const RETRY_DISK_EVERY: Duration = Duration::from_millis(500);
+/// Versions kept on disk.
+const VERSIONS_MAX: usize = 50;
+
+impl Job {
+    /// Opens the job in the data directory and brings it to where its journal ends.
+    pub fn open(
+        data: &DataDir,
+        bound: TrainJob,
+        options: Options,
+        push: &PushHub,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let spec = TrainSpec::from_settings(&bound.settings);
+        let dir = data.job(&bound.model)?;
+        if options.from_scratch {
+            fs::remove_dir_all(&dir).map_err(|e| Error::io("remove", &dir, e))?;
+            data.job(&bound.model)?;
+        }
+        let program = check_program(&dir, &bound)?;
+        let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
+        let checkpoints = Checkpoints::open(&dir, bound.fingerprint)?;
+        let mut warning = None;
+        let checkpoint = checkpoints.newest(u64::MAX, |e| warning = Some(format!("{e}; using the one before it")))?;
+        let after = checkpoint.as_ref().map_or(0, |c| c.mini_batch);
+        let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
+        let mut engine = Engine::new(&bound, &spec, options.threads)?;
+        open_partitions(&mut engine, &bound, &past, push, Some(&mut journal))?;
+        // Only now: a program whose sources cannot be opened leaves nothing behind that would stand in the next one's way.
+        if let Some(text) = program {
+            atomic_file::replace(&dir.join("program.sql"), text.as_bytes())?;
+        }
+
+        let mut dead_letter_bytes = 0;
+        let mut version_samples = 0;
+        if let Some(c) = &checkpoint {
+            let what = format!("checkpoint {}", c.mini_batch);
+            let mut d = Decoder::new(&c.body, &what);
+            dead_letter_bytes = d.u64()?;
+            version_samples = d.u64()?;
+            engine.restore(&spec, options.threads, &mut d)?;
+            d.end()?;
+        }
+        let version = registry.list().last().map_or(0, |v| v.version);
+        let dead_letter = DeadLetter::open(&dir, dead_letter_bytes)?;
+        let mut job = Self {
+            saver: Saver::new(checkpoints),
+            timing: Timing { started: clock.elapsed(), ..Timing::default() },
+            is_last: engine.sequencer.all_finished(),
+            watermark: i64::MIN,
+            history: History::default(),
+            live: None,
+            bound,
+            spec,
+            options,
+            clock,
+            dir,
+            engine,
+            journal,
+            dead_letter,
+            registry,
+            version,
+            version_samples,
+            warning,
+        };
+        for record in past.cuts {
+            let mut rejected = Vec::new();
+            let cut = job.engine.replay(record, &mut rejected)?;
+            job.after(&cut, rejected)?;
+        }
+        job.timing.events_before = job.engine.line.counts().events;
+        Ok(job)
+    }
+
+    /// The model's versions.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// The bound statement.
+    pub fn bound(&self) -> &TrainJob {
+        &self.bound
+    }
+
+    /// Makes the model readable by requests while it learns.
+    pub fn serve(&mut self) -> Arc<LiveModel> {
+        let live =
+            LiveModel::open(&self.engine.line.trainer.snapshot(), self.version, self.engine.sequencer.mini_batch());
+        self.engine.line.trainer.take_delta();
+        self.live.insert(Arc::new(live)).clone()
+    }
+
+    /// Runs until the sources end or the signal says stop.
+    pub fn run(&mut self, signal: &Signal, watcher: &mut dyn Watcher) -> Result<Ending> {
+        self.timing.rate = (self.clock.elapsed(), self.engine.line.counts().events, 0.0);
+        let ending = self.run_loop(signal, watcher);
+        let ending = match ending {
+            Ok(ending) => ending,
+            Err(e) => {
+                // What was journaled is safe; saying where it stopped helps the person more than a checkpoint would.
+                self.show(watcher, &format!("failed: {e}"));
+                return Err(e);
+            }
+        };
+        let bounded = self.is_last;
+        if bounded || self.has_new_samples() {
+            self.publish_version()?;
+        }
+        self.publish_live()?;
+        self.save_now()?;
+        self.show(watcher, if ending == Ending::Finished { "finished" } else { "stopped" });
+        Ok(ending)
+    }
+
+    /// Where it stands, with the state hash.
+    pub fn final_status(&self, state: &str) -> Status {
+        let mut status = self.status(state);
+        let seconds = (self.clock.elapsed() - self.timing.started).as_secs_f64();
+        status.events_per_s = (status.counts.events - self.timing.events_before) as f64 / seconds.max(1e-9);
+        status.state_hash = Some(self.engine.line.trainer.state_hash());
+        status
+    }
+
+    /// Where refused events are kept.
+    pub fn dead_letter(&self) -> (&Path, u64) {
+        (self.dead_letter.path(), self.dead_letter.lines_not_kept())
+    }
+
+    fn run_loop(&mut self, signal: &Signal, watcher: &mut dyn Watcher) -> Result<Ending> {
+        while !self.is_last {
+            if signal.is_stopped() {
+                return Ok(Ending::Stopped);
+            }
+            let planned = self.engine.sequencer.plan_ordered()?;
+            let live = self.engine.sequencer.live_partitions();
+            if planned.is_none() && (live.is_empty() || self.options.end_with_ordered) {
+                let cut = self.engine.sequencer.finish_live()?;
+                self.take(cut, signal, watcher)?;
+                continue;
+            }
+            let wait = planned.map_or(WAIT_AT_MOST, |ts| self.due_in(ts));
+            let idle = self.newly_idle(&live);
+            match self.engine.sequencer.cut(planned.is_some() && wait.is_zero(), &idle)? {
+                Some(cut) => self.take(cut, signal, watcher)?,
+                None => {
+                    self.publish_live()?;
+                    signal.wait(wait.min(WAIT_AT_MOST));
+                }
+            }
+            self.tick(watcher)?;
+        }
+        Ok(Ending::Finished)
+    }
+
+    /// Journal first, then down the line.
+    fn take(&mut self, cut: Cut, signal: &Signal, watcher: &mut dyn Watcher) -> Result<()> {
+        let record = Record::Cut(cut.record.clone());
+        while let Err(e) = self.journal.append(&record) {
+            if e.kind() != Kind::Exhausted || signal.is_stopped() {
+                return Err(e);
+            }
+            // A full disk is waited out: nothing goes on that could not be told again, and serving does not stop.
+            self.show(watcher, &format!("waiting: {e}"));
+            signal.wait(RETRY_DISK_EVERY);
+        }
+        let now = self.clock.elapsed();
+        for (id, _) in &cut.record.ends {
+            self.timing.heard.insert((id.input, id.partition), now);
+        }
+        let mut rejected = Vec::new();
+        self.engine.mini_batch(&cut, &mut rejected)?;
+        self.after(&cut, rejected)
+    }
+
+    /// What follows a mini-batch, first time or replayed: the dead letter, and versions that are due by count.
+    fn after(&mut self, cut: &Cut, rejected: Vec<Rejected>) -> Result<()> {
+        for (id, refused) in &cut.refused {
+            let names = self.engine.sequencer.partition_name(*id);
+            self.dead_letter.put(names, Some(refused.offset), &refused.reason, &refused.excerpt);
+        }
+        for r in rejected {
+            self.dead_letter.put(&r.place, None, &r.reason, "");
+        }
+        self.is_last = cut.is_last;
+        self.watermark = cut.watermark;
+        if let Some(every) = self.spec.publish_every
+            && self.samples() - self.version_samples >= every
+        {
+            self.publish_version()?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
+        let now = self.clock.elapsed();
+        let paced = self.timing.pace.is_some() || !self.engine.sequencer.live_partitions().is_empty();
+        if now - self.timing.published >= if paced { PUBLISH_LIVE_EVERY } else { PUBLISH_BATCH_EVERY } {
+            self.publish_live()?;
+        }
+        let unbounded = !self.engine.sequencer.live_partitions().is_empty() || self.timing.pace.is_some();
+        if unbounded && now - self.timing.versioned >= millis(self.spec.publish_interval_ms) && self.has_new_samples() {
+            self.publish_version()?;
+        }
+        if now - self.timing.saved >= millis(self.spec.checkpoint_interval_ms) {
+            self.timing.saved = now;
+            self.save_beside()?;
+        }
+        if now - self.timing.looked_for_files >= LOOK_FOR_FILES_EVERY {
+            self.timing.looked_for_files = now;
+            self.open_new_files()?;
+        }
+        if now - self.timing.shown >= SHOW_EVERY {
+            self.timing.shown = now;
+            self.show(watcher, "learning");
+        }
+        Ok(())
+    }
+
+    fn publish_live(&mut self) -> Result<()> {
+        self.timing.published = self.clock.elapsed();
+        let Some(live) = &self.live else { return Ok(()) };
+        self.engine.publish(live, self.version)?;
+        if let Some((at, ts)) = self.timing.pace
+            && let Some(read_to) = self.read_to()
+        {
+            let now_ms = ts as f64 + (self.clock.elapsed() - at).as_secs_f64() * 1e3;
+            self.timing.staleness_ms = Some((now_ms - read_to as f64).max(0.0));
+        }
+        Ok(())
+    }
+
+    /// Writes what is learned as a version, unless the last version is just that.
+    fn publish_version(&mut self) -> Result<()> {
+        self.timing.versioned = self.clock.elapsed();
+        let mini_batch = self.engine.sequencer.mini_batch();
+        if let Some(last) = self.registry.list().into_iter().rev().find(|v| v.mini_batch == mini_batch)
+            && last.fingerprint == self.bound.fingerprint
+            && last.state_hash == self.engine.line.trainer.state_hash()
+        {
+            (self.version, self.version_samples) = (last.version, self.samples());
+            return Ok(());
+        }
+        // What leaves the engine waits until the records it depends on are durable.
+        self.journal.sync()?;
+        let version = self.registry.list().last().map_or(0, |v| v.version) + 1;
+        self.engine.version(&self.registry, version, self.bound.fingerprint, self.clock.wall_ms())?;
+        self.registry.retain(VERSIONS_MAX)?;
+        (self.version, self.version_samples) = (version, self.samples());
+        Ok(())
+    }
+
+    fn body(&mut self) -> Result<Vec<u8>> {
+        let mut out = Encoder::new();
+        out.put_u64(self.dead_letter.flush()).put_u64(self.version_samples);
+        self.engine.encode(&mut out)?;
+        Ok(out.finish())
+    }
+
+    /// Writes a checkpoint on a thread of its own while learning goes on.
+    fn save_beside(&mut self) -> Result<()> {
+        if let Some(Err(e)) = self.saver.finished() {
+            self.warning = Some(format!("checkpoint not written: {e}; trying again"));
+        }
+        if self.saver.is_idle() {
+            let body = self.body()?;
+            self.saver.start(self.engine.sequencer.mini_batch(), body, self.journal.sync_handle()?);
+        }
+        Ok(())
+    }
+
+    fn save_now(&mut self) -> Result<()> {
+        if let Some(Err(e)) = self.saver.wait() {
+            self.warning = Some(format!("checkpoint not written: {e}"));
+        }
+        let body = self.body()?;
+        self.journal.sync()?;
+        self.saver.write(self.engine.sequencer.mini_batch(), &body)
+    }
+
+    /// How long until a mini-batch that ends at this event time is due; zero when nobody paces.
+    fn due_in(&mut self, ts: i64) -> Duration {
+        let Some(start) = realtime_start(&self.bound) else { return Duration::ZERO };
+        let now = self.clock.elapsed();
+        let fresh = self.engine.sequencer.mini_batch() == 0;
+        let (at, from) = *self.timing.pace.get_or_insert((now, if fresh { start } else { ts }));
+        let due = at + Duration::from_millis((ts - from).max(0) as u64);
+        due.saturating_sub(now)
+    }
+
+    fn newly_idle(&mut self, live: &[(PartitionId, bool)]) -> Vec<PartitionId> {
+        let now = self.clock.elapsed();
+        let inputs = inputs(&self.bound);
+        live.iter()
+            .filter(|(id, idle)| {
+                let heard = *self.timing.heard.entry((id.input, id.partition)).or_insert(now);
+                let timeout = inputs[id.input as usize].source.idle_timeout_ms.max(0) as u64;
+                !idle && now - heard >= Duration::from_millis(timeout)
+            })
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn open_new_files(&mut self) -> Result<()> {
+        for (i, input) in inputs(&self.bound).into_iter().enumerate() {
+            let known = self.engine.sequencer.partition_names(i);
+            for opened in source::open_new(&input.source, &known)? {
+                add_partition(&mut self.engine, i, opened, Some(&mut self.journal))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn samples(&self) -> u64 {
+        self.engine.line.trainer.validation().samples()
+    }
+
+    fn has_new_samples(&self) -> bool {
+        self.samples() > self.version_samples
+    }
+
+    /// The event time up to which a paced stream was learned.
+    fn read_to(&self) -> Option<i64> {
+        self.engine.sequencer.event_time_max()
+    }
+
+    fn show(&mut self, watcher: &mut dyn Watcher, state: &str) {
+        let now = self.clock.elapsed();
+        let events = self.engine.line.counts().events;
+        let (since, before, _) = self.timing.rate;
+        if now - since >= Duration::from_secs(1) {
+            self.timing.rate = (now, events, (events - before) as f64 / (now - since).as_secs_f64());
+        }
+        let status = self.status(state);
+        if now - self.timing.noted >= NOTE_EVERY && status.summary.recent.samples > 0 {
+            self.timing.noted = now;
+            self.history.add(Point {
+                t_ms: status.watermark_ms.unwrap_or((now - self.timing.started).as_millis() as i64),
+                logloss: status.summary.recent.logloss,
+                best: status.summary.recent.best_logloss,
+                events_per_s: status.events_per_s,
+                staleness_ms: status.staleness_ms,
+                auc: status.summary.recent.auc,
+            });
+        }
+        let page = status.to_page(&self.history, versions_json(&self.registry));
+        watcher.show(&status, page);
+    }
+
+    fn status(&self, state: &str) -> Status {
+        let has_time = self.watermark > 0 && self.watermark < END_OF_TIME;
+        Status {
+            state: state.to_string(),
+            model: self.bound.model.clone(),
+            version: self.version,
+            mini_batch: self.engine.sequencer.mini_batch(),
+            events_per_s: self.timing.rate.2,
+            counts: self.engine.line.counts(),
+            join: self.engine.line.join_counts(),
+            pending: self.engine.line.pending(),
+            summary: self.engine.line.trainer.validation().summary(),
+            train: self.engine.line.trainer.stats(),
+            staleness_ms: self.timing.staleness_ms,
+            watermark_ms: if has_time { Some(self.watermark) } else { self.read_to().filter(|t| *t > 0) },
+            drift_ms: drifts(&self.bound, self.read_to()),
+            state_hash: None,
+            warning: self.warning.clone(),
+        }
+    }
+
+    /// Where the job keeps its files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// The inputs of a job, left first.
+pub fn inputs(job: &TrainJob) -> Vec<&Input> {
+    std::iter::once(&job.pipeline.left).chain(job.pipeline.join.as_ref().map(|j| &j.right)).collect()
+}
+
+/// Opens every partition in the order in which earlier runs met them, then new ones.
+pub fn open_partitions(
+    engine: &mut Engine,
+    job: &TrainJob,
+    past: &Past,
+    push: &PushHub,
+    mut journal: Option<&mut Journal>,
+) -> Result<()> {
+    for (i, input) in inputs(job).into_iter().enumerate() {
+        let known: Vec<String> = past.partitions.iter().filter(|p| p.0 as usize == i).map(|p| p.1.clone()).collect();
+        let mut opened =
+            source::open(&input.source, &known).map_err(|e| e.at(format!("source {}", input.source.name)))?;
+        if input.source.push {
+            opened.push(push.partition(&input.source)?);
+        }
+        for name in &known {
+            let at = opened.iter().position(|o| o.partition.name() == name).ok_or_else(|| {
+                Error::conflict(format!(
+                    "source {}: partition '{name}' was read before and is no longer there; \
+                     put it back, or start again with --from-scratch",
+                    input.source.name
+                ))
+            })?;
+            add_partition(engine, i, opened.remove(at), None)?;
+        }
+        for new in opened {
+            add_partition(engine, i, new, journal.as_deref_mut())?;
+        }
+    }
+    Ok(())
+}
+
+fn add_partition(
+    engine: &mut Engine,
+    input: usize,
+    opened: source::Opened,
+    journal: Option<&mut Journal>,
+) -> Result<()> {
+    if let Some(journal) = journal {
+        let name = opened.partition.name().to_string();
+        journal.append(&Record::Partition { input: input as u32, name, ordered: opened.ordered })?;
+    }
+    engine.sequencer.add_partition(input, opened.partition, opened.ordered);
+    Ok(())
+}
+
+/// Refuses another program on this job's journal. `Some`: nothing was learned here yet, and this text is to be kept.
+fn check_program(dir: &Path, job: &TrainJob) -> Result<Option<String>> {
+    let path = dir.join("program.sql");
+    let text = format!("-- fingerprint {:016x}\n{}\n", job.fingerprint, job.text);
+    match fs::read_to_string(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Some(text)),
+        Err(e) => Err(Error::io("read", &path, e)),
+        Ok(old) if old.lines().next() == text.lines().next() => Ok(None),
+        Ok(_) => Err(Error::conflict(format!(
+            "model '{}' in {} was learned by another program; use another model name or --data-dir, \
+             or --from-scratch to forget what it learned",
+            job.model,
+            dir.display()
+        ))),
+    }
+}
+
+fn millis(ms: i64) -> Duration {
+    Duration::from_millis(ms.max(0) as u64)
+}
+
+fn realtime_start(job: &TrainJob) -> Option<i64> {
+    inputs(job).into_iter().find_map(|i| match &i.source.connector {
+        Connector::Generator(g) if g.realtime => Some(g.start_ms),
+        _ => None,
+    })
+}
+
+/// The generator's drift steps up to an event time.
+fn drifts(job: &TrainJob, until: Option<i64>) -> Vec<i64> {
+    let Some(until) = until else { return Vec::new() };
+    let steps = inputs(job).into_iter().find_map(|i| match &i.source.connector {
+        Connector::Generator(g) => g.drift_every_ms.map(|every| (g.start_ms, every)),
+        _ => None,
+    });
+    let Some((start, every)) = steps else { return Vec::new() };
+    (1..=1000).map(|k| start + k * every).take_while(|t| *t <= until).collect()
+}
+
+/// The registry as the page and the command line show it, newest last.
+pub fn versions_json(registry: &Registry) -> Value {
+    let all = registry.list();
+    let live = match registry.live() {
+        Live::Pinned(v) => Some(v),
+        Live::Latest => all.last().map(|v| v.version),
+    };
+    all.iter()
+        .map(|v| {
+            let mut json = v.to_json();
+            json["live"] = json!(Some(v.version) == live);
+            json
+        })
+        .collect()
+}

@@ -1,0 +1,101 @@
+//! The journal's file: records go in before their mini-batch is processed, and come out again after a restart.
+//!
+//! Appending hands the record to the operating system, so it survives this process; whatever leaves the engine first makes
+//! the journal durable ([`Journal::sync`]).
+
+use std::{fs::File, path::Path};
+
+use tidemill_base::{
+    Error, Result,
+    store::log::{HEADER_BYTES, Log, LogReader},
+};
+use tidemill_stream::journal::{CutRecord, Record};
+
+/// The journal of one job.
+pub struct Journal {
+    log: Log,
+}
+
+/// What an earlier run left in it.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// Partitions in order of appearance: input, name, whether ordered.
+    pub partitions: Vec<(u32, String, bool)>,
+    /// Cuts behind the mini-batch asked for, in order.
+    pub cuts: Vec<CutRecord>,
+    /// The last mini-batch on record.
+    pub last_mini_batch: u64,
+}
+
+impl Journal {
+    /// Opens the job's journal. `past.cuts` are those in `after + 1 ..= until`.
+    pub fn open(job_dir: &Path, after: u64, until: u64) -> Result<(Self, Past)> {
+        let mut past = Past::default();
+        let path = job_dir.join("journal.log");
+        let log = Log::open(&path, |_, at, payload| past.add(&path, at, payload, after, until))?;
+        past.check(&path, after)?;
+        Ok((Self { log }, past))
+    }
+
+    /// Reads the journal without owning it.
+    pub fn read(job_dir: &Path, after: u64, until: u64) -> Result<Past> {
+        let mut past = Past::default();
+        let path = job_dir.join("journal.log");
+        let mut reader = LogReader::open_at(&path, HEADER_BYTES)?;
+        loop {
+            let at = reader.at();
+            let Some(payload) = reader.next()? else { break };
+            past.add(&path, at, payload, after, until)?;
+        }
+        past.check(&path, after)?;
+        Ok(past)
+    }
+
+    /// Appends a record. On an error nothing was appended and it may be tried again.
+    pub fn append(&mut self, record: &Record) -> Result<()> {
+        self.log.append(&record.encode())?;
+        self.log.flush().inspect_err(|_| self.log.drop_group(1))
+    }
+
+    /// Makes everything appended durable.
+    pub fn sync(&mut self) -> Result<()> {
+        self.log.sync()
+    }
+
+    /// For a thread that makes durable what has been appended by now.
+    pub fn sync_handle(&self) -> Result<File> {
+        self.log.sync_handle()
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+}
+
+impl Past {
+    fn add(&mut self, path: &Path, at: u64, payload: &[u8], after: u64, until: u64) -> Result<()> {
+        match Record::decode(payload).map_err(|e| e.at(format!("{} at byte {at}", path.display())))? {
+            Record::Partition { input, name, ordered } => self.partitions.push((input, name, ordered)),
+            Record::Cut(cut) => {
+                self.last_mini_batch = cut.mini_batch;
+                if (after + 1..=until).contains(&cut.mini_batch) {
+                    self.cuts.push(cut);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, path: &Path, after: u64) -> Result<()> {
+        if self.last_mini_batch >= after {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "{} ends at mini-batch {}, but a checkpoint at mini-batch {after} depends on it; \
+             restore the file from a copy, or start again with --from-scratch",
+            path.display(),
+            self.last_mini_batch
+        )))
+    }
+}

@@ -1,0 +1,35 @@
+//! From SQL text to a bound program, with what this binary knows put in.
+
+use std::path::Path;
+
+use tidemill_base::{Error, Result};
+use tidemill_sql::{Known, Program, Statement, TrainJob};
+
+/// Binds a program; `models` are those that exist.
+pub fn bind(text: &str, models: &[String]) -> Result<Program> {
+    let known = Known {
+        learners: tidemill_train::LEARNERS.to_vec(),
+        train_attributes: tidemill_train::ATTRIBUTES.iter().collect(),
+        models: models.to_vec(),
+    };
+    tidemill_sql::bind(text, &known).map_err(Error::from)
+}
+
+/// The training job that a model in the data directory was learned by.
+pub fn stored_job(data_root: &Path, model: &str) -> Result<TrainJob> {
+    tidemill_base::store::data_dir::check_name("model", model)?;
+    let path = data_root.join("models").join(model).join("job").join("program.sql");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::not_found(format!("no model '{model}' in {}", data_root.display())));
+        }
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    let program = bind(&text, &[]).map_err(|e| e.at(path.display()))?;
+    let job = program.statements.into_iter().find_map(|s| match s {
+        Statement::Train(job) => Some(*job),
+        _ => None,
+    });
+    job.ok_or_else(|| Error::corrupt(format!("{} holds no TO TRAIN statement", path.display())))
+}

@@ -1,0 +1,346 @@
+//! What a running job shows: the terminal's line, the page's JSON, Prometheus' text and the last line of `--json`.
+//!
+//! In: one [`Status`], filled in by the job a few times a second. Out: text. Nothing here changes anything.
+
+use std::{collections::VecDeque, fmt::Write, fs};
+
+use serde_json::{Value, json};
+use tidemill_base::StateHash;
+use tidemill_stream::join::JoinCounts;
+use tidemill_train::{Summary, TrainStats};
+
+use crate::engine::LineCounts;
+
+/// A moment of a job.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// `restoring`, `learning`, `waiting: ...`, `finished`, `stopped`.
+    pub state: String,
+    /// The model that is learned.
+    pub model: String,
+    /// The last published version; 0 before the first.
+    pub version: u64,
+    /// Mini-batches processed.
+    pub mini_batch: u64,
+    /// Events a second over the last second or so; over the whole run at its end.
+    pub events_per_s: f64,
+    /// Events and refusals.
+    pub counts: LineCounts,
+    /// The join's counters.
+    pub join: JoinCounts,
+    /// Impressions whose label is not final, and bytes of what waits.
+    pub pending: (usize, usize),
+    /// How well it predicts.
+    pub summary: Summary,
+    /// The table.
+    pub train: TrainStats,
+    /// How old the newest learned event is when its prediction can be read, milliseconds; `None` where nobody paces.
+    pub staleness_ms: Option<f64>,
+    /// The watermark, epoch milliseconds, once there is one.
+    pub watermark_ms: Option<i64>,
+    /// Event times at which the generator's world changes.
+    pub drift_ms: Vec<i64>,
+    /// Known once asked for: at a version and at the end.
+    pub state_hash: Option<StateHash>,
+    /// Last warning, if any (a checkpoint that could not be written, say).
+    pub warning: Option<String>,
+}
+
+/// One point of the page's charts.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// Event time where there is one, else milliseconds since the start.
+    pub t_ms: i64,
+    /// Log loss over the recent window.
+    pub logloss: f64,
+    /// Best possible over the same samples.
+    pub best: Option<f64>,
+    /// Events a second.
+    pub events_per_s: f64,
+    /// Staleness, milliseconds.
+    pub staleness_ms: Option<f64>,
+    /// AUC over the recent window.
+    pub auc: f64,
+}
+
+/// The charts' points: as many as fit, thinned evenly when they no longer do.
+#[derive(Debug)]
+pub struct History {
+    points: VecDeque<Point>,
+    every: u32,
+    skipped: u32,
+}
+
+const POINTS_MAX: usize = 600;
+
+impl Default for History {
+    fn default() -> Self {
+        Self { points: VecDeque::new(), every: 1, skipped: 0 }
+    }
+}
+
+impl History {
+    /// Adds a point, or passes it over where older ones were thinned to every second, fourth, ...
+    pub fn add(&mut self, point: Point) {
+        self.skipped += 1;
+        if self.skipped < self.every {
+            return;
+        }
+        self.skipped = 0;
+        self.points.push_back(point);
+        if self.points.len() > POINTS_MAX {
+            let mut i = 0;
+            self.points.retain(|_| {
+                i += 1;
+                i % 2 == 1
+            });
+            self.every *= 2;
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        self.points
+            .iter()
+            .map(|p| {
+                json!([
+                    p.t_ms,
+                    number(p.logloss),
+                    p.best.map(number),
+                    p.events_per_s.round(),
+                    p.staleness_ms,
+                    number(p.auc)
+                ])
+            })
+            .collect()
+    }
+}
+
+impl Status {
+    /// The line a person watches: events/s, samples, log loss beside the best possible, AUC, staleness, version.
+    pub fn line(&self) -> String {
+        let recent = &self.summary.recent;
+        let mut out = format!(
+            "{:>9} events/s  {:>11} samples  log loss {:.4}",
+            thousands(self.events_per_s as u64),
+            thousands(self.summary.samples),
+            recent.logloss
+        );
+        if let Some(best) = recent.best_logloss {
+            let _ = write!(out, " (best {best:.4}, {:+.1}%)", (recent.logloss / best - 1.0) * 100.0);
+        }
+        let _ = write!(out, "  AUC {:.4}", recent.auc);
+        if let Some(ms) = self.staleness_ms {
+            let _ = write!(out, "  staleness {ms:.0} ms");
+        }
+        let _ = write!(out, "  version {}", self.version);
+        if self.state != "learning" {
+            let _ = write!(out, "  [{}]", self.state);
+        }
+        out
+    }
+
+    /// The last line of `--json`.
+    pub fn to_summary(&self) -> Value {
+        let s = &self.summary;
+        let mut out = json!({
+            "state": self.state,
+            "model": self.model,
+            "samples": s.samples,
+            "positives": s.positives,
+            "logloss": number(s.logloss),
+            "auc": number(s.auc),
+            "normalized_entropy": number(s.normalized_entropy),
+            "recent": recent(s),
+            "calibration": calibration(s),
+            "version": self.version,
+            "mini_batch": self.mini_batch,
+            "state_hash": self.state_hash.map(|h| h.to_string()),
+            "events": self.counts.events,
+            "events_per_s": self.events_per_s.round(),
+            "counters": self.counters(),
+            "entries": self.train.entries,
+            "table_bytes": self.train.bytes,
+            "peak_rss_bytes": peak_rss_bytes(),
+        });
+        if let Some(best) = s.best_logloss {
+            out["best_logloss"] = number(best);
+        }
+        if let Some(w) = &self.warning {
+            out["warning"] = w.clone().into();
+        }
+        out
+    }
+
+    /// What the page shows.
+    pub fn to_page(&self, history: &History, versions: Value) -> Value {
+        let s = &self.summary;
+        json!({
+            "state": self.state,
+            "model": self.model,
+            "version": self.version,
+            "mini_batch": self.mini_batch,
+            "events": self.counts.events,
+            "events_per_s": self.events_per_s.round(),
+            "samples": s.samples,
+            "positives": s.positives,
+            "logloss": number(s.logloss),
+            "best_logloss": s.best_logloss.map(number),
+            "recent": recent(s),
+            "auc": number(s.auc),
+            "calibration": calibration(s),
+            "staleness_ms": self.staleness_ms,
+            "event_time_ms": self.watermark_ms,
+            "watermark_ms": self.watermark_ms,
+            "pending": self.pending.0,
+            "counters": self.counters(),
+            "entries": self.train.entries,
+            "table_bytes": self.train.bytes,
+            "rss_bytes": proc_status_bytes("VmRSS:"),
+            "drift_ms": self.drift_ms,
+            "history": history.to_json(),
+            "versions": versions,
+            "warning": self.warning,
+        })
+    }
+
+    fn counters(&self) -> Value {
+        json!({
+            "late": self.join.late_impressions,
+            "late_feedback": self.join.late_feedback,
+            "duplicate": self.join.duplicate_impressions,
+            "unmatched": self.join.unmatched_feedback,
+            "corrections": self.join.corrections,
+            "released_early": self.join.released_early,
+            "refused": self.counts.events_refused + self.counts.samples_refused,
+            "keys_not_admitted": self.train.refused_admissions,
+            "non_finite": self.train.refused_non_finite,
+        })
+    }
+
+    /// Prometheus' text.
+    pub fn to_metrics(&self) -> String {
+        let mut out = String::new();
+        let mut put = |name: &str, kind: &str, help: &str, value: f64| {
+            let _ = writeln!(out, "# HELP tidemill_{name} {help}\n# TYPE tidemill_{name} {kind}");
+            let _ = writeln!(out, "tidemill_{name}{{model=\"{}\"}} {value}", self.model);
+        };
+        let (c, j, s) = (&self.counts, &self.join, &self.summary);
+        put("events_total", "counter", "Events let in.", c.events as f64);
+        put(
+            "events_refused_total",
+            "counter",
+            "Events refused by a source or while widening.",
+            c.events_refused as f64,
+        );
+        put(
+            "samples_refused_total",
+            "counter",
+            "Sample rows that could not be learned from.",
+            c.samples_refused as f64,
+        );
+        put("sample_rows_total", "counter", "Sample rows learned from, retractions included.", c.sample_rows as f64);
+        put("samples_total", "counter", "Impressions with a final label.", s.samples as f64);
+        put("positives_total", "counter", "Impressions with a positive final label.", s.positives as f64);
+        put("impressions_late_total", "counter", "Impressions behind the watermark.", j.late_impressions as f64);
+        put(
+            "impressions_duplicate_total",
+            "counter",
+            "Impressions with a key still known.",
+            j.duplicate_impressions as f64,
+        );
+        put(
+            "feedback_late_total",
+            "counter",
+            "Feedback behind the watermark that matched nothing.",
+            j.late_feedback as f64,
+        );
+        put(
+            "feedback_unmatched_total",
+            "counter",
+            "Feedback whose impression never came.",
+            j.unmatched_feedback as f64,
+        );
+        put("corrections_total", "counter", "Early negatives taken back.", j.corrections as f64);
+        put(
+            "released_early_total",
+            "counter",
+            "Impressions that left because too many waited.",
+            j.released_early as f64,
+        );
+        put("pending_impressions", "gauge", "Impressions whose label is not final.", self.pending.0 as f64);
+        put("pending_bytes", "gauge", "Bytes of what waits in the join.", self.pending.1 as f64);
+        put("entries", "gauge", "Entries in the parameter table.", self.train.entries as f64);
+        put("table_bytes", "gauge", "Bytes of the parameter table.", self.train.bytes as f64);
+        put(
+            "keys_not_admitted_total",
+            "counter",
+            "Feature keys refused by the table's bound.",
+            self.train.refused_admissions as f64,
+        );
+        put(
+            "gradients_non_finite_total",
+            "counter",
+            "Gradients refused because they were not finite.",
+            self.train.refused_non_finite as f64,
+        );
+        put("mini_batch", "gauge", "Mini-batches processed.", self.mini_batch as f64);
+        put("version", "gauge", "Last published version.", self.version as f64);
+        put("events_per_second", "gauge", "Events a second, lately.", self.events_per_s);
+        put("logloss", "gauge", "Progressive log loss over the recent window.", s.recent.logloss);
+        put("auc", "gauge", "Progressive AUC over the recent window.", s.recent.auc);
+        if let Some(best) = s.recent.best_logloss {
+            put("best_logloss", "gauge", "Best possible log loss over the recent window.", best);
+        }
+        if let Some(ms) = self.staleness_ms {
+            put("staleness_milliseconds", "gauge", "Age of the newest learned event when it can be read.", ms);
+        }
+        put("resident_bytes", "gauge", "Resident memory.", proc_status_bytes("VmRSS:") as f64);
+        out
+    }
+}
+
+fn recent(s: &Summary) -> Value {
+    let r = &s.recent;
+    let mut out =
+        json!({"samples": r.samples, "positives": r.positives, "logloss": number(r.logloss), "auc": number(r.auc)});
+    if let Some(best) = r.best_logloss {
+        out["best_logloss"] = number(best);
+    }
+    out
+}
+
+fn calibration(s: &Summary) -> Value {
+    let deciles = s.calibration.iter();
+    deciles
+        .map(|d| json!({"count": d.count, "mean_p": number(d.mean_prediction), "mean_label": number(d.mean_label)}))
+        .collect()
+}
+
+/// Six digits are what these figures carry; a figure that is not there yet is null.
+fn number(x: f64) -> Value {
+    if x.is_finite() { ((x * 1e6).round() / 1e6).into() } else { Value::Null }
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, d) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(d);
+    }
+    out
+}
+
+/// The most memory this process has held, in bytes.
+pub fn peak_rss_bytes() -> u64 {
+    proc_status_bytes("VmHWM:")
+}
+
+fn proc_status_bytes(key: &str) -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix(key));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}

@@ -1,0 +1,70 @@
+//! Deriving a version again: from the journal and the sources, with nothing of what was stored of its weights.
+
+use std::path::Path;
+
+use tidemill_base::{Error, Result, StateHash, codec::Decoder};
+use tidemill_serve::registry::{Registry, VersionMeta};
+use tidemill_train::TrainSpec;
+
+use crate::{
+    engine::Engine,
+    job::{Checkpoints, Journal, open_partitions},
+    program,
+    push::PushHub,
+};
+
+/// What came of it.
+pub struct Verified {
+    /// What the registry says of the version.
+    pub meta: VersionMeta,
+    /// The state hash derived again.
+    pub derived: StateHash,
+    /// The checkpoint it was derived from; 0 for none.
+    pub from_mini_batch: u64,
+    /// Mini-batches done again.
+    pub mini_batches: u64,
+}
+
+/// Derives `model@version` again. Reads only; a process that owns the directory is not disturbed.
+pub fn verify(
+    data_root: &Path,
+    model: &str,
+    version: u64,
+    threads: usize,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Verified> {
+    let job = program::stored_job(data_root, model)?;
+    let dir = data_root.join("models").join(model);
+    let meta = Registry::reading(model, &dir.join("versions"))?.meta(version)?;
+    if meta.fingerprint != job.fingerprint {
+        return Err(Error::conflict(format!(
+            "version {version} of '{model}' was learned by an earlier program, whose journal is gone; it cannot be derived again"
+        )));
+    }
+    let spec = TrainSpec::from_settings(&job.settings);
+    let checkpoints = Checkpoints::reading(&dir.join("job"), job.fingerprint);
+    // One before it: the checkpoint at the version itself would only prove that it can be read.
+    let checkpoint = checkpoints.newest(meta.mini_batch.saturating_sub(1), |_| ())?;
+    let from = checkpoint.as_ref().map_or(0, |c| c.mini_batch);
+    let past = Journal::read(&dir.join("job"), from, meta.mini_batch)?;
+    if past.last_mini_batch < meta.mini_batch {
+        return Err(Error::corrupt(format!(
+            "the journal ends at mini-batch {}, version {version} stands on mini-batch {}",
+            past.last_mini_batch, meta.mini_batch
+        )));
+    }
+    let mut engine = Engine::new(&job, &spec, threads)?;
+    open_partitions(&mut engine, &job, &past, &PushHub::reading(data_root), None)?;
+    if let Some(c) = &checkpoint {
+        let what = format!("checkpoint {}", c.mini_batch);
+        let mut d = Decoder::new(&c.body, &what);
+        let _ = (d.u64()?, d.u64()?);
+        engine.restore(&spec, threads, &mut d)?;
+    }
+    let mini_batches = past.cuts.len() as u64;
+    for (i, record) in past.cuts.into_iter().enumerate() {
+        engine.replay(record, &mut Vec::new())?;
+        progress(i as u64 + 1, mini_batches);
+    }
+    Ok(Verified { derived: engine.line.trainer.state_hash(), meta, from_mini_batch: from, mini_batches })
+}

@@ -1,0 +1,185 @@
+//! Programs over files, and the commands around them.
+
+use std::fs;
+
+use super::support::{Scratch, generated, last_json, run, run_json, tidemill};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// 4,000 rows whose label follows from two columns.
+fn rows() -> Vec<(u32, &'static str, f64, u32)> {
+    let mut rng = tidemill_base::Rng::seeded(3);
+    let colours = ["red", "green", "blue"];
+    (0..4_000)
+        .map(|_| {
+            let (user, colour, x) = (rng.below(20) as u32, colours[rng.below(3) as usize], rng.next_f64());
+            let p = if colour == "red" { 0.9 } else { 0.1 };
+            (user, colour, x, (rng.next_f64() < p) as u32)
+        })
+        .collect()
+}
+
+fn learn(path: &str, more: &str) -> String {
+    format!(
+        "CREATE SOURCE t (user BIGINT, colour STRING, x DOUBLE, label INT) WITH (connector = 'file', path = '{path}'{more});
+         SELECT * FROM t TO TRAIN FTRLClassifier COLUMN user, colour, NUMERIC(x), BUCKET(x, [0.25, 0.5, 0.75]) LABEL label INTO m;"
+    )
+}
+
+/// The same rows in every text format, plain and compressed, give the same model to the last bit.
+#[test]
+fn every_file_format_gives_the_same_model() {
+    let scratch = Scratch::new("formats");
+    let mut csv = String::from("user,colour,x,label\n");
+    let (mut tsv, mut json) = (String::new(), String::new());
+    for (user, colour, x, label) in rows() {
+        csv += &format!("{user},{colour},{x},{label}\n");
+        tsv += &format!("{user}\t{colour}\t{x}\t{label}\n");
+        json += &format!("{{\"user\":{user},\"colour\":\"{colour}\",\"x\":{x},\"label\":{label}}}\n");
+    }
+    let csv = scratch.write("rows.csv", csv);
+    let (dir, of) = (&scratch.0, |name: &str| scratch.path(name).display().to_string());
+    scratch.write("rows.tsv", tsv);
+    scratch.write("rows.jsonl", json);
+    for tool in [["gzip", "-k"], ["zstd", "-qk"]] {
+        let ok = std::process::Command::new(tool[0]).arg(tool[1]).arg(&csv).current_dir(dir).status();
+        assert!(ok.is_ok_and(|s| s.success()), "{} is part of every Debian", tool[0]);
+    }
+    let reference = run_json(&learn(&of("rows.csv"), ""), &scratch.path("d0"), &[]);
+    assert_eq!((reference["samples"].as_u64(), reference["state"].as_str()), (Some(4_000), Some("finished")));
+    assert!(reference["auc"].as_f64().unwrap() > 0.8, "{reference}");
+    let others = [("rows.tsv", ", header = false"), ("rows.jsonl", ""), ("rows.csv.gz", ""), ("rows.csv.zst", "")];
+    for (i, (file, more)) in others.iter().enumerate() {
+        let got = run_json(&learn(&of(file), more), &scratch.path(&format!("d{}", i + 1)), &[]);
+        assert_eq!(got["state_hash"], reference["state_hash"], "{file}");
+    }
+}
+
+/// What is done stays done: the same program on the same directory says the same and learns nothing twice; another program
+/// under the same name is refused until told to forget.
+#[test]
+fn a_finished_program_run_again_says_the_same() {
+    let scratch = Scratch::new("again");
+    let data = scratch.path("data");
+    let sql = generated(6_000, "");
+    let first = run_json(&sql, &data, &[]);
+    let again = run_json(&sql, &data, &[]);
+    for key in ["state_hash", "samples", "positives", "logloss", "auc", "version", "counters"] {
+        assert_eq!(first[key], again[key], "{key}");
+    }
+    let other = sql.replace("CROSS([C1, C3])", "CROSS([C1, C2])");
+    let refused = run(&other, &data, &[]);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("--from-scratch"));
+    let forgotten = run_json(&other, &data, &["--from-scratch"]);
+    assert_ne!(forgotten["state_hash"], first["state_hash"]);
+    assert_eq!(forgotten["version"], 2, "versions go on, they are never taken back");
+}
+
+#[test]
+fn versions_are_listed_shown_verified_and_evaluated() {
+    let scratch = Scratch::new("versions");
+    let data = scratch.path("data");
+    let sql = generated(8_000, ", publish.every = 3000");
+    let done = run_json(&sql, &data, &[]);
+    assert_eq!(done["version"], 3, "two by count and one at the end");
+    let models = |args: &[&str]| tidemill().arg("models").args(args).arg("--data-dir").arg(&data).output().unwrap();
+    let list = text(&models(&["list"]).stdout);
+    assert!(list.contains("ctr") && list.lines().count() == 2, "{list}");
+    let all = text(&models(&["show", "ctr"]).stdout);
+    assert!(
+        all.lines().count() == 4 && all.contains("live") && all.contains(done["state_hash"].as_str().unwrap()),
+        "{all}"
+    );
+    let one: serde_json::Value = serde_json::from_str(&text(&models(&["show", "ctr@2"]).stdout)).unwrap();
+    assert_eq!(one["version"], 2);
+    for version in ["ctr@1", "ctr@3"] {
+        let out = models(&["verify", version]);
+        assert!(out.status.success() && text(&out.stdout).contains("verified"), "{}", text(&out.stderr));
+    }
+    let none = models(&["show", "ctr@9"]);
+    assert_eq!(none.status.code(), Some(3));
+    assert!(text(&none.stderr).contains("no version 9 (have 1-3)"), "{}", text(&none.stderr));
+    let rolled = models(&["rollback", "ctr@1"]);
+    assert!(rolled.status.success() && text(&models(&["list"]).stdout).contains("1 (pinned)"));
+
+    // A changed byte in the registry's claim is found by deriving the version again.
+    let shown = run("SHOW MODELS;", &data, &[]);
+    assert!(shown.status.success() && text(&shown.stdout).contains("ctr"), "{}", text(&shown.stderr));
+}
+
+#[test]
+fn a_model_is_evaluated_on_rows_it_did_not_learn() {
+    let scratch = Scratch::new("evaluate");
+    let all = rows();
+    let csv = |rows: &[(u32, &str, f64, u32)]| {
+        let lines = rows.iter().map(|(u, c, x, l)| format!("{u},{c},{x},{l}\n"));
+        std::iter::once("user,colour,x,label\n".to_string()).chain(lines).collect::<String>()
+    };
+    let train = scratch.write("train.csv", csv(&all[..3_000]));
+    let test = scratch.write("test.csv", csv(&all[3_000..]));
+    let sql = format!(
+        "{}\nCREATE SOURCE held (user BIGINT, colour STRING, x DOUBLE, label INT) WITH (connector = 'file', path = '{}');
+         SELECT * FROM held TO EVALUATE m LABEL label;",
+        learn(train.to_str().unwrap(), ""),
+        test.display()
+    );
+    let out = run_json(&sql, &scratch.path("data"), &[]);
+    // Entropy of a label that is right nine times in ten: -0.9 ln 0.9 - 0.1 ln 0.1 = 0.325.
+    let logloss = out["logloss"].as_f64().unwrap();
+    assert!(out["samples"] == 1_000 && (0.28..0.40).contains(&logloss), "{out}");
+}
+
+#[test]
+fn check_binds_and_runs_nothing() {
+    let scratch = Scratch::new("check");
+    let good = tidemill().args(["check", "-e", &generated(10, "")]).current_dir(&scratch.0).output().unwrap();
+    assert!(good.status.success(), "{}", text(&good.stderr));
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0, "nothing was written");
+    let bad =
+        tidemill().args(["check", "-e", "SELECT * FORM t TO TRAIN FTRLClassifier LABEL y INTO m"]).output().unwrap();
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(text(&bad.stderr).contains("line 1"), "{}", text(&bad.stderr));
+}
+
+/// A file that grows is followed, whole lines only, until the program is told to stop; then it goes on where it was.
+#[test]
+fn a_followed_file_is_learned_as_it_grows() {
+    use std::io::Write;
+    let scratch = Scratch::new("follow");
+    let path = scratch.write("grow.csv", "user,colour,x,label\n1,red,0.5,1\n2,blue,0.5,0\n3,gre");
+    let sql = learn(path.to_str().unwrap(), ", follow = true");
+    let data = scratch.path("data");
+    let serving =
+        || super::support::Serving::start(&["run", "-e", &sql, "--json", "--data-dir", data.to_str().unwrap()]);
+    let s = serving();
+    super::support::eventually("two whole lines", || (s.get_json("/v1/status")["samples"] == 2).then_some(()));
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"en,0.1,0\n4,red,0.9,1\n").unwrap();
+    super::support::eventually("four", || (s.get_json("/v1/status")["samples"] == 4).then_some(()));
+    let (code, out) = s.end("-INT");
+    assert_eq!(code, Some(0));
+    let stopped: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!(stopped["state"], "stopped");
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"5,red,0.9,1\n").unwrap();
+    let s = serving();
+    super::support::eventually("five", || (s.get_json("/v1/status")["samples"] == 5).then_some(()));
+}
+
+/// The demo ends by itself, and its seed repeats it.
+#[test]
+fn the_demo_repeats_itself_by_seed() {
+    let scratch = Scratch::new("demo");
+    let demo = |seed: &str, dir: &str| {
+        let args =
+            ["demo", "--for", "4s", "--rate", "2000", "--fast", "--no-serve", "--json", "--quiet", "--seed", seed];
+        let out = tidemill().args(args).arg("--data-dir").arg(scratch.path(dir)).output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        last_json(&out)
+    };
+    let (one, same, other) = (demo("1", "a"), demo("1", "b"), demo("2", "c"));
+    assert_eq!((one["samples"].as_u64(), &one["state_hash"]), (Some(8_000), &same["state_hash"]));
+    assert_ne!(one["state_hash"], other["state_hash"]);
+    assert!(one["best_logloss"].as_f64().unwrap() < one["logloss"].as_f64().unwrap());
+}

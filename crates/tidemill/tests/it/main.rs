@@ -1,0 +1,10 @@
+//! The program as a person meets it: command lines, files, HTTP, signals. Every test starts the real binary.
+
+#![allow(clippy::disallowed_methods, reason = "a test watches real processes by the real clock")]
+
+mod bad_input;
+mod cli;
+mod http;
+mod kill;
+mod support;
+mod tidy;
