@@ -23,6 +23,8 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--force-color-profile=srgb", "--window-size=1280,800",
+    # A headless browser has no mouse and says so; this one stands for a person who has.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 ]
 
 
@@ -162,6 +164,12 @@ class Browser:
     def find(self, css):
         """The first element, or an error."""
         return self.ask("POST", "/element", {"using": "css selector", "value": css})
+
+    def hover(self, element):
+        """Moves the mouse to the middle of an element."""
+        move = {"type": "pointerMove", "duration": 120, "x": 0, "y": 0, "origin": element}
+        mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move]}
+        self.ask("POST", "/actions", {"actions": [mouse]})
 
     def click(self, element):
         """Moves the mouse there and clicks, as a person does; an element that is covered refuses."""

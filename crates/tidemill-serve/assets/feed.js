@@ -1,11 +1,13 @@
 // The feed: items ranked by the model for one reader. What is shown is sent as impressions, a click as a click; then the
-// prediction is asked for until it has changed, and the milliseconds from the click to that moment are shown.
+// prediction is asked for until the click is seen in it, and the milliseconds from the click to that moment are shown.
 import { alert, ask, fixed } from "./app.js";
 
 const POLL_MS = 5; // between two looks at the prediction after a click
 const WAIT_MS = 3000; // for how long
 const REFRESH_MS = 1000; // shown probabilities follow the model, in place
 const MOVE_MS = 380;
+const SEEN_MS = 4000; // an impression counts for this long; the demo attributes a click to one of the last 5 s
+const RISE_MIN = 1e-3; // log odds by which a click is seen to have been learned; rounding is a thousand times less
 
 let feed = null;
 let cards = []; // {item, id, p, before, element, parts}, in the order in which they are shown
@@ -34,7 +36,7 @@ async function round() {
   try {
     await predictAll();
     rank();
-    await show();
+    await show(cards);
   } catch (e) {
     alert(e.message);
   }
@@ -51,6 +53,14 @@ async function refresh() {
   }
 }
 
+/// A card looked at long after it was shown is shown anew: its old impression has become a negative that no click can
+/// take back. Called as the pointer comes near, so that a click finds it done.
+function seen(card) {
+  if (Date.now() - card.shown < SEEN_MS) return card.showing;
+  card.showing = show([card]).catch((e) => alert(e.message));
+  return card.showing;
+}
+
 /// `began`: when the finger came down, in the page's own time.
 async function click(card, began) {
   if (busy) {
@@ -62,8 +72,8 @@ async function click(card, began) {
   note(card, "sent", true);
   cards.forEach((c) => c.parts.button.classList.toggle("chosen", c === card));
   try {
-    // The stream moves the model all the time: the change is measured from now, not from what was shown.
-    const before = (await card.before) ?? (await now(card));
+    const before = (await card.before) ?? (await own(card));
+    await seen(card);
     card.before = null;
     await push(feed.clicks_source, [{ [feed.id_column]: card.id, [feed.time_column]: Date.now() }]);
     clicks += 1;
@@ -71,7 +81,7 @@ async function click(card, began) {
     const took = await untilChanged(card, before, began);
     note(card, took === null ? unchanged() : `changed in ${took < 10 ? took.toFixed(1) : Math.round(took)} ms`, took === null);
     rank();
-    await show();
+    await show(cards);
   } catch (e) {
     note(card, "", false);
     alert(e.message);
@@ -86,10 +96,10 @@ function unchanged() {
   return document.getElementById("pinned").hidden ? `unchanged after ${WAIT_MS / 1000} s` : "unchanged: rolled back";
 }
 
-/// Milliseconds from the click until the item's probability was another, or null.
+/// Milliseconds from the click until the prediction showed it, or null.
 async function untilChanged(card, before, began) {
   while (performance.now() - began < WAIT_MS) {
-    if ((await now(card)) !== before) {
+    if ((await own(card)) > before + RISE_MIN) {
       const took = performance.now() - began;
       await predictAll();
       return took;
@@ -99,17 +109,27 @@ async function untilChanged(card, before, began) {
   return null;
 }
 
-async function now(card) {
-  return (await predict([card])).predictions[0].probability;
+/// What the model has learned of this reader, in log odds: the prediction against the one for a reader it cannot know.
+/// The stream moves the shared weights many times a second; this difference only the reader's own events move.
+async function own(card) {
+  const rows = [row(card)];
+  if (feed.user) rows.push({ ...row(card), [feed.user.column]: null });
+  const [reader, stranger = 0] = (await predict(rows)).predictions.map(({ probability }) => logOdds(probability));
+  return reader - stranger;
+}
+
+function logOdds(p) {
+  const q = Math.min(Math.max(p, 1e-7), 1 - 1e-7);
+  return Math.log(q / (1 - q));
 }
 
 async function predictAll() {
   const asked = [...cards];
-  setProbabilities(asked, (await predict(asked)).predictions);
+  setProbabilities(asked, (await predict(asked.map(row))).predictions);
 }
 
-function predict(some) {
-  return ask("POST", `/v1/models/${feed.model}:predict`, JSON.stringify({ rows: some.map((c) => row(c)) }));
+function predict(rows) {
+  return ask("POST", `/v1/models/${feed.model}:predict`, JSON.stringify({ rows }));
 }
 
 function row(card) {
@@ -117,10 +137,11 @@ function row(card) {
 }
 
 /// Every item that is shown is an impression with an id of its own.
-async function show() {
+async function show(some) {
   const now = Date.now();
-  const events = cards.map((card) => {
+  const events = some.map((card) => {
     card.id = newId();
+    card.shown = now;
     return { ...row(card), [feed.id_column]: card.id, [feed.time_column]: now };
   });
   await push(feed.impressions_source, events);
@@ -183,9 +204,10 @@ function makeCard(item) {
   parts.title.textContent = item.title;
   parts.about.textContent = item.about ?? "";
   element.append(button);
-  const card = { item, id: null, p: 0, before: null, element, parts };
+  const card = { item, id: null, shown: 0, showing: null, p: 0, before: null, element, parts };
+  button.onpointerenter = () => { seen(card); };
   // Asked for while the finger goes up again: the click itself then waits for nothing.
-  button.onpointerdown = () => { card.before = now(card).catch(() => null); };
+  button.onpointerdown = () => { card.before = own(card).catch(() => null); };
   button.onclick = (event) => click(card, event.timeStamp);
   return card;
 }

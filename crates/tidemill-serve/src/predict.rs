@@ -8,7 +8,10 @@ mod rows;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Schema, SchemaRef},
+};
 use tidemill_base::{Error, Result};
 use tidemill_model::{
     feature::{Extractor, Features},
@@ -64,7 +67,8 @@ struct Scratch {
 }
 
 impl Predictor {
-    /// Rows with the columns `input` go through `request` into what `extractor` was bound to.
+    /// Rows with the columns `input` go through `request` into what `extractor` was bound to. Whatever the source
+    /// declares NOT NULL may be left out of a request: an impression that is still to be shown has no number yet.
     pub fn new(
         model: &str,
         input: SchemaRef,
@@ -72,6 +76,7 @@ impl Predictor {
         extractor: Extractor,
         live: Arc<LiveModel>,
     ) -> Result<Self> {
+        let input = all_nullable(&input);
         let first = Scratch { decoder: JsonDecoder::new(input.clone())?, features: Features::default() };
         let scratch = Mutex::new(vec![first]);
         Ok(Self { model: model.to_string(), input, request, extractor, live, scratch })
@@ -199,6 +204,11 @@ impl PredictReply {
         out.push(b'}');
         out
     }
+}
+
+fn all_nullable(columns: &Schema) -> SchemaRef {
+    let fields = columns.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 fn predictions(served: &ServedVersion, features: &Features) -> Vec<Prediction> {

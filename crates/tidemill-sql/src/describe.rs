@@ -3,7 +3,10 @@
 use std::fmt::{self, Display, Formatter};
 
 use arrow::datatypes::Schema;
-use tidemill_base::duration::format_duration_ms;
+use tidemill_base::{
+    attribute::{Settings, Value},
+    duration::format_duration_ms,
+};
 use tidemill_stream::{
     join::Emit,
     source::{Connector, SourceSpec},
@@ -47,11 +50,17 @@ impl Display for EvaluateJob {
     }
 }
 
-fn write_settings(f: &mut Formatter<'_>, settings: &tidemill_base::attribute::Settings) -> fmt::Result {
+fn write_settings(f: &mut Formatter<'_>, settings: &Settings) -> fmt::Result {
     let names = settings.names().filter(|n| settings.is_written(n));
     for name in names.collect::<Vec<_>>() {
         if let Some(value) = settings.get(name) {
-            writeln!(f, "  {name} = {value:?}")?;
+            let text = match value {
+                Value::Number(x) => x.to_string(),
+                Value::Integer(x) => x.to_string(),
+                Value::Bool(x) => x.to_string(),
+                Value::Text(x) => format!("'{x}'"),
+            };
+            writeln!(f, "  {name} = {text}")?;
         }
     }
     Ok(())

@@ -104,6 +104,11 @@ impl Planner {
                 Err(Fault::unsupported(span, "a subquery in an expression", "write values, or a CREATE VIEW in FROM"))
             }
             ast::Expr::Function(f) => self.check_function(f, whole),
+            ast::Expr::Cast { data_type: ast::DataType::Custom(name, _), .. } => {
+                let written = name.to_string();
+                let fault = Fault::new(or(name.span(), span), format!("unknown type '{written}'"));
+                Err(fault.nearest(&written, CAST_TYPES, "types"))
+            }
             _ => Ok(()),
         }
     }
@@ -156,6 +161,7 @@ impl Planner {
     }
 }
 
+const CAST_TYPES: [&str; 8] = ["BIGINT", "INT", "DOUBLE", "REAL", "STRING", "VARCHAR", "BOOLEAN", "TIMESTAMP"];
 const AGGREGATES_INSTEAD: &str = "expressions are functions of one row: select the impression's own columns";
 
 /// An error of planning in our words.

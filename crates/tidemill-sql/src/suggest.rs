@@ -12,11 +12,13 @@ pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
     if length == 0 || length > 64 {
         return None;
     }
-    let budget = (length / 3).max(1);
     known
         .into_iter()
         .map(|word| (damerau_levenshtein(&written, &word.to_lowercase()), word))
-        .filter(|&(distance, word)| distance <= budget && distance < length.max(word.chars().count()))
+        .filter(|&(distance, word)| {
+            let longer = length.max(word.chars().count());
+            distance <= (longer / 3).max(1) && distance < longer
+        })
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, word)| word)
 }
@@ -29,7 +31,7 @@ mod tests {
     #[test]
     fn only_a_near_word_is_suggested() {
         let tables = ["clicks", "impressions"];
-        assert_eq!(nearest("clik", tables), Some("clicks").filter(|_| false).or(nearest("clik", tables)));
+        assert_eq!(nearest("clik", tables), Some("clicks"));
         assert_eq!(nearest("CLICK", tables), Some("clicks"));
         assert_eq!(nearest("impresions", tables), Some("impressions"));
         assert_eq!(nearest("orders", tables), None);

@@ -197,7 +197,8 @@ fn reason(error: &DataFusionError) -> String {
             ArrowError::DivideByZero => "division by zero".into(),
             ArrowError::ArithmeticOverflow(_) => "integer overflow".into(),
             ArrowError::CastError(text) | ArrowError::ComputeError(text) | ArrowError::InvalidArgumentError(text) => {
-                words(text)
+                let text = words(text);
+                text.strip_prefix("Cannot").map_or(text.clone(), |rest| format!("cannot{rest}"))
             }
             other => words(&other.to_string()),
         },

@@ -154,8 +154,11 @@ fn keep(offsets: &mut Vec<u64>, kept: Option<&[u32]>) {
     }
 }
 
+/// Rows by index, each with the reason why it is not let in.
+type Bad = Vec<(u32, String)>;
+
 /// Event times of all rows, and the rows whose time cannot be.
-fn event_times(rows: &RecordBatch, column: usize) -> Result<(Vec<i64>, Vec<(u32, String)>)> {
+fn event_times(rows: &RecordBatch, column: usize) -> Result<(Vec<i64>, Bad)> {
     let array = rows.column(column);
     let times: Vec<i64> = match array.data_type() {
         DataType::Int64 => array.as_primitive::<Int64Type>().values().to_vec(),

@@ -62,6 +62,12 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
+/// As the source declares them: an event needs its number, a request has none to give.
+fn declared() -> SchemaRef {
+    let not_null = |f: &Arc<Field>| f.as_ref().clone().with_nullable(f.name() != "imp_id");
+    Arc::new(Schema::new(schema().fields().iter().map(not_null).collect::<Vec<_>>()))
+}
+
 pub fn extractor() -> Extractor {
     let columns = [
         ColumnSpec::Plain { column: "user".into() },
@@ -150,7 +156,7 @@ impl FakeHost {
         let newest = snapshot(&row(), 0.3);
         let live = Arc::new(LiveModel::open(&newest, 3, 300));
         let request = Arc::new(Identity(schema()));
-        let predictor = Predictor::new("ctr", schema(), request, extractor(), live.clone()).unwrap();
+        let predictor = Predictor::new("ctr", declared(), request, extractor(), live.clone()).unwrap();
         Arc::new(Self {
             served: Arc::new(ServedModel::open(predictor, registry).unwrap()),
             live,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use arrow::datatypes::{Field, Schema};
-use datafusion::sql::sqlparser::tokenizer::Span;
+use datafusion::{logical_expr::Expr, sql::sqlparser::tokenizer::Span};
 use tidemill_model::{ColumnSpec, Extractor};
 
 use super::{
@@ -18,6 +18,7 @@ use crate::{
     },
     planner::plain_type,
     suggest::nearest,
+    transform::words,
 };
 
 /// Columns with a meaning of their own.
@@ -42,7 +43,7 @@ pub(crate) fn bind(items: &[ColumnItem], relation: &Relation, roles: &Roles, her
             if specs.iter().any(|s| s.slot_name() == spec.slot_name()) {
                 return Err(Fault::new(span, format!("'{}' is in COLUMN twice", spec.slot_name())));
             }
-            Extractor::bind(std::slice::from_ref(&spec), &schema).map_err(|e| Fault::new(span, e.message()))?;
+            Extractor::bind(std::slice::from_ref(&spec), &schema).map_err(|e| Fault::new(span, words(e.message())))?;
             specs.push(spec);
         }
     }
@@ -53,16 +54,24 @@ pub(crate) fn bind(items: &[ColumnItem], relation: &Relation, roles: &Roles, her
     Ok(specs)
 }
 
-/// `*`: every column but those that are about the event and not about the world.
+/// `*`: every column but those that are about the event and not about the world, or that give the answer away.
 fn all(except: &[Name], relation: &Relation, roles: &Roles) -> Checked<Vec<ColumnSpec>> {
     let names = relation.names();
-    let mut left_out = BTreeSet::from([roles.label]);
+    let mut left_out: BTreeSet<usize> =
+        (0..names.len()).filter(|&i| i == roles.label || is_made_into_label(relation, roles, i)).collect();
     left_out.extend(roles.oracle);
     for name in except {
         left_out.insert(place(name, &names)?);
     }
     let kept = (0..names.len()).filter(|i| !left_out.contains(i) && !is_about_the_event(relation, *i));
     Ok(kept.map(|i| ColumnSpec::Plain { column: names[i].to_string() }).collect())
+}
+
+/// Whether the label is this column or is computed from it.
+fn is_made_into_label(relation: &Relation, roles: &Roles, i: usize) -> bool {
+    let (column, label) = (&relation.columns[i], &relation.columns[roles.label]);
+    let bare = matches!(column.expr, Expr::Column(_));
+    column.expr == label.expr || (bare && reads(&column.expr).is_subset(&reads(&label.expr)))
 }
 
 /// Event time (and what it is computed from), primary key, feedback.
@@ -76,7 +85,7 @@ fn is_about_the_event(relation: &Relation, i: usize) -> bool {
     }
     event.extend(source.spec.primary_key.map(|k| format!("{LEFT}{}", source.spec.columns.field(k).name())));
     let column = &relation.columns[i];
-    let bare = matches!(column.expr, datafusion::logical_expr::Expr::Column(_));
+    let bare = matches!(column.expr, Expr::Column(_));
     column.is_feedback() || (bare && reads(&column.expr).is_subset(&event))
 }
 
@@ -110,6 +119,11 @@ fn feature_column(name: &Name, relation: &Relation, roles: &Roles) -> Checked<St
     }
     if column.expr == relation.columns[roles.label].expr {
         return leak("the label under another name,");
+    }
+    // A column that the label alone is made of gives the label away; one among several may be meant.
+    let label = &relation.columns[roles.label].expr;
+    if is_made_into_label(relation, roles, i) && reads(label).len() == 1 {
+        return leak("what the label is computed from,");
     }
     if Some(i) == roles.oracle {
         return leak("validate.oracle");

@@ -148,11 +148,11 @@ impl On<'_> {
         let span = or(condition.span(), self.span);
         match condition {
             ast::Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
-                if found.key.is_some() {
+                let key = self.key(left, right, span)?;
+                if found.key.replace(key).is_some() {
                     let instead = "join on one column; build it in a view, for example a || ':' || b AS key";
                     return Err(Fault::unsupported(span, "a second equality of keys", instead));
                 }
-                found.key = Some(self.key(left, right, span)?);
                 Ok(())
             }
             ast::Expr::Between { expr, negated: false, low, high } => {

@@ -98,8 +98,8 @@ impl Build<'_> {
     ) -> Checked<(Input, Option<JoinPart>, Projection)> {
         let mut left: Vec<Wanted> = wanted.iter().filter(|w| !w.is_feedback()).cloned().collect();
         let mut right: Vec<Wanted> = Vec::new();
-        let left_key = find_or_add(&mut left, &join.left_key, "key", &join.key_type);
-        let right_key = find_or_add(&mut right, &join.right_key, "key", &join.key_type);
+        let left_key = find_or_add(&mut left, &join.left_key, key_name(&join.left_key), &join.key_type);
+        let right_key = find_or_add(&mut right, &join.right_key, key_name(&join.right_key), &join.key_type);
         for name in wanted.iter().filter(|w| w.is_feedback()).flat_map(|w| reads(&w.expr)) {
             let (items, side, prefix) = match name.strip_prefix(LEFT) {
                 Some(_) => (&mut left, &relation.left, LEFT),
@@ -278,6 +278,14 @@ fn find_or_add(items: &mut Vec<Wanted>, expr: &Expr, name: &str, ty: &DataType) 
     let text = name.to_string();
     items.push(Wanted { name: text.clone(), ty: ty.clone(), expr: expr.clone(), text, feature: false });
     items.len() - 1
+}
+
+/// A key that is a column keeps its name.
+fn key_name(key: &Expr) -> &str {
+    match key {
+        Expr::Column(c) => c.name.strip_prefix(LEFT).or(c.name.strip_prefix(RIGHT)).unwrap_or("key"),
+        _ => "key",
+    }
 }
 
 /// Whether the expression is the source's primary key as it is.

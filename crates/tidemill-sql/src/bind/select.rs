@@ -66,11 +66,18 @@ impl From {
 
 /// Binds a query as it stands at statement `at`.
 pub(crate) fn bind(def: &SelectDef, catalog: &Catalog, at: usize) -> Checked<Relation> {
-    let mut relation = query(&def.query, catalog, at)?;
+    let mut relation = query(&def.query, catalog, at).map_err(|fault| mark(fault, def))?;
     if let Some((emit, span)) = def.emit {
         set_emit(&mut relation, emit, span)?;
     }
     Ok(relation)
+}
+
+/// A refused clause is marked by its first word, where the whole query would be.
+fn mark(fault: Fault, def: &SelectDef) -> Fault {
+    let Some(what) = fault.message.strip_prefix("not supported yet: ") else { return fault };
+    let place = def.marks.iter().find(|(word, _)| what.split(' ').next() == Some(word));
+    place.map_or(fault.clone(), |(_, span)| Fault { span: *span, ..fault })
 }
 
 fn set_emit(relation: &mut Relation, emit: EmitDef, span: Span) -> Checked<()> {

@@ -3,7 +3,7 @@
 //! Words are compared without regard to letter case; a quoted word is a name, never a keyword. What is missing is
 //! reported at the place where it was expected, with the nearest keyword when a wrong one stands there.
 
-use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
 use crate::{
     diagnostic::{Checked, Fault},
@@ -138,6 +138,9 @@ impl<'a> Cursor<'a> {
 
 pub(crate) fn expected(what: &str, found: Option<&Token>, here: Span, keywords: &[&str]) -> Fault {
     let found_text = match found {
+        Some(token @ (Token::SingleQuotedString(_) | Token::Word(Word { quote_style: Some(_), .. }))) => {
+            token.to_string()
+        }
         Some(token) => format!("'{token}'"),
         None => "the end of the statement".to_string(),
     };

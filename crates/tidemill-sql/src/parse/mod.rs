@@ -12,7 +12,7 @@ pub(crate) mod value;
 
 use datafusion::sql::sqlparser::{
     ast::Query,
-    tokenizer::{Span, TokenWithSpan},
+    tokenizer::{Span, Token, TokenWithSpan},
 };
 
 pub(crate) use create_source::{ComputedDef, SourceDef};
@@ -35,7 +35,11 @@ pub(crate) enum Parsed {
 pub(crate) struct SelectDef {
     pub query: Box<Query>,
     pub emit: Option<(EmitDef, Span)>,
+    /// Clauses that may have to be refused, and where they stand: the parser does not keep their places.
+    pub marks: Vec<(&'static str, Span)>,
 }
+
+const MARKED: [&str; 9] = ["GROUP", "HAVING", "ORDER", "LIMIT", "DISTINCT", "UNION", "EXCEPT", "INTERSECT", "QUALIFY"];
 
 const STATEMENTS: [&str; 3] = ["CREATE", "SELECT", "SHOW"];
 
@@ -85,7 +89,7 @@ fn create(c: &mut Cursor, tokens: &[TokenWithSpan]) -> Checked<Parsed> {
     if c.take_word("VIEW") || c.take_word("STREAM") {
         refuse_if_not_exists(c)?;
         let name = c.name("the view's name")?;
-        if c.peek().is_some_and(|t| t.token == datafusion::sql::sqlparser::tokenizer::Token::LParen) {
+        if c.peek().is_some_and(|t| t.token == Token::LParen) {
             return Err(Fault::unsupported(
                 c.here(),
                 "names in brackets behind a view's name",
@@ -137,7 +141,9 @@ fn query_parts(tokens: &[TokenWithSpan]) -> Checked<(SelectDef, &[TokenWithSpan]
     let cut = tail::cut(tokens)?;
     refuse_stream_clauses(cut.query)?;
     let query = stock::parse_query(cut.query)?;
-    Ok((SelectDef { query, emit: tail::emit(cut.emit)? }, cut.task))
+    let mark = |t: &TokenWithSpan| MARKED.into_iter().find(|w| cursor::is_word(&t.token, w)).map(|word| (word, t.span));
+    let marks = cut.query.iter().filter_map(mark).collect();
+    Ok((SelectDef { query, emit: tail::emit(cut.emit)?, marks }, cut.task))
 }
 
 /// Forms of streaming SQL that the stock parser would stumble over with a message that helps nobody.
@@ -146,7 +152,7 @@ fn refuse_stream_clauses(tokens: &[TokenWithSpan]) -> Checked<()> {
     for (i, t) in tokens.iter().enumerate() {
         let word = |w| cursor::is_word(&t.token, w);
         let before = |w| i > 0 && cursor::is_word(&tokens[i - 1].token, w);
-        let opens = tokens.get(i + 1).is_some_and(|t| t.token == datafusion::sql::sqlparser::tokenizer::Token::LParen);
+        let opens = tokens.get(i + 1).is_some_and(|t| t.token == Token::LParen);
         if word("SYSTEM_TIME") && before("FOR") {
             let instead = "join one feedback source with a time bound";
             return Err(Fault::unsupported(t.span, "FOR SYSTEM_TIME AS OF", instead));

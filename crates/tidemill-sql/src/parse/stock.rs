@@ -7,7 +7,10 @@ use datafusion::sql::sqlparser::{
     tokenizer::{Location, Span, Token, TokenWithSpan},
 };
 
-use super::cursor::{expected, span_of};
+use super::{
+    cursor::{expected, is_word, span_of},
+    value::interval_ms,
+};
 use crate::{
     diagnostic::{Checked, Fault},
     script::DEPTH_MAX,
@@ -33,6 +36,7 @@ pub(crate) fn parse_expr(tokens: &[TokenWithSpan]) -> Checked<Expr> {
 }
 
 fn parse_all<T>(tokens: &[TokenWithSpan], rule: impl Fn(&mut Parser) -> Result<T, ParserError>) -> Checked<T> {
+    check_units(tokens)?;
     let dialect = GenericDialect {};
     let mut parser =
         Parser::new(&dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens.to_vec());
@@ -42,6 +46,23 @@ fn parse_all<T>(tokens: &[TokenWithSpan], rule: impl Fn(&mut Parser) -> Result<T
         Token::EOF => Ok(parsed),
         token => Err(with_keyword(expected("the end of the statement", Some(&token), rest.span, &[]), tokens)),
     }
+}
+
+/// The parser would take an unknown unit for the beginning of something else.
+fn check_units(tokens: &[TokenWithSpan]) -> Checked<()> {
+    for window in tokens.windows(3) {
+        let [interval, number, unit] = window else { continue };
+        let digits = match &number.token {
+            Token::SingleQuotedString(s) | Token::Number(s, _) => s.parse::<f64>().is_ok(),
+            _ => false,
+        };
+        if let (true, true, Token::Word(w)) = (is_word(&interval.token, "INTERVAL"), digits, &unit.token)
+            && !["YEAR", "QUARTER", "MONTH"].iter().any(|long| is_word(&unit.token, long))
+        {
+            interval_ms("1", &w.value, unit.span)?;
+        }
+    }
+    Ok(())
 }
 
 fn parser_fault(error: ParserError, tokens: &[TokenWithSpan]) -> Fault {
@@ -79,7 +100,11 @@ fn with_keyword(fault: Fault, tokens: &[TokenWithSpan]) -> Fault {
         }
         match nearest(&w.value, QUERY_WORDS) {
             Some(word) if !word.eq_ignore_ascii_case(&w.value) => {
-                return Fault { span: t.span, ..fault }.hint(format!("did you mean {word}?"));
+                if t.span == fault.span {
+                    return fault.hint(format!("did you mean {word}?"));
+                }
+                return Fault::new(t.span, format!("'{}' was not expected here", w.value))
+                    .hint(format!("did you mean {word}?"));
             }
             _ => {}
         }

@@ -20,85 +20,61 @@ fn a_label_join_carries_only_what_the_job_needs() {
         "SELECT * FROM samples TO TRAIN FTRLClassifier WITH model.l1 = 1, train.batch_size=256 LABEL clicked INTO ctr;",
         expect![[r#"
             train FTRLClassifier into ctr
-              model.l1 = Number(1.0)
-              train.batch_size = Integer(256)
-              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries user_id BIGINT, item STRING, price DOUBLE, key BIGINT
-              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-                on key = key within 10m, emit on window close, at most 1000000 pending, keys once
+              model.l1 = 1
+              train.batch_size = 256
+              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries user_id BIGINT, item STRING, price DOUBLE, imp_id BIGINT
+              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries imp_id BIGINT
+                on imp_id = imp_id within 10m, emit on window close, at most 1000000 pending, keys once
               output: user_id BIGINT, item STRING, price DOUBLE, clicked BOOLEAN
               feedback: clicked
               features: user_id, item, price
               label: clicked
         "#]],
     );
-    check_streams("SELECT * FROM samples TO TRAIN FTRLClassifier COLUMN item LABEL clicked INTO ctr", expect![[r#"
+    check_streams(
+        "SELECT * FROM samples TO TRAIN FTRLClassifier COLUMN item LABEL clicked INTO ctr",
+        expect![[r#"
         train FTRLClassifier into ctr
-          from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, key BIGINT
-          join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-            on key = key within 10m, emit on window close, at most 1000000 pending, keys once
+          from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, imp_id BIGINT
+          join clicks (file clicks.jsonl, bounded), time rt less 10s, carries imp_id BIGINT
+            on imp_id = imp_id within 10m, emit on window close, at most 1000000 pending, keys once
           output: item STRING, clicked BOOLEAN
           feedback: clicked
           features: item
           label: clicked
-    "#]]);
+    "#]],
+    );
 }
 
 /// The order of conjuncts and of operands is the writer's; EMIT may stand with the join or above it.
 #[test]
 fn the_join_is_found_in_any_spelling() {
+    let bound_with = |on: &str| {
+        bound(&format!(
+            "{STREAMS}SELECT i.item, CASE WHEN c.imp_id IS NOT NULL THEN 1 ELSE 0 END AS y FROM impressions i \
+             LEFT OUTER JOIN clicks AS c ON {on} EMIT IMMEDIATE CORRECT RETRACT TO TRAIN FTRLClassifier LABEL y INTO m"
+        ))
+        .to_string()
+    };
+    let first = bound_with("i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '1' HOUR");
+    expect![[r#"
+        train FTRLClassifier into m
+          from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, imp_id BIGINT
+          join clicks (file clicks.jsonl, bounded), time rt less 10s, carries imp_id BIGINT
+            on imp_id = imp_id within 1h, emit at once, at most 1000000 pending, keys once
+          output: item STRING, y BIGINT
+          feedback: y
+          features: item
+          label: y
+    "#]]
+    .assert_eq(&first);
     for on in [
-        "i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '1' HOUR",
         "c.rt BETWEEN i.rt AND i.rt + INTERVAL '60 minutes' AND c.imp_id = i.imp_id",
         "(c.rt >= i.rt AND c.rt <= i.rt + INTERVAL 3600 SECOND) AND i.imp_id = c.imp_id",
         "i.rt + INTERVAL '1' HOUR >= c.rt AND (i.rt <= c.rt) AND i.IMP_ID = c.imp_id",
         "i.imp_id = c.imp_id AND c.rt >= i.rt AND c.rt - INTERVAL '30' MINUTE <= i.rt + INTERVAL '30' MINUTE",
     ] {
-        let sql = format!(
-            "{STREAMS}SELECT i.item, CASE WHEN c.imp_id IS NOT NULL THEN 1 ELSE 0 END AS y FROM impressions i \
-             LEFT OUTER JOIN clicks AS c ON {on} EMIT IMMEDIATE CORRECT RETRACT TO TRAIN FTRLClassifier LABEL y INTO m"
-        );
-        check(&sql, expect![[r#"
-            train FTRLClassifier into m
-              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, key BIGINT
-              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-                on key = key within 1h, emit at once, at most 1000000 pending, keys once
-              output: item STRING, y BIGINT
-              feedback: y
-              features: item
-              label: y
-        "#]          train FTRLClassifier into m
-              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, key BIGINT
-              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-                on key = key within 1h, emit at once, at most 1000000 pending, keys once
-              output: item STRING, y BIGINT
-              feedback: y
-              features: item
-              label: y
-        "#]          train FTRLClassifier into m
-              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, key BIGINT
-              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-                on key = key within 1h, emit at once, at most 1000000 pending, keys once
-              output: item STRING, y BIGINT
-              feedback: y
-              features: item
-              label: y
-        "#]          train FTRLClassifier into m
-              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, key BIGINT
-              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-                on key = key within 1h, emit at once, at most 1000000 pending, keys once
-              output: item STRING, y BIGINT
-              feedback: y
-              features: item
-              label: y
-        "#]          train FTRLClassifier into m
-              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, key BIGINT
-              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-                on key = key within 1h, emit at once, at most 1000000 pending, keys once
-              output: item STRING, y BIGINT
-              feedback: y
-              features: item
-              label: y
-        "#]]);
+        assert_eq!(first, bound_with(on), "{on}");
     }
 }
 
@@ -131,9 +107,9 @@ fn filters_go_into_the_left_input() {
          TO TRAIN FTRLClassifier LABEL clicked INTO m;",
         expect![[r#"
             train FTRLClassifier into m
-              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, twice DOUBLE, key BIGINT
-              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-                on key = key within 10m, emit on window close, at most 1000000 pending, keys once
+              from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries item STRING, twice DOUBLE, imp_id BIGINT
+              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries imp_id BIGINT
+                on imp_id = imp_id within 10m, emit on window close, at most 1000000 pending, keys once
               output: item STRING, twice DOUBLE, clicked BOOLEAN
               feedback: clicked
               features: item, twice
@@ -151,12 +127,19 @@ fn one_file_is_a_program() {
            occupation TEXT, zip STRING, year FLOAT8, big BOOLEAN, w REAL, at TIMESTAMP, PRIMARY KEY (ts))
          WITH (connector='file', path='ml100k.csv.zst', format='csv', delimiter='|', null='NA');
          /* a click is a rating of four or more */
-         SELECT *, rating >= 4 AS good, CASE WHEN age < 18 THEN 'child' WHEN age < 60 THEN 'adult' END AS stage
+         SELECT *, rating >= 4 AS good, CASE WHEN age < 18 THEN 'child' WHEN age < 60 THEN 'adult' END AS stage,
+           year / 2 AS year_2
          FROM ratings WHERE rating IS NOT NULL
-         TO TRAIN FTRLClassifier COLUMN * EXCEPT (rating, zip, at), CATEGORY_HASH(zip, 1000), CROSS([\"user\", gender], 4096),
-           BUCKET(NUMERIC(age, 1), [18, 25.5, 60]), CROSS([BUCKET(year, [-1, 1990]), film]), NUMERIC(rating), CATEGORY_ID(w)
-         LABEL good INTO ml.ratings-1;",
-        expect![[r#""#]],
+         TO TRAIN FTRLClassifier COLUMN * EXCEPT (zip, at, w, year_2), CATEGORY_HASH(zip, 1000), CROSS([\"user\", gender], 4096),
+           BUCKET(NUMERIC(age, 1), [18, 25.5, 60]), CROSS([BUCKET(year, [-1, 1990]), film]), NUMERIC(year_2), CATEGORY_ID(w)
+         LABEL good INTO 'ml.ratings-1';",
+        expect![[r#"
+            train FTRLClassifier into ml.ratings-1
+              from ratings (file ml100k.csv.zst, bounded), carries user INT, film INT, age INT, gender STRING, occupation STRING, zip STRING, year DOUBLE, big BOOLEAN, w REAL, good BOOLEAN, stage STRING, year_2 DOUBLE
+              output: user INT, film INT, age INT, gender STRING, occupation STRING, zip STRING, year DOUBLE, big BOOLEAN, w REAL, good BOOLEAN, stage STRING, year_2 DOUBLE
+              features: user, film, age, gender, occupation, year, big, stage, CATEGORY_HASH(zip, 1000), CROSS([user, gender], 4096), BUCKET(age, [18, 25.5, 60]), CROSS([BUCKET(year, [-1, 1990]), film]), NUMERIC(year_2), CATEGORY_ID(w)
+              label: good
+        "#]],
     );
 }
 
@@ -179,11 +162,11 @@ fn columns_may_be_left_out_where_they_are_known() {
               features: SPARSE(features)
               label: y
             train FTRLClassifier into ctr
-              validate.oracle = Text("true_p")
-              join.pending_max = Integer(5000)
-              from impressions (generator impressions seed 7, bounded), time ts less 0ms, carries C1 STRING, C2 STRING, true_p DOUBLE, key BIGINT
-              join clicks (generator clicks seed 7, unbounded), time ts less 5s, carries key BIGINT
-                on key = key within 5s, emit early after 416ms, at most 5000 pending, keys once
+              validate.oracle = 'true_p'
+              join.pending_max = 5000
+              from impressions (generator impressions seed 7, bounded), time ts less 0ms, carries C1 STRING, C2 STRING, true_p DOUBLE, imp_id BIGINT
+              join clicks (generator clicks seed 7, unbounded), time ts less 5s, carries imp_id BIGINT
+                on imp_id = imp_id within 5s, emit early after 416ms, at most 5000 pending, keys once
               output: C1 STRING, C2 STRING, true_p DOUBLE, clicked BOOLEAN
               feedback: clicked
               features: "C1", "C2"
@@ -205,8 +188,8 @@ fn models_are_evaluated_and_shown() {
             show models
             evaluate ctr
               from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries all columns
-              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries key BIGINT
-                on imp_id = key within 10m, emit on window close, at most 1000000 pending, keys once
+              join clicks (file clicks.jsonl, bounded), time rt less 10s, carries imp_id BIGINT
+                on imp_id = imp_id within 10m, emit on window close, at most 1000000 pending, keys once
               output: imp_id BIGINT, user_id BIGINT, item STRING, price DOUBLE, ts BIGINT, rt TIMESTAMP, y BOOLEAN
               feedback: y
               label: y
@@ -216,7 +199,7 @@ fn models_are_evaluated_and_shown() {
               features: price, item
               label: y
             evaluate fresh
-              train.batch_size = Integer(1)
+              train.batch_size = 1
               from impressions (file imp-*.jsonl, bounded), time rt less 10s, carries price DOUBLE, item STRING, y BOOLEAN
               output: price DOUBLE, item STRING, y BOOLEAN
               label: y

@@ -1,10 +1,14 @@
 //! The room seen from its border: SQL in, bound programs, diagnostics and rows out.
 
-mod bad;
+mod bad_joins;
+mod bad_queries;
+mod bad_statements;
+mod bad_tasks;
 mod good;
 mod limits;
 mod rows;
 
+use expect_test::Expect;
 use tidemill_base::attribute::{Attribute, Type};
 
 use crate::{Known, Program, Statement, TrainJob, bind};
@@ -53,4 +57,20 @@ fn train_job(sql: &str) -> TrainJob {
         Some(Statement::Train(job)) => *job,
         _ => panic!("the program trains nothing"),
     }
+}
+
+/// The diagnostics of these programs, one after the other. A program that begins with `+` has the two streams before it.
+fn refused(programs: &[&str], expected: Expect) {
+    let mut text = String::new();
+    for program in programs {
+        let sql = match program.strip_prefix('+') {
+            Some(rest) => format!("{STREAMS}{rest}"),
+            None => program.to_string(),
+        };
+        match bind(&sql, &known()) {
+            Ok(bound) => text.push_str(&format!("bound:\n{bound}")),
+            Err(d) => text.push_str(&format!("{d}\n")),
+        }
+    }
+    expected.assert_eq(&text);
 }

@@ -79,7 +79,9 @@ fn check(select: &str, expected: Expect) {
 /// A row on which an expression fails is refused, and only that row.
 #[test]
 fn a_failing_expression_refuses_its_row() {
-    check("SELECT a / b AS ratio, a > 2 AS y FROM t", expect![[r#"
+    check(
+        "SELECT a / b AS ratio, a > 2 AS y FROM t",
+        expect![[r#"
         ratio y
         0: 1 false
         2: NULL NULL
@@ -91,8 +93,11 @@ fn a_failing_expression_refuses_its_row() {
         9: 1 true
         1 refused: column 'ratio': division by zero in 'a / b'
         5 refused: column 'ratio': division by zero in 'a / b'
-    "#]]);
-    check("SELECT a + 1 AS next, a * b AS area, a > 2 AS y FROM t", expect![[r#"
+    "#]],
+    );
+    check(
+        "SELECT a + 1 AS next, a * b AS area, a > 2 AS y FROM t",
+        expect![[r#"
         next area y
         0: 2 1 false
         1: 3 0 false
@@ -104,8 +109,11 @@ fn a_failing_expression_refuses_its_row() {
         8: 10 81 true
         9: 11 100 true
         4 refused: column 'next': integer overflow in 'a + 1'
-    "#]]);
-    check("SELECT CAST(s AS BIGINT) AS n, TRY_CAST(s AS DOUBLE) AS x, a > 2 AS y FROM t", expect![[r#"
+    "#]],
+    );
+    check(
+        "SELECT CAST(s AS BIGINT) AS n, TRY_CAST(s AS DOUBLE) AS x, a > 2 AS y FROM t",
+        expect![[r#"
         n x y
         0: 1 1.0 false
         2: NULL NULL NULL
@@ -114,18 +122,22 @@ fn a_failing_expression_refuses_its_row() {
         5: 6 6.0 true
         8: 9 9.0 true
         9: 10 10.0 true
-        1 refused: column 'n': Cannot cast string 'x' to value of BIGINT type in 'CAST(s AS BIGINT)'
-        6 refused: column 'n': Cannot cast string '7.5' to value of BIGINT type in 'CAST(s AS BIGINT)'
-        7 refused: column 'n': Cannot cast string '' to value of BIGINT type in 'CAST(s AS BIGINT)'
-    "#]]);
-    check("SELECT s, a > 2 AS y FROM t WHERE 10 / b > 1", expect![[r#"
+        1 refused: column 'n': cannot cast string 'x' to value of BIGINT type in 'CAST(s AS BIGINT)'
+        6 refused: column 'n': cannot cast string '7.5' to value of BIGINT type in 'CAST(s AS BIGINT)'
+        7 refused: column 'n': cannot cast string '' to value of BIGINT type in 'CAST(s AS BIGINT)'
+    "#]],
+    );
+    check(
+        "SELECT s, a > 2 AS y FROM t WHERE 10 / b > 1",
+        expect![[r#"
         s y
         0: 1 false
         2: NULL NULL
         4: 5 true
         1 refused: WHERE: division by zero in '10 / b > 1'
         5 refused: WHERE: division by zero in '10 / b > 1'
-    "#]]);
+    "#]],
+    );
 }
 
 /// AND, CASE and the filters of views protect what stands behind them, whatever rows share the batch.
@@ -158,13 +170,16 @@ fn a_guarded_expression_refuses_nothing() {
             9: 1 true
         "#]],
     );
-    check("SELECT a % b AS rest, a > 2 AS y FROM t WHERE b IS NOT NULL AND b > 0 AND a % b = 0", expect![[r#"
+    check(
+        "SELECT a % b AS rest, a > 2 AS y FROM t WHERE b IS NOT NULL AND b > 0 AND a % b = 0",
+        expect![[r#"
         rest y
         0: 0 false
         6: 0 true
         8: 0 true
         9: 0 true
-    "#]]);
+    "#]],
+    );
 }
 
 /// NULL is neither true nor false, and does not pass a filter.
@@ -206,13 +221,13 @@ fn null_behaves_as_in_sql() {
 /// Passing a column on costs nothing a row: it is the same memory.
 #[test]
 fn a_column_that_is_only_passed_on_is_shared() {
-    let transform = view("SELECT s, b AS other, b AS y FROM t");
+    let transform = view("SELECT s, a AS other, b AS y FROM t");
     let rows = rows();
     let out = transform.apply(&rows).expect("rows go through");
     assert!(out.kept.is_none());
-    assert_eq!(out.rows.schema().field(1).name(), "y");
+    assert_eq!(out.rows.schema().field(2).name(), "y");
     assert!(Arc::ptr_eq(out.rows.column(0), rows.column(2)));
-    assert!(Arc::ptr_eq(out.rows.column(1), rows.column(1)));
+    assert!(Arc::ptr_eq(out.rows.column(2), rows.column(1)));
 }
 
 /// A joined row and the same row in a request give the same features; a request has no filter and no feedback.
@@ -235,7 +250,8 @@ fn a_request_gives_what_training_saw() {
         0: 40.0 PEN 7 NULL
         1: 2.0 INK NULL NULL
         2: NULL NULL 9 NULL
-    "#]].assert_eq(&render(&request));
+    "#]]
+    .assert_eq(&render(&request));
     assert_eq!(request.rows.schema(), job.pipeline.output);
 
     let left = &job.pipeline.left;
@@ -243,10 +259,11 @@ fn a_request_gives_what_training_saw() {
     let left_rows = left.view.as_ref().expect("a filter").apply(&widened.rows).expect("rows go through");
     let join = job.pipeline.join.as_ref().expect("a join");
     expect![[r#"
-        twice name user_id key
+        twice name user_id imp_id
         0: 40.0 PEN 7 1
         key 3
-    "#]].assert_eq(&format!("{}key {}\n", render(&left_rows), join.spec.left_key));
+    "#]]
+    .assert_eq(&format!("{}key {}\n", render(&left_rows), join.spec.left_key));
     // One impression, once with feedback and once without.
     let right = join.right.output();
     assert_eq!(right.fields().len(), 1);
@@ -290,5 +307,6 @@ fn computed_columns_stand_behind_the_sources_own() {
         s x rt h
         0: 10859 0 1970-01-01T03:00:59 3
         1: -1 1 1969-12-31T23:59:59 23
-    "#]].assert_eq(&render(&out));
+    "#]]
+    .assert_eq(&render(&out));
 }

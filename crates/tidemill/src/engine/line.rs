@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, UInt32Array},
-    compute::{cast, take_record_batch},
+    compute::{cast, concat_batches, take_record_batch},
     datatypes::{DataType, Float32Type, Float64Type},
 };
 use tidemill_base::{
@@ -184,8 +184,11 @@ impl Line {
         match &mut self.joining {
             Joining::None(next) => {
                 let Some(first) = cut.takes.first() else { return Ok(None) };
-                let rows = arrow::compute::concat_batches(&first.rows.schema(), cut.takes.iter().map(|t| &t.rows))
-                    .map_err(|e| Error::internal(format!("mini-batch: {e}")))?;
+                let rows = match cut.takes.len() {
+                    1 => first.rows.clone(),
+                    _ => concat_batches(&first.rows.schema(), cut.takes.iter().map(|t| &t.rows))
+                        .map_err(|e| Error::internal(format!("mini-batch: {e}")))?,
+                };
                 let n = rows.num_rows() as u64;
                 let seqs: Vec<u64> = (*next..*next + n).collect();
                 *next += n;

@@ -1,0 +1,147 @@
+//! One impression and its click, followed down the line: `cargo run --example one_event` prints the value at each stop.
+//!
+//! ```text
+//! stream/source   Event        a row of a file, with its offset
+//! stream/window   wider Event  its event time and computed columns; the watermark behind it
+//! stream/join     Sample       the impression with its label, once the watermark says so
+//! model/feature   Features     (key, value) pairs: what the learner sees
+//! train/update    Gradients    prediction against label: how wrong, and which way
+//! model/params    Entries      what each key has learned, with its optimizer state
+//! train/publish   Delta        the weights that changed
+//! serve/registry  Version      an immutable state with its hash
+//! serve/predict   Prediction   the next impression's probability, which knows the click
+//! ```
+
+use std::{fs, path::Path, sync::Arc};
+
+use arrow::{array::RecordBatch, util::pretty::pretty_format_batches};
+use tidemill::{
+    engine::{Engine, windows},
+    program,
+};
+use tidemill_base::{Error, Result};
+use tidemill_model::feature::Extractor;
+use tidemill_serve::{live::LiveModel, predict::Predictor, registry::Registry};
+use tidemill_sql::{Statement, TrainJob};
+use tidemill_stream::source::{self, Read};
+use tidemill_train::TrainSpec;
+
+fn main() -> Result<()> {
+    let dir = std::env::temp_dir().join(format!("tidemill-one-event-{}", std::process::id()));
+    fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
+    let told = tell(&dir);
+    let _ = fs::remove_dir_all(&dir);
+    told
+}
+
+fn tell(dir: &Path) -> Result<()> {
+    let job = bind(dir)?;
+    let spec = TrainSpec::from_settings(&job.settings);
+
+    // What the sequencer does for every chunk, once by hand: read it, then widen it.
+    let opened = source::open(&job.pipeline.left.source, &[])?;
+    let mut partition = opened.into_iter().next().expect("one file").partition;
+    let Read::Chunk(chunk) = partition.read()? else { panic!("the file has a row") };
+    stop("stream/source", &format!("offset {} of {}\n{}", chunk.offset(0), partition.name(), table(&chunk.rows)));
+    let wide = windows(&job.pipeline)[0].0.widen(chunk)?;
+    stop("stream/window", &format!("event time {} ms\n{}", wide.event_times[0], table(&wide.rows)));
+
+    let mut engine = Engine::new(&job, &spec, 1)?;
+    for (input, source) in
+        [&job.pipeline.left.source, &job.pipeline.join.as_ref().expect("a join").right.source].into_iter().enumerate()
+    {
+        for opened in source::open(source, &[])? {
+            engine.sequencer.add_partition(input, opened.partition, opened.ordered);
+        }
+    }
+    let live = Arc::new(LiveModel::open(&engine.line.trainer.snapshot(), 0, 0));
+    let predictor = Predictor::new(
+        &job.model,
+        job.pipeline.left.source.columns.clone(),
+        job.pipeline.request.clone(),
+        Extractor::bind(&job.columns, &job.pipeline.output)?,
+        live.clone(),
+    )?;
+    let request = br#"{"rows":[{"user":"ann","item":"i7"}]}"#;
+    let before = predictor.predict(request, None)?.predictions[0].probability;
+
+    let cut = engine.sequencer.cut(true, &[])?.expect("both files have a row");
+    let rejected = &mut Vec::new();
+    let samples = engine.line.join(&cut, rejected)?.expect("both files end, so every label is final");
+    let samples = engine.line.select(samples, rejected)?;
+    let kind = (samples.kinds[0], samples.labels[0]);
+    stop("stream/join", &format!("{:?} sample, label {}\n{}", kind.0, kind.1, table(&samples.rows)));
+
+    let samples = engine.line.extract(samples, rejected)?;
+    let (keys, values) = engine.line.features().sample(0);
+    let (keys, values) = (keys.to_vec(), values.to_vec());
+    let pairs: Vec<String> = keys.iter().zip(&values).map(|(k, v)| format!("{k:016x} -> {v}")).collect();
+    stop("model/feature", &format!("slots {}\n{}", job_slots(&job)?, pairs.join("\n")));
+
+    // The gradient of the log loss by a weight is (p - label) times the feature's value.
+    stop(
+        "train/update",
+        &format!("predicted {before}, label {}: gradient {} x value for each key", kind.1, before - kind.1 as f64),
+    );
+    engine.line.update(samples)?;
+    let weights = engine.line.trainer.snapshot();
+    stop("model/params", &format!("{} entries, state {}", weights.entries.len(), engine.line.trainer.state_hash()));
+
+    engine.publish(&live, 1)?;
+    let changed: Vec<String> = weights.entries.iter().map(|(k, w)| format!("{k:016x} -> weight {w:+.6}")).collect();
+    stop("train/publish", &changed.join("\n"));
+
+    let versions = dir.join("versions");
+    fs::create_dir_all(&versions).map_err(|e| Error::io("create", &versions, e))?;
+    let meta = engine.version(&Registry::open(&job.model, &versions)?, 1, job.fingerprint, 0)?;
+    stop(
+        "serve/registry",
+        &format!("{}@{} after mini-batch {}: state {}", job.model, meta.version, meta.mini_batch, meta.state_hash),
+    );
+
+    let reply = predictor.predict(request, None)?;
+    let after = reply.predictions[0].probability;
+    stop(
+        "serve/predict",
+        &format!("{}@{}: probability {before} before the click, {after:.6} after it", reply.model, reply.version),
+    );
+    Ok(())
+}
+
+/// Two files of one row each, and the program that joins and learns them.
+fn bind(dir: &Path) -> Result<TrainJob> {
+    let file = |name: &str, text: &str| {
+        let path = dir.join(name);
+        fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
+        Ok::<_, Error>(path.display().to_string())
+    };
+    let shown = file("shown.csv", "imp_id,ts,user,item\n1,1700000000000,ann,i7\n")?;
+    let clicked = file("clicked.csv", "imp_id,ts\n1,1700000002500\n")?;
+    let text = format!(
+        "CREATE SOURCE shown (imp_id BIGINT PRIMARY KEY, ts BIGINT, user STRING, item STRING,
+           rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt) WITH (connector = 'file', path = '{shown}');
+         CREATE SOURCE clicked (imp_id BIGINT, ts BIGINT,
+           rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt) WITH (connector = 'file', path = '{clicked}');
+         SELECT i.*, (c.imp_id IS NOT NULL) AS label FROM shown i LEFT JOIN clicked c
+           ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE
+         TO TRAIN FTRLClassifier COLUMN user, item, CROSS([user, item]) LABEL label INTO ctr;"
+    );
+    match program::bind(&text, &[])?.statements.pop() {
+        Some(Statement::Train(job)) => Ok(*job),
+        _ => Err(Error::internal("the program trains one model")),
+    }
+}
+
+fn job_slots(job: &TrainJob) -> Result<String> {
+    Ok(Extractor::bind(&job.columns, &job.pipeline.output)?.slots().join(", "))
+}
+
+fn stop(name: &str, value: &str) {
+    println!("{name}");
+    value.lines().for_each(|line| println!("    {line}"));
+    println!();
+}
+
+fn table(rows: &RecordBatch) -> String {
+    pretty_format_batches(std::slice::from_ref(rows)).map_or_else(|e| e.to_string(), |t| t.to_string())
+}
