@@ -81,7 +81,8 @@ async function click(card, began) {
     const took = await untilChanged(card, before, began);
     note(card, took === null ? unchanged() : `changed in ${took < 10 ? took.toFixed(1) : Math.round(took)} ms`, took === null);
     rank();
-    await show(cards);
+    // Only the clicked card is shown anew: the others' impressions count still, and each one more would be one more negative.
+    await show([card]);
   } catch (e) {
     note(card, "", false);
     alert(e.message);

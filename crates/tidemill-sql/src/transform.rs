@@ -30,6 +30,9 @@ pub(crate) struct Step {
     pub text: String,
 }
 
+/// Rows on which an expression failed, ascending, with the reason.
+type Refusals = Vec<(u32, String)>;
+
 /// Where an output column comes from.
 #[derive(Clone)]
 pub(crate) enum Item {
@@ -53,7 +56,7 @@ pub(crate) struct Projection {
 struct Passing {
     rows: RecordBatch,
     kept: Option<Vec<u32>>,
-    refused: Vec<(u32, String)>,
+    refused: Refusals,
 }
 
 impl Transform for Projection {
@@ -96,8 +99,8 @@ impl Projection {
         columns.iter().map(|c| arrow::compute::filter(c, &good).map_err(internal)).collect()
     }
 
-    fn evaluate(&self, rows: &RecordBatch) -> Result<(Vec<ArrayRef>, Vec<(u32, String)>)> {
-        let mut refused: Vec<(u32, String)> = Vec::new();
+    fn evaluate(&self, rows: &RecordBatch) -> Result<(Vec<ArrayRef>, Refusals)> {
+        let mut refused: Refusals = Vec::new();
         let mut columns = Vec::with_capacity(self.items.len());
         for item in &self.items {
             columns.push(match item {
@@ -149,7 +152,7 @@ impl Passing {
 
 impl Step {
     /// Its value on every row (NULL where it failed) and the rows on which it failed, ascending.
-    fn evaluate(&self, rows: &RecordBatch) -> Result<(ArrayRef, Vec<(u32, String)>)> {
+    fn evaluate(&self, rows: &RecordBatch) -> Result<(ArrayRef, Refusals)> {
         match self.on(rows) {
             Ok(column) => Ok((column, Vec::new())),
             Err(_) => {
@@ -167,14 +170,7 @@ impl Step {
 
     /// Halves what fails until single rows are left: few bad rows cost few evaluations. AND and CASE may look at more
     /// rows than they need in a batch, so a row counts as failing only when it fails alone.
-    fn halve(
-        &self,
-        rows: &RecordBatch,
-        from: usize,
-        count: usize,
-        pieces: &mut Vec<ArrayRef>,
-        refused: &mut Vec<(u32, String)>,
-    ) {
+    fn halve(&self, rows: &RecordBatch, from: usize, count: usize, pieces: &mut Vec<ArrayRef>, refused: &mut Refusals) {
         match self.on(&rows.slice(from, count)) {
             Ok(column) => pieces.push(column),
             Err(error) if count <= 1 => {

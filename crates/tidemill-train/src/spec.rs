@@ -48,7 +48,7 @@ pub static ATTRIBUTES: [Attribute; 12] = [
         name: "publish.every",
         ty: Type::Integer { min: 0, max: i64::MAX },
         default: Some("0"),
-        doc: "samples between versions over bounded input; 0 publishes at the end only",
+        doc: "sample rows learned between versions, beside publish.interval; 0 publishes at the end of bounded input only",
     },
     Attribute {
         name: "publish.interval",

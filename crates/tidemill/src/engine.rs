@@ -24,14 +24,17 @@ use tidemill_sql::TrainJob;
 use tidemill_stream::{
     journal::CutRecord,
     sequencer::{Cut, Sequencer},
+    source::Connector,
 };
 use tidemill_train::TrainSpec;
 
 pub use line::{Line, LineCounts, Rejected, Samples, labels, windows};
 
-/// Events in one mini-batch of ordered partitions. Large enough that the cost of a mini-batch is lost in its events, small
-/// enough that a paced stream of twenty thousand events a second is cut every few milliseconds.
-pub const CUT_EVENTS: usize = 256;
+/// Events in one mini-batch of ordered partitions at most: large enough that the cost of a mini-batch is lost in its events.
+pub const CUT_EVENTS_MAX: usize = 256;
+/// A generated stream is cut about this often in its own time, so that one that is paced is learned while it is fresh. By
+/// its declared rate and not by the clock: a run at full speed cuts alike.
+const CUTS_PER_SECOND: u64 = 100;
 
 /// One job's line with its sequencer.
 pub struct Engine {
@@ -45,7 +48,7 @@ pub struct Engine {
 impl Engine {
     /// An engine that has seen nothing; partitions are added to its sequencer.
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
-        let sequencer = Sequencer::new(windows(&job.pipeline), CUT_EVENTS);
+        let sequencer = Sequencer::new(windows(&job.pipeline), cut_events(job));
         Ok(Self { sequencer, line: Line::new(job, spec, threads)?, delta_sequence: 0 })
     }
 
@@ -108,5 +111,12 @@ impl Engine {
     pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
         self.sequencer.restore(d)?;
         self.line.restore(spec, threads, d)
+    }
+}
+
+fn cut_events(job: &TrainJob) -> usize {
+    match &job.pipeline.left.source.connector {
+        Connector::Generator(g) => (g.rate / CUTS_PER_SECOND).clamp(1, CUT_EVENTS_MAX as u64) as usize,
+        _ => CUT_EVENTS_MAX,
     }
 }

@@ -88,7 +88,7 @@ pub struct Job {
     registry: Arc<Registry>,
     live: Option<Arc<LiveModel>>,
     version: u64,
-    version_samples: u64,
+    version_rows: u64,
     is_last: bool,
     watermark: i64,
     timing: Timing,
@@ -155,12 +155,12 @@ impl Job {
         }
 
         let mut dead_letter_bytes = 0;
-        let mut version_samples = 0;
+        let mut version_rows = 0;
         if let Some(c) = &checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
             let mut d = Decoder::new(&c.body, &what);
             dead_letter_bytes = d.u64()?;
-            version_samples = d.u64()?;
+            version_rows = d.u64()?;
             engine.restore(&spec, options.threads, &mut d)?;
             d.end()?;
         }
@@ -183,7 +183,7 @@ impl Job {
             dead_letter,
             registry,
             version,
-            version_samples,
+            version_rows,
             warning,
         };
         for record in past.cuts {
@@ -226,7 +226,7 @@ impl Job {
             }
         };
         let bounded = self.is_last;
-        if bounded || self.has_new_samples() {
+        if bounded || self.has_learned_more() {
             self.publish_version()?;
         }
         self.publish_live()?;
@@ -307,7 +307,7 @@ impl Job {
         self.is_last = cut.is_last;
         self.watermark = cut.watermark;
         if let Some(every) = self.spec.publish_every
-            && self.samples() - self.version_samples >= every
+            && self.rows_learned() - self.version_rows >= every
         {
             self.publish_version()?;
         }
@@ -321,7 +321,8 @@ impl Job {
             self.publish_live()?;
         }
         let unbounded = !self.engine.sequencer.live_partitions().is_empty() || self.timing.pace.is_some();
-        if unbounded && now - self.timing.versioned >= millis(self.spec.publish_interval_ms) && self.has_new_samples() {
+        if unbounded && now - self.timing.versioned >= millis(self.spec.publish_interval_ms) && self.has_learned_more()
+        {
             self.publish_version()?;
         }
         if now - self.timing.saved >= millis(self.spec.checkpoint_interval_ms) {
@@ -360,7 +361,7 @@ impl Job {
             && last.fingerprint == self.bound.fingerprint
             && last.state_hash == self.engine.line.trainer.state_hash()
         {
-            (self.version, self.version_samples) = (last.version, self.samples());
+            (self.version, self.version_rows) = (last.version, self.rows_learned());
             return Ok(());
         }
         // What leaves the engine waits until the records it depends on are durable.
@@ -368,13 +369,13 @@ impl Job {
         let version = self.registry.list().last().map_or(0, |v| v.version) + 1;
         self.engine.version(&self.registry, version, self.bound.fingerprint, self.clock.wall_ms())?;
         self.registry.retain(VERSIONS_MAX)?;
-        (self.version, self.version_samples) = (version, self.samples());
+        (self.version, self.version_rows) = (version, self.rows_learned());
         Ok(())
     }
 
     fn body(&mut self) -> Result<Vec<u8>> {
         let mut out = Encoder::new();
-        out.put_u64(self.dead_letter.flush()).put_u64(self.version_samples);
+        out.put_u64(self.dead_letter.flush()).put_u64(self.version_rows);
         self.engine.encode(&mut out)?;
         Ok(out.finish())
     }
@@ -433,12 +434,12 @@ impl Job {
         Ok(())
     }
 
-    fn samples(&self) -> u64 {
-        self.engine.line.trainer.validation().samples()
+    fn rows_learned(&self) -> u64 {
+        self.engine.line.counts().sample_rows
     }
 
-    fn has_new_samples(&self) -> bool {
-        self.samples() > self.version_samples
+    fn has_learned_more(&self) -> bool {
+        self.rows_learned() > self.version_rows
     }
 
     /// The event time up to which a paced stream was learned.
@@ -446,7 +447,8 @@ impl Job {
         self.engine.sequencer.event_time_max()
     }
 
-    fn show(&mut self, watcher: &mut dyn Watcher, state: &str) {
+    /// Hands where it stands to the watcher.
+    pub fn show(&mut self, watcher: &mut dyn Watcher, state: &str) {
         let now = self.clock.elapsed();
         let events = self.engine.line.counts().events;
         let (since, before, _) = self.timing.rate;

@@ -120,15 +120,21 @@ impl Status {
     pub fn line(&self) -> String {
         let recent = &self.summary.recent;
         let mut out = format!(
-            "{:>9} events/s  {:>11} samples  log loss {:.4}",
+            "{:>9} events/s  {:>11} samples",
             thousands(self.events_per_s as u64),
             thousands(self.summary.samples),
-            recent.logloss
         );
+        if recent.samples == 0 {
+            out.push_str("  no label is final yet");
+        } else {
+            let _ = write!(out, "  log loss {:.4}", recent.logloss);
+        }
         if let Some(best) = recent.best_logloss {
             let _ = write!(out, " (best {best:.4}, {:+.1}%)", (recent.logloss / best - 1.0) * 100.0);
         }
-        let _ = write!(out, "  AUC {:.4}", recent.auc);
+        if recent.auc.is_finite() {
+            let _ = write!(out, "  AUC {:.4}", recent.auc);
+        }
         if let Some(ms) = self.staleness_ms {
             let _ = write!(out, "  staleness {ms:.0} ms");
         }

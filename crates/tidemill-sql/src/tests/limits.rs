@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 
+use proptest::prelude::*;
+
 use super::{STREAMS, known, train_job};
 use crate::{DEPTH_MAX, OPERATORS_MAX, bind};
 
@@ -110,5 +112,35 @@ fn cut_short_anywhere_a_program_is_refused_politely() {
         "SELECT * FROM \u{202e}x TO TRAIN a",
     ] {
         let _ = message(odd);
+    }
+}
+
+const GOOD: &str = "SELECT i . item , price / 2 AS half , CASE WHEN user_id IS NULL THEN 'x' ELSE UPPER ( item ) END AS u , \
+    ( c . imp_id IS NOT NULL ) AS clicked FROM impressions i LEFT JOIN clicks c ON i . imp_id = c . imp_id AND c . rt \
+    BETWEEN i . rt AND i . rt + INTERVAL '10' MINUTE WHERE price > 1.5 EMIT EARLY INTERVAL '1' MINUTE CORRECT RETRACT \
+    TO TRAIN FTRLClassifier WITH model.alpha = 0.1 , validate.oracle = half COLUMN item , CROSS ( [ item , u ] , 10 ) , \
+    BUCKET ( u , [ 1 , 2 ] ) LABEL clicked INTO ctr ; CREATE VIEW v AS SELECT * FROM samples ; SHOW MODELS";
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Words left out, doubled or exchanged: an answer with a place inside the text, never a panic.
+    #[test]
+    fn a_shuffled_program_gets_an_answer(edits in prop::collection::vec((0usize..140, 0usize..140, 0u8..3), 1..6)) {
+        let mut words: Vec<&str> = GOOD.split_whitespace().collect();
+        for (a, b, what) in edits {
+            let (a, b) = (a % words.len(), b % words.len());
+            match what {
+                0 => words.swap(a, b),
+                1 => words[a] = words[b],
+                _ => { words.remove(a); }
+            }
+        }
+        let sql = format!("{STREAMS}{}", words.join(" "));
+        if let Err(d) = bind(&sql, &known()) {
+            let line = sql.lines().nth(d.line as usize - 1).unwrap_or("");
+            prop_assert!(d.column as usize <= line.chars().count() + 1, "{d}");
+            prop_assert!(!d.message.is_empty() && !d.message.contains("Error"), "{d}");
+        }
     }
 }

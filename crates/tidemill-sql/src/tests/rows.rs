@@ -112,20 +112,20 @@ fn a_failing_expression_refuses_its_row() {
     "#]],
     );
     check(
-        "SELECT CAST(s AS BIGINT) AS n, TRY_CAST(s AS DOUBLE) AS x, a > 2 AS y FROM t",
+        "SELECT CAST(s AS BIGINT) AS n, TRY_CAST(s AS DOUBLE) AS x, CAST(a AS STRING) AS t, a::VARCHAR || '?' AS v, a > 2 AS y FROM t",
         expect![[r#"
-        n x y
-        0: 1 1.0 false
-        2: NULL NULL NULL
-        3: 4 4.0 true
-        4: 5 5.0 true
-        5: 6 6.0 true
-        8: 9 9.0 true
-        9: 10 10.0 true
-        1 refused: column 'n': cannot cast string 'x' to value of BIGINT type in 'CAST(s AS BIGINT)'
-        6 refused: column 'n': cannot cast string '7.5' to value of BIGINT type in 'CAST(s AS BIGINT)'
-        7 refused: column 'n': cannot cast string '' to value of BIGINT type in 'CAST(s AS BIGINT)'
-    "#]],
+            n x t v y
+            0: 1 1.0 1 1? false
+            2: NULL NULL NULL NULL NULL
+            3: 4 4.0 4 4? true
+            4: 5 5.0 9223372036854775807 9223372036854775807? true
+            5: 6 6.0 6 6? true
+            8: 9 9.0 9 9? true
+            9: 10 10.0 10 10? true
+            1 refused: column 'n': cannot cast string 'x' to value of BIGINT type in 'CAST(s AS BIGINT)'
+            6 refused: column 'n': cannot cast string '7.5' to value of BIGINT type in 'CAST(s AS BIGINT)'
+            7 refused: column 'n': cannot cast string '' to value of BIGINT type in 'CAST(s AS BIGINT)'
+        "#]],
     );
     check(
         "SELECT s, a > 2 AS y FROM t WHERE 10 / b > 1",

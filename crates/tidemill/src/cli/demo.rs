@@ -92,7 +92,7 @@ impl Demo {
              CREATE STREAM samples AS\n  \
                SELECT i.*, (c.imp_id IS NOT NULL) AS clicked\n  \
                FROM impressions i LEFT JOIN clicks c\n    \
-                 ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '2' SECOND\n  \
+                 ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '5' SECOND\n  \
                EMIT IMMEDIATE CORRECT RETRACT;\n\
              SELECT * FROM samples TO TRAIN FTRLClassifier\n  \
                WITH model.alpha = 0.1, publish.interval = '2s', validate.oracle = 'true_p'\n  \

@@ -80,6 +80,7 @@ pub(super) struct Session {
     host: Arc<AppHost>,
     server: Option<server::Running>,
     common: Common,
+    address_told: bool,
 }
 
 impl Session {
@@ -102,12 +103,9 @@ impl Session {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, serving.port));
             let running = server::start(address, host.clone())?;
             data.announce(&running.address().to_string())?;
-            if !common.quiet {
-                eprintln!("page and API at http://{}/", running.address());
-            }
             server = Some(running);
         }
-        Ok(Self { data, clock, signal, host, server, common: common.clone() })
+        Ok(Self { data, clock, signal, host, server, common: common.clone(), address_told: false })
     }
 
     /// Carries out the statements in order.
@@ -144,13 +142,25 @@ impl Session {
         }
     }
 
+    /// Says where the page is, once a model can be asked.
+    fn tell_address(&mut self) {
+        if let Some(server) = &self.server
+            && !self.common.quiet
+            && !std::mem::replace(&mut self.address_told, true)
+        {
+            eprintln!("page and API at http://{}/", server.address());
+        }
+    }
+
     fn train(&mut self, bound: TrainJob, options: &Options) -> Result<Value> {
         let mut job = Job::open(&self.data, bound, options.clone(), self.host.push_hub(), self.clock.clone())?;
+        let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
         if self.server.is_some() {
             let live = job.serve();
             self.host.serve(job.bound(), live, job.registry().clone())?;
+            self.tell_address();
+            job.show(&mut screen, "learning");
         }
-        let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
         let ending = job.run(&self.signal, &mut screen);
         screen.end();
         let state = match ending? {

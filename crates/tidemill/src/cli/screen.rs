@@ -19,13 +19,22 @@ pub(super) struct Screen {
     is_terminal: bool,
     drawn: Option<Duration>,
     warned: Option<String>,
+    state: String,
 }
 
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 impl Screen {
     pub fn new(clock: Arc<dyn Clock>, host: Option<Arc<AppHost>>, quiet: bool) -> Self {
-        Self { clock, host, quiet, is_terminal: std::io::stderr().is_terminal(), drawn: None, warned: None }
+        Self {
+            clock,
+            host,
+            quiet,
+            is_terminal: std::io::stderr().is_terminal(),
+            drawn: None,
+            warned: None,
+            state: "learning".into(),
+        }
     }
 
     /// Ends the drawn line, so that what follows stands on its own.
@@ -58,7 +67,8 @@ impl Watcher for Screen {
             let _ = write!(err, "\r\x1b[2K{}", status.line());
             let _ = err.flush();
             self.drawn = Some(now);
-        } else if self.drawn.is_none_or(|at| now - at >= LOG_EVERY) {
+        } else if self.drawn.is_none_or(|at| now - at >= LOG_EVERY) || status.state != self.state {
+            self.state.clone_from(&status.state);
             let _ = writeln!(err, "{}", status.line());
             self.drawn = Some(now);
         }

@@ -82,26 +82,30 @@ fn a_finished_program_run_again_says_the_same() {
 fn versions_are_listed_shown_verified_and_evaluated() {
     let scratch = Scratch::new("versions");
     let data = scratch.path("data");
-    let sql = generated(8_000, ", publish.every = 3000");
+    let sql = generated(8_000, ", publish.every = 1500");
     let done = run_json(&sql, &data, &[]);
-    assert_eq!(done["version"], 3, "two by count and one at the end");
+    // 8,000 rows, most of the last of them at the very end, when all that waits is decided.
+    assert!((3..=6).contains(&done["version"].as_u64().unwrap()), "two or more by count and one at the end: {done}");
+    let last = done["version"].to_string();
     let models = |args: &[&str]| tidemill().arg("models").args(args).arg("--data-dir").arg(&data).output().unwrap();
     let list = text(&models(&["list"]).stdout);
     assert!(list.contains("ctr") && list.lines().count() == 2, "{list}");
     let all = text(&models(&["show", "ctr"]).stdout);
     assert!(
-        all.lines().count() == 4 && all.contains("live") && all.contains(done["state_hash"].as_str().unwrap()),
+        all.lines().count() == 1 + last.parse::<usize>().unwrap()
+            && all.contains("live")
+            && all.contains(done["state_hash"].as_str().unwrap()),
         "{all}"
     );
     let one: serde_json::Value = serde_json::from_str(&text(&models(&["show", "ctr@2"]).stdout)).unwrap();
     assert_eq!(one["version"], 2);
-    for version in ["ctr@1", "ctr@3"] {
-        let out = models(&["verify", version]);
+    for version in ["1", &last] {
+        let out = models(&["verify", &format!("ctr@{version}")]);
         assert!(out.status.success() && text(&out.stdout).contains("verified"), "{}", text(&out.stderr));
     }
     let none = models(&["show", "ctr@9"]);
     assert_eq!(none.status.code(), Some(3));
-    assert!(text(&none.stderr).contains("no version 9 (have 1-3)"), "{}", text(&none.stderr));
+    assert!(text(&none.stderr).contains(&format!("no version 9 (have 1-{last})")), "{}", text(&none.stderr));
     let rolled = models(&["rollback", "ctr@1"]);
     assert!(rolled.status.success() && text(&models(&["list"]).stdout).contains("1 (pinned)"));
 
