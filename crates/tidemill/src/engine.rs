@@ -22,6 +22,7 @@ use tidemill_serve::{
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
+    join::JoinRows,
     journal::CutRecord,
     sequencer::{Cut, Sequencer},
     source::Connector,
@@ -101,13 +102,13 @@ impl Engine {
         Ok(cut)
     }
 
-    /// Appends everything a restarted engine needs to go on bit for bit.
-    pub fn encode(&self, out: &mut Encoder) -> Result<()> {
+    /// Appends everything a restarted engine needs to go on bit for bit, but for the rows that wait: those come behind it.
+    pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
         self.sequencer.encode(out);
         self.line.encode(out)
     }
 
-    /// Takes back what [`Engine::encode`] wrote; the partitions must have been added.
+    /// Takes back what [`Engine::encode`] and the rows behind it wrote; the partitions must have been added.
     pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
         self.sequencer.restore(d)?;
         self.line.restore(spec, threads, d)

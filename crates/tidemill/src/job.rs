@@ -46,7 +46,7 @@ use crate::{
 pub use checkpoint::Checkpoints;
 use dead_letter::DeadLetter;
 pub use journal::{Journal, Past};
-use save::Saver;
+use save::{Body, Saver};
 
 /// What the person asked for.
 #[derive(Clone, Debug, Default)]
@@ -373,11 +373,12 @@ impl Job {
         Ok(())
     }
 
-    fn body(&mut self) -> Result<Vec<u8>> {
+    /// What a checkpoint holds, as of now. Short: what is long is written from it later ([`Body::finish`]).
+    fn body(&mut self) -> Body {
         let mut out = Encoder::new();
         out.put_u64(self.dead_letter.flush()).put_u64(self.version_rows);
-        self.engine.encode(&mut out)?;
-        Ok(out.finish())
+        let rows = self.engine.encode(&mut out);
+        Body { out, rows }
     }
 
     /// Writes a checkpoint on a thread of its own while learning goes on.
@@ -386,7 +387,7 @@ impl Job {
             self.warning = Some(format!("checkpoint not written: {e}; trying again"));
         }
         if self.saver.is_idle() {
-            let body = self.body()?;
+            let body = self.body();
             self.saver.start(self.engine.sequencer.mini_batch(), body, self.journal.sync_handle()?);
         }
         Ok(())
@@ -396,9 +397,9 @@ impl Job {
         if let Some(Err(e)) = self.saver.wait() {
             self.warning = Some(format!("checkpoint not written: {e}"));
         }
-        let body = self.body()?;
+        let body = self.body();
         self.journal.sync()?;
-        self.saver.write(self.engine.sequencer.mini_batch(), &body)
+        self.saver.write(self.engine.sequencer.mini_batch(), body)
     }
 
     /// How long until a mini-batch that ends at this event time is due; zero when nobody paces.

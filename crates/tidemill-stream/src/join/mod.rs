@@ -24,6 +24,7 @@ use arrow::{
 use tidemill_base::{Error, Result, hash64, rng::mix64};
 
 use rows::{KeptRows, RowRef};
+pub use state::JoinRows;
 use time_queue::TimeQueue;
 
 /// What a sample row is; its signed weight follows from it.

@@ -25,6 +25,22 @@ struct Kept {
     held: u32,
 }
 
+/// The batches of one side at one moment, as if they were one.
+pub(super) struct Held {
+    pub schema: SchemaRef,
+    pub batches: Vec<RecordBatch>,
+    first: u64,
+    /// Rows before each batch, by its number less `first`.
+    starts: Vec<u64>,
+}
+
+impl Held {
+    /// Where a row stands among all of them.
+    pub fn index(&self, row: RowRef) -> u64 {
+        self.starts[(row.batch - self.first) as usize] + row.row as u64
+    }
+}
+
 /// Batches of one side of the join.
 pub(super) struct KeptRows {
     schema: SchemaRef,
@@ -118,6 +134,20 @@ impl KeptRows {
                 interleave(&arrays, &places).map_err(|e| Error::internal(format!("label join: {e}")))
             })
             .collect()
+    }
+
+    /// Takes hold of every batch as it is now.
+    pub fn held(&self) -> Held {
+        let mut held = Held { schema: self.schema.clone(), batches: Vec::new(), first: self.first, starts: Vec::new() };
+        let mut rows = 0;
+        for kept in &self.batches {
+            held.starts.push(rows);
+            if let Some(kept) = kept {
+                rows += kept.rows.num_rows() as u64;
+                held.batches.push(kept.rows.clone());
+            }
+        }
+        held
     }
 
     fn kept(&self, batch: u64) -> &Kept {

@@ -1,7 +1,9 @@
 //! The join's part of a checkpoint: what waits, with its rows, in arrival order.
 //!
 //! A restored join answers every later push bit for bit as the one that was saved: slots and batches are numbered anew,
-//! arrival numbers and event times are kept, and only those decide.
+//! arrival numbers and event times are kept, and only those decide. Saving is in two halves: [`LabelJoin::encode`] writes
+//! who waits and takes hold of the batches, which never change, so that [`JoinRows::encode`] can write them on another
+//! thread while the join goes on.
 
 use arrow::{array::RecordBatch, compute::concat_batches, datatypes::SchemaRef};
 use tidemill_base::{
@@ -9,13 +11,30 @@ use tidemill_base::{
     codec::{Decoder, Encoder},
 };
 
-use super::{Feedback, LabelJoin, NONE, Pending, RowRef, Stage, rows::KeptRows};
+use super::{Feedback, LabelJoin, NONE, Pending, RowRef, Stage, rows::Held};
 
 const GONE: RowRef = RowRef { batch: 0, row: 0 };
+/// Instead of a row: there is none.
+const NO_ROW: u64 = u64::MAX;
+
+/// The rows that wait, as of the moment of saving.
+pub struct JoinRows {
+    left: Held,
+    right: Held,
+}
+
+impl JoinRows {
+    /// Appends all rows: impressions, then feedback.
+    pub fn encode(&self, out: &mut Encoder) -> Result<()> {
+        put_rows(out, &self.left)?;
+        put_rows(out, &self.right)
+    }
+}
 
 impl LabelJoin {
-    /// Appends all that waits.
-    pub fn encode(&self, out: &mut Encoder) -> Result<()> {
+    /// Appends who waits, and takes hold of the rows they wait with.
+    pub fn encode(&self, out: &mut Encoder) -> JoinRows {
+        let rows = JoinRows { left: self.left_rows.held(), right: self.right_rows.held() };
         out.put_i64(self.watermark).put_u64(self.next_seq).put_u64(self.next_feedback);
         for count in self.counts.as_array() {
             out.put_u64(count);
@@ -24,25 +43,30 @@ impl LabelJoin {
         pending.sort_unstable_by_key(|p| p.seq);
         out.put_varint(pending.len() as u64);
         for p in &pending {
+            let (left, matched) = match p.stage {
+                Stage::Done => (NO_ROW, None),
+                _ => (rows.left.index(p.row), p.matched),
+            };
+            let (ts, right) = matched.map_or((0, NO_ROW), |(ts, row)| (ts, rows.right.index(row)));
             out.put_u64(p.key).put_i64(p.ts).put_u64(p.seq).put_u8(p.stage as u8);
-            out.put_u8(p.matched.is_some() as u8).put_i64(p.matched.map_or(0, |m| m.0));
+            out.put_u64(left).put_i64(ts).put_u64(right);
         }
-        let open = || pending.iter().filter(|p| p.stage != Stage::Done);
-        put_rows(out, &self.left_rows, open().map(|p| p.row))?;
-        put_rows(out, &self.right_rows, open().filter_map(|p| p.matched.map(|m| m.1)))?;
-
         let free: std::collections::BTreeSet<u32> = self.feedback_free.iter().copied().collect();
         let mut feedback: Vec<&Feedback> =
             self.feedback.iter().enumerate().filter(|(i, _)| !free.contains(&(*i as u32))).map(|(_, f)| f).collect();
         feedback.sort_unstable_by_key(|f| f.arrival);
         out.put_varint(feedback.len() as u64);
         for f in &feedback {
-            out.put_u64(f.key).put_i64(f.ts).put_u64(f.arrival).put_u8(f.matched as u8);
+            out.put_u64(f.key)
+                .put_i64(f.ts)
+                .put_u64(f.arrival)
+                .put_u8(f.matched as u8)
+                .put_u64(rows.right.index(f.row));
         }
-        put_rows(out, &self.right_rows, feedback.iter().map(|f| f.row))
+        rows
     }
 
-    /// Fills an empty join with what [`LabelJoin::encode`] wrote.
+    /// Fills an empty join with who waits; [`LabelJoin::restore_rows`] must follow.
     pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
         self.watermark = d.i64()?;
         self.next_seq = d.u64()?;
@@ -52,78 +76,56 @@ impl LabelJoin {
             *count = d.u64()?;
         }
         self.counts = super::JoinCounts::from_array(counts);
-
-        let n = d.count(34)?;
-        let mut pending = Vec::with_capacity(n);
-        for _ in 0..n {
+        for _ in 0..d.count(49)? {
             let (key, ts, seq, stage) = (d.u64()?, d.i64()?, d.u64()?, stage_of(d.u8()?)?);
-            let (is_matched, matched_ts) = (d.u8()? != 0, d.i64()?);
-            pending.push(Pending {
-                key,
-                ts,
-                seq,
-                stage,
-                row: GONE,
-                matched: is_matched.then_some((matched_ts, GONE)),
-                next: NONE,
-            });
+            let (left, matched_ts, right) = (d.u64()?, d.i64()?, d.u64()?);
+            let matched = (right != NO_ROW).then_some((matched_ts, row(right)));
+            if (stage == Stage::Done) != (left == NO_ROW) {
+                return Err(Error::corrupt("label join: an impression waits without its row"));
+            }
+            self.open_count += (stage != Stage::Done) as usize;
+            self.insert_pending(Pending { key, ts, seq, stage, row: row(left), matched, next: NONE });
         }
-        let left = get_rows(d, self.left_rows.schema())?;
-        let matched = get_rows(d, self.right_rows.schema())?;
-        let n = d.count(25)?;
-        let mut feedback = Vec::with_capacity(n);
-        for _ in 0..n {
+        for _ in 0..d.count(33)? {
             let (key, ts, arrival, matched) = (d.u64()?, d.i64()?, d.u64()?, d.u8()? != 0);
-            feedback.push(Feedback { key, ts, arrival, row: GONE, matched, next: NONE });
+            self.insert_feedback(Feedback { key, ts, arrival, row: row(d.u64()?), matched, next: NONE });
         }
-        let waiting = get_rows(d, self.right_rows.schema())?;
-
-        let open = pending.iter().filter(|p| p.stage != Stage::Done);
-        let open_matched = open.clone().filter(|p| p.matched.is_some()).count();
-        if open.count() != left.num_rows() || open_matched != matched.num_rows() || n != waiting.num_rows() {
-            return Err(Error::corrupt("label join: checkpoint holds another number of rows than of entries"));
-        }
-        let right = concat_batches(self.right_rows.schema(), [&matched, &waiting])
-            .map_err(|e| Error::corrupt(format!("label join: {e}")))?;
-        self.refill(pending, left, feedback, matched.num_rows() as u32, right);
         Ok(())
     }
 
-    fn refill(
-        &mut self,
-        pending: Vec<Pending>,
-        left: RecordBatch,
-        feedback: Vec<Feedback>,
-        first_waiting: u32,
-        right: RecordBatch,
-    ) {
-        let left_batch = self.left_rows.add(left);
-        let right_batch = self.right_rows.add(right);
-        let (mut next_left, mut next_matched, mut next_waiting) = (0, 0, first_waiting);
-        let take = |batch: u64, next: &mut u32| {
-            *next += 1;
-            RowRef { batch, row: *next - 1 }
-        };
-        for mut p in pending {
-            if p.stage != Stage::Done {
-                self.open_count += 1;
-                p.row = take(left_batch, &mut next_left);
-                self.left_rows.hold(p.row);
-                if let Some((_, row)) = &mut p.matched {
-                    *row = take(right_batch, &mut next_matched);
-                    self.right_rows.hold(*row);
-                }
+    /// Gives those who wait their rows back.
+    pub fn restore_rows(&mut self, d: &mut Decoder) -> Result<()> {
+        let left = get_rows(d, self.left_rows.schema())?;
+        let right = get_rows(d, self.right_rows.schema())?;
+        let counts = (left.num_rows(), right.num_rows());
+        let batches = (self.left_rows.add(left), self.right_rows.add(right));
+        for p in self.pending.iter_mut().filter(|p| p.stage != Stage::Done) {
+            p.row = placed(p.row, batches.0, counts.0)?;
+            self.left_rows.hold(p.row);
+            if let Some((_, row)) = &mut p.matched {
+                *row = placed(*row, batches.1, counts.1)?;
+                self.right_rows.hold(*row);
             }
-            self.insert_pending(p);
         }
-        for mut f in feedback {
-            f.row = take(right_batch, &mut next_waiting);
+        for f in &mut self.feedback {
+            f.row = placed(f.row, batches.1, counts.1)?;
             self.right_rows.hold(f.row);
-            self.insert_feedback(f);
         }
-        self.left_rows.settle(left_batch);
-        self.right_rows.settle(right_batch);
+        self.left_rows.settle(batches.0);
+        self.right_rows.settle(batches.1);
+        Ok(())
     }
+}
+
+fn row(index: u64) -> RowRef {
+    if index == NO_ROW { GONE } else { RowRef { batch: 0, row: index.min(u32::MAX as u64) as u32 } }
+}
+
+fn placed(row: RowRef, batch: u64, count: usize) -> Result<RowRef> {
+    if row.row as usize >= count {
+        return Err(Error::corrupt(format!("label join: row {} of {count}", row.row)));
+    }
+    Ok(RowRef { batch, row: row.row })
 }
 
 impl super::JoinCounts {
@@ -177,14 +179,10 @@ fn stage_of(byte: u8) -> Result<Stage> {
         .ok_or_else(|| Error::corrupt(format!("label join: no stage {byte}")))
 }
 
-fn put_rows(out: &mut Encoder, kept: &KeptRows, rows: impl Iterator<Item = RowRef>) -> Result<()> {
-    let rows: Vec<Option<RowRef>> = rows.map(Some).collect();
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.len()));
-    // Gathering makes columns nullable where a NULL could stand for "no row"; here there is none.
-    let batch =
-        RecordBatch::try_new_with_options(kept.schema().clone(), kept.gather(&rows)?, &options).map_err(internal)?;
-    let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), kept.schema()).map_err(internal)?;
-    writer.write(&batch).map_err(internal)?;
+fn put_rows(out: &mut Encoder, held: &Held) -> Result<()> {
+    let rows = concat_batches(&held.schema, &held.batches).map_err(internal)?;
+    let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &held.schema).map_err(internal)?;
+    writer.write(&rows).map_err(internal)?;
     out.put_bytes(&writer.into_inner().map_err(internal)?);
     Ok(())
 }

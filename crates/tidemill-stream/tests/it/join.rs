@@ -174,14 +174,15 @@ fn restored_behind_any_mini_batch_the_join_goes_on_as_before() {
         for s in &steps {
             step(&mut current, s, &mut seen);
             let mut saved = Encoder::new();
-            current.encode(&mut saved).unwrap();
+            current.encode(&mut saved).encode(&mut saved).unwrap();
             let bytes = saved.finish();
             current = join(emit, 40);
             let mut d = Decoder::new(&bytes, "join");
             current.restore(&mut d).unwrap();
+            current.restore_rows(&mut d).unwrap();
             d.end().unwrap();
             let mut again = Encoder::new();
-            current.encode(&mut again).unwrap();
+            current.encode(&mut again).encode(&mut again).unwrap();
             assert!(again.finish() == bytes, "what is restored saves as it was");
         }
         assert_eq!(seen.rows, whole.rows);

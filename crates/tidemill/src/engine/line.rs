@@ -18,7 +18,7 @@ use tidemill_model::feature::{Extractor, Features};
 use tidemill_sql::{Pipeline, TrainJob};
 use tidemill_stream::{
     Transform,
-    join::{JoinCounts, JoinSpec, LabelJoin, Matured, NotLetIn, SampleKind},
+    join::{JoinCounts, JoinRows, JoinSpec, LabelJoin, Matured, NotLetIn, SampleKind},
     sequencer::Cut,
     window::Window,
 };
@@ -149,24 +149,26 @@ impl Line {
         }
     }
 
-    /// Appends the whole state.
-    pub fn encode(&self, out: &mut Encoder) -> Result<()> {
+    /// Appends the whole state but for the rows that wait in the join: those are for [`JoinRows::encode`], behind it, on
+    /// any thread.
+    pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
         let c = self.counts;
         out.put_u64(c.events).put_u64(c.events_refused).put_u64(c.samples_refused).put_u64(c.sample_rows);
-        match &self.joining {
+        let rows = match &self.joining {
             Joining::None(next) => {
                 out.put_u8(0).put_u64(*next);
+                None
             }
             Joining::Label(join) => {
                 out.put_u8(1);
-                join.encode(out)?;
+                Some(join.encode(out))
             }
-        }
+        };
         self.trainer.encode(out);
-        Ok(())
+        rows
     }
 
-    /// Takes back what [`Line::encode`] wrote, on any number of threads.
+    /// Takes back what [`Line::encode`] and the rows behind it wrote, on any number of threads.
     pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
         self.counts =
             LineCounts { events: d.u64()?, events_refused: d.u64()?, samples_refused: d.u64()?, sample_rows: d.u64()? };
@@ -176,7 +178,10 @@ impl Line {
             _ => return Err(Error::conflict("the checkpoint was written by a program with another join")),
         }
         self.trainer = Trainer::decode(&spec.clone().with_slots(self.extractor.slots()), threads, d)?;
-        Ok(())
+        match &mut self.joining {
+            Joining::None(_) => Ok(()),
+            Joining::Label(join) => join.restore_rows(d),
+        }
     }
 
     /// Step 3, stream/join: impressions and feedback become samples. `None` when none leaves in this mini-batch.

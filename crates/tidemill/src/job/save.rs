@@ -1,10 +1,28 @@
-//! Writing checkpoints beside the learning: encoded on the learning thread, written on another, one at a time.
+//! Writing checkpoints beside the learning: taken on the learning thread, encoded and written on another, one at a time.
 
 use std::{fs::File, thread::JoinHandle};
 
-use tidemill_base::{Error, Result};
+use tidemill_base::{Error, Result, codec::Encoder};
+use tidemill_stream::join::JoinRows;
 
 use super::Checkpoints;
+
+/// A checkpoint's body, taken in a moment and finished on the writing thread.
+pub struct Body {
+    /// Everything but the rows.
+    pub out: Encoder,
+    /// The rows that wait in the join, if there is one.
+    pub rows: Option<JoinRows>,
+}
+
+impl Body {
+    fn finish(mut self) -> Result<Vec<u8>> {
+        if let Some(rows) = self.rows {
+            rows.encode(&mut self.out)?;
+        }
+        Ok(self.out.finish())
+    }
+}
 
 /// Writes one checkpoint at a time.
 pub struct Saver {
@@ -24,18 +42,18 @@ impl Saver {
     }
 
     /// Starts writing. The journal is made durable first: a checkpoint never stands on records that may vanish.
-    pub fn start(&mut self, mini_batch: u64, body: Vec<u8>, journal: File) {
+    pub fn start(&mut self, mini_batch: u64, body: Body, journal: File) {
         let checkpoints = self.checkpoints.clone();
         let write = move || {
             journal.sync_data().map_err(|e| Error::unavailable(format!("sync journal: {e}")).with_source(e))?;
-            checkpoints.write(mini_batch, &body)
+            checkpoints.write(mini_batch, &body.finish()?)
         };
         self.running = Some(std::thread::spawn(write));
     }
 
     /// Writes on this thread.
-    pub fn write(&self, mini_batch: u64, body: &[u8]) -> Result<()> {
-        self.checkpoints.write(mini_batch, body)
+    pub fn write(&self, mini_batch: u64, body: Body) -> Result<()> {
+        self.checkpoints.write(mini_batch, &body.finish()?)
     }
 
     /// How the last one ended, once it has.
