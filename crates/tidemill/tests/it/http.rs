@@ -113,10 +113,9 @@ fn an_operator_can_go_back_to_a_version_and_forward_again() {
     let data = scratch.path("data");
     let data = data.to_str().unwrap();
     show_and_click(&s);
-    let first = eventually("a version", || {
+    eventually("a version", || {
         s.get_json("/v1/models/ctr")["versions"].as_array().filter(|v| !v.is_empty()).map(|_| ())
     });
-    let () = first;
     let old = probability(&s, "i0");
     let more: Vec<String> =
         (100..140).map(|i| json!({"imp_id": i, "ts": 9_000 + i, "user": "ann", "item": "i0"}).to_string()).collect();

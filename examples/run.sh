@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Runs one of the example programs: examples/run.sh NAME [OPTION]...
+#
+# Programs over real data need it in ../shared/data; without it the same command runs examples/clicks.sql, whose events
+# are generated, and says so. The data is read where it lies and never copied. What is learned goes to a directory of
+# its own, begun anew every time. Options go to `tidemill run`, for example --json or --threads 1.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+Usage: examples/run.sh NAME [OPTION]...
+
+NAME     clicks, frappe, ml100k, talkingdata, kdd99 or criteo_tiny
+OPTION   anything `tidemill run` takes
+
+TIDEMILL  the program to run (default: the one `cargo run --release` builds)
+END
+}
+
+case "${1-}" in
+'') usage >&2 && exit 2 ;;
+-h | --help) usage && exit 0 ;;
+esac
+name=$1
+shift
+
+# Paths in the programs are relative to the repository.
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ $name == */* || ! -f examples/$name.sql ]]; then
+    echo "examples/run.sh: there is no examples/$name.sql" >&2
+    usage >&2
+    exit 2
+fi
+
+# The first path a program reads tells whether its data is there.
+path=$(sed -n "s/.*path = '\([^']*\)'.*/\1/p" "examples/$name.sql" | head -n 1)
+if [[ -n $path && ! -e $path ]]; then
+    echo "$path is not there; running examples/clicks.sql on generated events instead" >&2
+    name=clicks
+fi
+
+data=$(mktemp -d)
+trap 'rm -rf "$data"' EXIT
+if [[ -n ${TIDEMILL-} ]]; then
+    program=("$TIDEMILL")
+else
+    program=(cargo run --release --quiet --locked --package tidemill --)
+fi
+"${program[@]}" run "examples/$name.sql" --no-serve --data-dir "$data" "$@"
