@@ -1,6 +1,6 @@
 -- Is this network connection an attack? 494,021 connections of the KDD Cup 1999 (the 10 percent file): no header line,
--- 41 columns and the label, which is 'normal.' or the name of an attack. The mix changes strongly along the file. Figures
--- near perfect are usual for this data: it shows throughput on real text and drift, and ranks no learner.
+-- 41 columns and the label, which is 'normal.' or the name of an attack. The mix changes strongly along the file.
+-- Figures near perfect are usual for this data: it shows throughput on real text and drift, and ranks no learner.
 --
 -- Shares (DOUBLE) are features by their value, counts and bytes by their range, everything else by each distinct value.
 -- The data: ../shared/data/kdd99_10pct, no part of this repository.

@@ -143,7 +143,7 @@ impl Job {
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
         let checkpoints = Checkpoints::open(&dir, bound.fingerprint)?;
-        let mut warning = None;
+        let mut warning = unwatched_key(&bound);
         let checkpoint = checkpoints.newest(u64::MAX, |e| warning = Some(format!("{e}; using the one before it")))?;
         let after = checkpoint.as_ref().map_or(0, |c| c.mini_batch);
         let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
@@ -565,6 +565,19 @@ fn check_program(dir: &Path, job: &TrainJob) -> Result<Option<String>> {
             dir.display()
         ))),
     }
+}
+
+/// A source's key is watched by the label join, while the attribution window is open. Elsewhere nothing drops a second event,
+/// and that is said.
+fn unwatched_key(job: &TrainJob) -> Option<String> {
+    let watched = job.pipeline.join.as_ref().is_some_and(|j| j.spec.dedup);
+    let source = &job.pipeline.left.source;
+    (source.primary_key.is_some() && !watched).then(|| {
+        format!(
+            "the PRIMARY KEY of '{}' is watched only by a label join on it: here an event that comes twice counts twice",
+            source.name
+        )
+    })
 }
 
 fn millis(ms: i64) -> Duration {

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
 };
@@ -21,8 +22,9 @@ use tokio::sync::oneshot;
 
 use crate::signal::Signal;
 
-/// Bodies that may wait for the disk; beyond it callers are told to try again.
+/// Bodies that may wait for the disk, and their bytes; beyond either callers are told to try again.
 const WAITING_MAX: usize = 4096;
+const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Bodies made durable together at most.
 const GROUP_MAX: usize = 1024;
 
@@ -33,6 +35,7 @@ pub struct PushHub {
     logs: Arc<Mutex<Logs>>,
     declared: Vec<String>,
     queue: Option<SyncSender<Request>>,
+    waiting_bytes: Arc<AtomicUsize>,
     /// Where to read the logs of a directory that another process may own.
     reading: Option<PathBuf>,
 }
@@ -57,17 +60,24 @@ impl PushHub {
         let declared = sources.iter().map(|s| s.name.clone()).collect();
         let logs = Arc::new(Mutex::new(logs));
         let (queue, requests) = sync_channel(WAITING_MAX);
-        let writer = Writer { logs: logs.clone(), requests, signal, clock };
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let writer = Writer { logs: logs.clone(), requests, waiting_bytes: waiting_bytes.clone(), signal, clock };
         std::thread::Builder::new()
             .name("push".into())
             .spawn(move || writer.run())
             .map_err(|e| Error::unavailable(format!("cannot start the push thread: {e}")))?;
-        Ok(Self { logs, declared, queue: Some(queue), reading: None })
+        Ok(Self { logs, declared, queue: Some(queue), waiting_bytes, reading: None })
     }
 
     /// Only reads what earlier runs were pushed.
     pub fn reading(data_root: &Path) -> Self {
-        Self { logs: Arc::default(), declared: Vec::new(), queue: None, reading: Some(data_root.to_path_buf()) }
+        Self {
+            logs: Arc::default(),
+            declared: Vec::new(),
+            queue: None,
+            waiting_bytes: Arc::default(),
+            reading: Some(data_root.to_path_buf()),
+        }
     }
 
     /// The reading end of a source's log.
@@ -96,18 +106,28 @@ impl PushHub {
             });
         }
         let queue = self.queue.as_ref().ok_or_else(|| Error::unavailable("this process takes no events"))?;
-        let (reply, receiver) = oneshot::channel();
-        match queue.try_send(Request { source: source.to_string(), body, reply }) {
-            Ok(()) => Ok(receiver),
-            Err(TrySendError::Full(_)) => Err(Error::exhausted("too many pushed events wait for the disk; try again")),
-            Err(TrySendError::Disconnected(_)) => Err(Error::unavailable("the process is stopping")),
+        let full = || Error::exhausted("too many pushed events wait for the disk; try again");
+        let bytes = body.len();
+        if self.waiting_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes > WAITING_BYTES_MAX {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
+            return Err(full());
         }
+        let (reply, receiver) = oneshot::channel();
+        queue.try_send(Request { source: source.to_string(), body, reply }).map_err(|e| {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
+            match e {
+                TrySendError::Full(_) => full(),
+                TrySendError::Disconnected(_) => Error::unavailable("the process is stopping"),
+            }
+        })?;
+        Ok(receiver)
     }
 }
 
 struct Writer {
     logs: Arc<Mutex<Logs>>,
     requests: Receiver<Request>,
+    waiting_bytes: Arc<AtomicUsize>,
     signal: Arc<Signal>,
     clock: Arc<dyn Clock>,
 }
@@ -135,6 +155,7 @@ impl Writer {
                 }
             }
             drop(logs);
+            self.waiting_bytes.fetch_sub(group.iter().map(|r| r.body.len()).sum(), Ordering::SeqCst);
             self.signal.wake();
             let synced: Vec<Result<(), String>> = group.iter().map(|r| synced[r.source.as_str()].clone()).collect();
             for ((request, appended), synced) in group.into_iter().zip(appended).zip(synced) {

@@ -136,6 +136,16 @@ fn a_model_is_evaluated_on_rows_it_did_not_learn() {
     assert!(out["samples"] == 1_000 && (0.28..0.40).contains(&logloss), "{out}");
 }
 
+/// What is promised elsewhere and not kept here is said, not passed over.
+#[test]
+fn a_key_that_nothing_watches_is_warned_about() {
+    let scratch = Scratch::new("key");
+    let path = scratch.write("rows.csv", "user,colour,x,label\n1,red,0.5,1\n1,red,0.5,1\n");
+    let sql = learn(path.to_str().unwrap(), "").replace("user BIGINT", "user BIGINT PRIMARY KEY");
+    let out = run_json(&sql, &scratch.path("data"), &[]);
+    assert!(out["samples"] == 2 && out["warning"].as_str().unwrap().contains("PRIMARY KEY of 't'"), "{out}");
+}
+
 #[test]
 fn check_binds_and_runs_nothing() {
     let scratch = Scratch::new("check");

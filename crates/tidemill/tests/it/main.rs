@@ -6,5 +6,6 @@ mod bad_input;
 mod cli;
 mod http;
 mod kill;
+mod reference;
 mod support;
 mod tidy;

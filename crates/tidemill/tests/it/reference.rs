@@ -1,0 +1,73 @@
+//! docs/attributes.md is what the declarations say: rendered here from them, and compared with the file.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p tidemill --test it reference` writes it anew.
+
+use expect_test::expect_file;
+use tidemill::status::thousands;
+use tidemill_base::attribute::{Attribute, Type};
+
+const INTRODUCTION: &str = "\
+# Attributes
+
+Every setting that a program can write. This page is made from the declarations in the code, and a test compares them:
+change the declaration, then run `UPDATE_EXPECT=1 cargo test -p tidemill --test it reference`.
+
+Names are read without regard to letter case. Numbers may be quoted or not (`rate = 20000`, `rate = '20000'`); texts and
+durations are quoted, and a duration needs its unit (`'250ms'`, `'10s'`, `'15m'`, `'1h'`, `'7d'`, `'2w'`). Refused, with
+the place in the program: a name that is not listed (with the nearest that is), a name that is written twice, a value
+outside its range, an attribute of another connector. *none* under \"Default\": without being written it has no value.
+";
+
+const SOURCES: &str = "
+## Sources
+
+`CREATE SOURCE name (columns ...) WITH (name = value, ...)`. `connector` must be written, and `path` with
+`connector = 'file'`.
+";
+
+const TRAINING: &str = "
+## Training
+
+`SELECT ... TO TRAIN FTRLClassifier WITH name = value, ... COLUMN ... LABEL ... INTO model`.
+";
+
+/// What the type takes, in words.
+fn takes(ty: Type) -> String {
+    match ty {
+        Type::Number { min, max } => format!("number, {min} to {max}"),
+        Type::Integer { min, max: i64::MAX } => format!("whole number, at least {min}"),
+        Type::Integer { min, max } => {
+            format!("whole number, {} to {}", thousands(min as u64), thousands(max as u64))
+        }
+        Type::Bool => "`true` or `false`".into(),
+        Type::Duration => "duration".into(),
+        Type::Bytes => "bytes".into(),
+        Type::Text => "text".into(),
+        Type::Choice(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn row(attribute: &Attribute) -> String {
+    let default = match attribute.default {
+        None => "*none*".into(),
+        Some("") => "`''`".into(),
+        Some(text) => format!("`{text}`"),
+    };
+    // A bar would end the cell.
+    let doc = attribute.doc.replace('|', "\\|");
+    format!("| `{}` | {} | {default} | {doc} |\n", attribute.name, takes(attribute.ty))
+}
+
+fn table(attributes: &[Attribute]) -> String {
+    let head = "\n| Name | Takes | Default | What it does |\n|---|---|---|---|\n".to_string();
+    attributes.iter().fold(head, |out, a| out + &row(a))
+}
+
+/// A reader of the reference page must be able to believe it.
+#[test]
+fn the_reference_of_attributes_says_what_the_code_declares() {
+    let sources = table(&tidemill_stream::source::ATTRIBUTES);
+    let training = table(&tidemill_train::ATTRIBUTES);
+    let page = format!("{INTRODUCTION}{SOURCES}{sources}{TRAINING}{training}");
+    expect_file!["../../../../docs/attributes.md"].assert_eq(&page);
+}
