@@ -1,6 +1,6 @@
 //! Attributes: the settings people write in `WITH (...)` and `WITH name = value`.
 //!
-//! Each is declared once, as an [`Attribute`]; parsing, range checks, `tidemill attributes`, diagnostics with the nearest
+//! Each is declared once, as an [`Attribute`]; parsing, range checks, diagnostics with the nearest
 //! known word and the reference page all come from the declaration.
 
 use crate::{Error, Result, duration::parse_duration_ms};

@@ -107,6 +107,23 @@ impl Sequencer {
         self.ids().all(|id| self.is_finished(id))
     }
 
+    /// The watermark behind the last mini-batch.
+    pub fn watermark(&self) -> i64 {
+        self.marks.value()
+    }
+
+    /// Names of ended partitions that have rows behind their end: they have grown since.
+    pub fn grown(&mut self) -> Result<Vec<String>> {
+        let mut grown = Vec::new();
+        for id in self.ids().filter(|&id| self.is_finished(id)).collect::<Vec<_>>() {
+            let lane = self.lane_mut(id);
+            if lane.has_more()? {
+                grown.push(lane.name.clone());
+            }
+        }
+        Ok(grown)
+    }
+
     /// The latest event time taken so far, once there was one.
     pub fn event_time_max(&self) -> Option<i64> {
         self.marks.event_time_max()

@@ -255,6 +255,11 @@ impl Watermarks {
         all.max().filter(|ts| *ts != i64::MIN)
     }
 
+    /// The watermark behind the last mini-batch.
+    pub fn value(&self) -> i64 {
+        self.value
+    }
+
     /// The watermark after all that was told so far.
     pub fn advance(&mut self) -> i64 {
         let now = self.inputs.iter().map(InputMarks::watermark).min().unwrap_or(i64::MIN);

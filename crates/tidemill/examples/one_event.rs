@@ -88,7 +88,9 @@ fn tell(dir: &Path) -> Result<()> {
     stop("model/params", &format!("{} entries, state {}", weights.entries.len(), engine.line.trainer.state_hash()));
 
     engine.publish(&live, 1)?;
-    let changed: Vec<String> = weights.entries.iter().map(|(k, w)| format!("{k:016x} -> weight {w:+.6}")).collect();
+    let served = live.read();
+    let changed: Vec<String> =
+        keys.iter().map(|k| format!("{k:016x} -> weight {:+.6}", served.weights.weight(*k))).collect();
     stop("train/publish", &changed.join("\n"));
 
     let versions = dir.join("versions");

@@ -192,7 +192,31 @@ impl Job {
             job.after(&cut, rejected)?;
         }
         job.timing.events_before = job.engine.line.counts().events;
+        job.look_behind_the_end()?;
         Ok(job)
+    }
+
+    /// What a finished job would pass over in silence: events behind its end.
+    fn look_behind_the_end(&mut self) -> Result<()> {
+        let sequencer = &mut self.engine.sequencer;
+        if sequencer.watermark() == END_OF_TIME && !sequencer.all_finished() && self.bound.pipeline.join.is_some() {
+            return Err(Error::conflict(format!(
+                "model '{}' has finished: its sources had ended and every label was decided, so that further events would \
+                 all be late; use another model name or --data-dir, or --from-scratch to begin again",
+                self.bound.model
+            )));
+        }
+        if sequencer.all_finished() {
+            let grown = sequencer.grown()?;
+            if !grown.is_empty() {
+                self.warning = Some(format!(
+                    "{} has grown since this job finished; its new rows are not learned. Declare follow = true and use \
+                     --from-scratch to have them",
+                    grown.join(", ")
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The model's versions.
@@ -514,8 +538,7 @@ pub fn open_partitions(
 ) -> Result<()> {
     for (i, input) in inputs(job).into_iter().enumerate() {
         let known: Vec<String> = past.partitions.iter().filter(|p| p.0 as usize == i).map(|p| p.1.clone()).collect();
-        let mut opened =
-            source::open(&input.source, &known).map_err(|e| e.at(format!("source {}", input.source.name)))?;
+        let mut opened = source::open(&input.source, &known)?;
         if input.source.push {
             opened.push(push.partition(&input.source)?);
         }

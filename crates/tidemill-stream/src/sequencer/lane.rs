@@ -68,6 +68,11 @@ impl Lane {
         Ok(())
     }
 
+    /// Whether an ended partition has rows behind its end.
+    pub fn has_more(&mut self) -> Result<bool> {
+        Ok(self.chunks.is_empty() && matches!(self.partition.read()?, Read::Chunk(_)))
+    }
+
     pub fn rewind_peek(&mut self) {
         self.peek = (0, self.cursor);
     }

@@ -1,7 +1,7 @@
 //! `tidemill models`: versions on disk, and the one that is live.
 
 use std::{
-    io::{Read, Write},
+    io::{IsTerminal, Read, Write},
     net::TcpStream,
     path::Path,
     time::Duration,
@@ -151,7 +151,7 @@ fn verify(root: &Path, name: &str) -> Result<()> {
     let mut shown = 0;
     let verified = verify::verify(root, model, version, threads, |done, all| {
         let percent = done * 100 / all.max(1);
-        if percent > shown {
+        if percent > shown && std::io::stderr().is_terminal() {
             shown = percent;
             eprint!("\rderiving {model}@{version}: {percent}%");
         }

@@ -210,6 +210,7 @@ fn stop_on_signals(signal: Arc<Signal>) -> Result<()> {
 
 fn summary_text(status: &Status, job: &Job) -> String {
     let s = &status.summary;
+    let number = |x: f64| if x.is_finite() { format!("{x:.4}") } else { "-".into() };
     let best = s
         .best_logloss
         .map(|b| format!(" (best possible {b:.4}, {:+.2}%)", (s.logloss / b - 1.0) * 100.0))
@@ -222,7 +223,7 @@ fn summary_text(status: &Status, job: &Job) -> String {
     let refused = status.counts.events_refused + status.counts.samples_refused;
     let mut out = format!(
         "{} {}@{} after {} events: {} samples, {} positive\n\
-         log loss {:.4}{best}, AUC {:.4}; over the last {}: {:.4}{recent_best}, AUC {:.4}\n\
+         log loss {}{best}, AUC {}; over the last {}: {}{recent_best}, AUC {}\n\
          {} events/s, {} entries, state {}",
         status.state,
         status.model,
@@ -230,11 +231,11 @@ fn summary_text(status: &Status, job: &Job) -> String {
         thousands(status.counts.events),
         thousands(s.samples),
         thousands(s.positives),
-        s.logloss,
-        s.auc,
+        number(s.logloss),
+        number(s.auc),
         thousands(s.recent.samples),
-        s.recent.logloss,
-        s.recent.auc,
+        number(s.recent.logloss),
+        number(s.recent.auc),
         thousands(status.events_per_s as u64),
         thousands(status.train.entries),
         status.state_hash.map(|h| h.to_string()).unwrap_or_default(),

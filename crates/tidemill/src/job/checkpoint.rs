@@ -2,8 +2,8 @@
 //!
 //! A checkpoint is one file, `checkpoints/NNNNNNNNNNNNNNNNNNNN.ck`, named after its mini-batch, made visible by one link
 //! and never changed. Layout: magic `TIDECKPT`, format u32, fingerprint u64, mini-batch u64, body length u64, xxh3 of all
-//! that u64; then chunks of 64 KiB, each behind its xxh3 seeded with its number, so that damage is found and named. The
-//! newest two are kept; a damaged one is passed over for the one before it, and said so.
+//! that u64; then chunks of 64 KiB, each behind its xxh3 seeded with the header's check and its number, so that damage is
+//! found and named. The newest two are kept; a damaged one is passed over for the one before it, and said so.
 
 use std::{
     fs,

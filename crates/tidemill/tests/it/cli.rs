@@ -146,6 +146,29 @@ fn a_key_that_nothing_watches_is_warned_about() {
     assert!(out["samples"] == 2 && out["warning"].as_str().unwrap().contains("PRIMARY KEY of 't'"), "{out}");
 }
 
+/// A job that has ended says so when its source has more, instead of ending again as if all were learned.
+#[test]
+fn rows_behind_the_end_of_a_finished_job_are_not_passed_over_in_silence() {
+    use std::io::Write;
+    let scratch = Scratch::new("grown");
+    let path = scratch.write("rows.csv", "user,colour,x,label\n1,red,0.5,1\n");
+    let sql = learn(path.to_str().unwrap(), "");
+    let data = scratch.path("data");
+    assert!(run_json(&sql, &data, &[])["warning"].is_null());
+    assert!(run_json(&sql, &data, &[])["warning"].is_null(), "nothing has changed");
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"2,red,0.5,1\n").unwrap();
+    let again = run_json(&sql, &data, &[]);
+    assert!(again["samples"] == 1 && again["warning"].as_str().unwrap().contains("has grown"), "{again}");
+
+    let joined = generated(2_000, "");
+    let data = scratch.path("joined");
+    run_json(&joined, &data, &[]);
+    let pushed = joined.replace("stream = 'impressions',", "stream = 'impressions', push = true,");
+    let out = run(&pushed, &data, &[]);
+    assert_eq!(out.status.code(), Some(4));
+    assert!(text(&out.stderr).contains("has finished"), "{}", text(&out.stderr));
+}
+
 #[test]
 fn check_binds_and_runs_nothing() {
     let scratch = Scratch::new("check");
