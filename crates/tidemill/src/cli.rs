@@ -14,7 +14,7 @@ use tidemill_base::{Error, Result};
 
 /// Online learning in SQL: event streams go in, predictions that already know the last second come out.
 #[derive(Parser)]
-#[command(name = "tidemill", version, max_term_width = 110)]
+#[command(name = "tidemill", version, max_term_width = 110, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
