@@ -94,6 +94,7 @@ pub struct Job {
     timing: Timing,
     history: History,
     warning: Option<String>,
+    saving_failed: bool,
 }
 
 /// When things were done last, as the clock's elapsed time.
@@ -109,6 +110,7 @@ struct Timing {
     rate: (Duration, u64, f64),
     heard: BTreeMap<(u32, u32), Duration>,
     looked_for_files: Duration,
+    disk_full: Option<Duration>,
     pace: Option<(Duration, i64)>,
     staleness_ms: Option<f64>,
 }
@@ -173,6 +175,7 @@ impl Job {
             watermark: i64::MIN,
             history: History::default(),
             live: None,
+            saving_failed: false,
             bound,
             spec,
             options,
@@ -333,7 +336,7 @@ impl Job {
         if let Some(every) = self.spec.publish_every
             && self.rows_learned() - self.version_rows >= every
         {
-            self.publish_version()?;
+            self.try_publish_version()?;
         }
         Ok(())
     }
@@ -347,7 +350,7 @@ impl Job {
         let unbounded = !self.engine.sequencer.live_partitions().is_empty() || self.timing.pace.is_some();
         if unbounded && now - self.timing.versioned >= millis(self.spec.publish_interval_ms) && self.has_learned_more()
         {
-            self.publish_version()?;
+            self.try_publish_version()?;
         }
         if now - self.timing.saved >= millis(self.spec.checkpoint_interval_ms) {
             self.timing.saved = now;
@@ -375,6 +378,27 @@ impl Job {
             self.timing.staleness_ms = Some((now_ms - read_to as f64).max(0.0));
         }
         Ok(())
+    }
+
+    /// Publishes, unless the disk is full: that is said and tried again, while learning and serving go on.
+    fn try_publish_version(&mut self) -> Result<()> {
+        let now = self.clock.elapsed();
+        if self.timing.disk_full.is_some_and(|at| now - at < RETRY_DISK_EVERY) {
+            return Ok(());
+        }
+        match self.publish_version() {
+            Err(e) if e.kind() == Kind::Exhausted => {
+                self.timing.disk_full = Some(now);
+                self.warning = Some(format!("version not published: {e}; trying again"));
+                Ok(())
+            }
+            other => {
+                if self.timing.disk_full.take().is_some() {
+                    self.warning = None;
+                }
+                other
+            }
+        }
     }
 
     /// Writes what is learned as a version, unless the last version is just that.
@@ -407,8 +431,13 @@ impl Job {
 
     /// Writes a checkpoint on a thread of its own while learning goes on.
     fn save_beside(&mut self) -> Result<()> {
-        if let Some(Err(e)) = self.saver.finished() {
-            self.warning = Some(format!("checkpoint not written: {e}; trying again"));
+        match self.saver.finished() {
+            Some(Err(e)) => {
+                self.saving_failed = true;
+                self.warning = Some(format!("checkpoint not written: {e}; trying again"));
+            }
+            Some(Ok(())) if std::mem::take(&mut self.saving_failed) => self.warning = None,
+            _ => {}
         }
         if self.saver.is_idle() {
             let body = self.body();

@@ -187,6 +187,25 @@ fn f12_a_full_disk_is_waited_out_and_the_run_goes_on_once_there_is_room() {
     assert_eq!(resumed["samples"], whole["samples"]);
 }
 
+/// F12: a version that finds no room does not end a live job; it is said and tried again.
+#[test]
+fn f12_a_version_that_finds_no_room_does_not_end_a_live_job() {
+    let scratch = Scratch::new("no-room");
+    let sql = generated(5_000, ", publish.interval = '100ms'")
+        .replace("drift_every = '5s'", "drift_every = '5s', pace = 'realtime'");
+    // Eight KiB hold the journal of these two and a half seconds, and no snapshot.
+    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+    let out = Command::new("bash")
+        .args(["-c", script, env!("CARGO_BIN_EXE_tidemill"), "run", "--no-serve", "-e", &sql, "--data-dir"])
+        .arg(scratch.path("data"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(text.contains("version not published") && text.contains("trying again"), "{text}");
+    // It went on to its end, and only there the version that could not be written is an error.
+    assert!(text.contains("5,000 samples") && out.status.code() == Some(5), "{text}");
+}
+
 #[test]
 fn help_and_unknown_words_are_answered() {
     let help = tidemill().arg("--help").output().unwrap();
