@@ -6,6 +6,7 @@
 
 pub mod delta;
 pub mod feature;
+pub mod learner;
 pub mod logit;
 pub mod math;
 pub mod optimizer;
