@@ -54,7 +54,7 @@ fn tell(dir: &Path) -> Result<()> {
             engine.sequencer.add_partition(input, opened.partition, opened.ordered);
         }
     }
-    let live = Arc::new(LiveModel::open(&engine.line.trainer.snapshot(), 0, 0));
+    let live = Arc::new(LiveModel::open(&engine.line.learning.trainer().snapshot(), 0, 0));
     let predictor = Predictor::new(
         &job.model,
         job.pipeline.left.source.columns.clone(),
@@ -83,9 +83,9 @@ fn tell(dir: &Path) -> Result<()> {
         "train/update",
         &format!("predicted {before}, label {}: gradient {} x value for each key", kind.1, before - kind.1 as f64),
     );
-    engine.line.update(samples)?;
-    let weights = engine.line.trainer.snapshot();
-    stop("model/params", &format!("{} entries, state {}", weights.entries.len(), engine.line.trainer.state_hash()));
+    engine.line.update(samples, 1)?;
+    let weights = engine.line.learning.trainer().snapshot();
+    stop("model/params", &format!("{} entries, state {}", weights.entries.len(), engine.state_hash()?));
 
     engine.publish(&live, 1)?;
     let served = live.read();

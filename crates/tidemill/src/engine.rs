@@ -10,10 +10,11 @@
 //! [`Engine::mini_batch`] is the line up to the parameters, [`Engine::publish`] and [`Engine::version`] the rest of it; they
 //! read in this order. The engine decides nothing by the clock: when to cut, publish and save is the [`crate::job`]'s.
 
+mod learning;
 mod line;
 
 use tidemill_base::{
-    Result,
+    Result, StateHash,
     codec::{Decoder, Encoder},
 };
 use tidemill_serve::{
@@ -29,6 +30,7 @@ use tidemill_stream::{
 };
 use tidemill_train::TrainSpec;
 
+pub use learning::{Learning, Lesson};
 pub use line::{Line, LineCounts, Rejected, Samples, labels, windows};
 
 /// Events in one mini-batch of ordered partitions at most: large enough that the cost of a mini-batch is lost in its events.
@@ -63,26 +65,29 @@ impl Engine {
         // 4 model/feature
         let samples = self.line.extract(samples, rejected)?;
         // 5 train/update, 6 model/params
-        self.line.update(samples)
+        self.line.update(samples, self.sequencer.mini_batch())
     }
 
     /// 7 train/publish: what changed since the last call goes to the serving side, where 9 serve/predict reads it.
     pub fn publish(&mut self, live: &LiveModel, version: u64) -> Result<bool> {
-        let mut delta = self.line.trainer.take_delta();
+        // In this order: what is learned in between is in the delta and not yet in the number.
+        let learned = self.line.learning.learned_to(self.sequencer.mini_batch());
+        let mut delta = self.line.learning.trainer().take_delta();
         delta.from = self.delta_sequence;
         self.delta_sequence += 1;
         delta.to = self.delta_sequence;
-        live.publish(delta, version, self.sequencer.mini_batch())
+        live.publish(delta, version, learned)
     }
 
     /// 8 serve/registry: the parameters as they are become an immutable version.
     pub fn version(&self, registry: &Registry, version: u64, fingerprint: u64, created_ms: i64) -> Result<VersionMeta> {
-        let summary = self.line.trainer.validation().summary();
-        let snapshot = self.line.trainer.snapshot();
+        self.line.learning.settle()?;
+        let trainer = self.line.learning.trainer();
+        let (summary, snapshot) = (trainer.validation().summary(), trainer.snapshot());
         let meta = VersionMeta {
             version,
             mini_batch: self.sequencer.mini_batch(),
-            state_hash: self.line.trainer.state_hash(),
+            state_hash: trainer.state_hash(),
             samples: summary.samples,
             positives: summary.positives,
             logloss: summary.logloss,
@@ -91,8 +96,15 @@ impl Engine {
             fingerprint,
             entries: snapshot.entries.len() as u64,
         };
+        drop(trainer);
         registry.add(&meta, &snapshot)?;
         Ok(meta)
+    }
+
+    /// Identity of everything learned so far.
+    pub fn state_hash(&self) -> Result<StateHash> {
+        self.line.learning.settle()?;
+        Ok(self.line.learning.trainer().state_hash())
     }
 
     /// Does again what a record of the journal says.
@@ -103,9 +115,10 @@ impl Engine {
     }
 
     /// Appends everything a restarted engine needs to go on bit for bit, but for the rows that wait: those come behind it.
-    pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
+    pub fn encode(&self, out: &mut Encoder) -> Result<Option<JoinRows>> {
+        self.line.learning.settle()?;
         self.sequencer.encode(out);
-        self.line.encode(out)
+        Ok(self.line.encode(out))
     }
 
     /// Takes back what [`Engine::encode`] and the rows behind it wrote; the partitions must have been added.

@@ -234,9 +234,9 @@ impl Job {
 
     /// Makes the model readable by requests while it learns.
     pub fn serve(&mut self) -> Arc<LiveModel> {
-        let live =
-            LiveModel::open(&self.engine.line.trainer.snapshot(), self.version, self.engine.sequencer.mini_batch());
-        self.engine.line.trainer.take_delta();
+        let mut trainer = self.engine.line.learning.trainer();
+        let live = LiveModel::open(&trainer.snapshot(), self.version, self.engine.sequencer.mini_batch());
+        trainer.take_delta();
         self.live.insert(Arc::new(live)).clone()
     }
 
@@ -267,7 +267,7 @@ impl Job {
         let mut status = self.status(state);
         let seconds = (self.clock.elapsed() - self.timing.started).as_secs_f64();
         status.events_per_s = (status.counts.events - self.timing.events_before) as f64 / seconds.max(1e-9);
-        status.state_hash = Some(self.engine.line.trainer.state_hash());
+        status.state_hash = self.engine.state_hash().ok();
         status
     }
 
@@ -407,7 +407,7 @@ impl Job {
         let mini_batch = self.engine.sequencer.mini_batch();
         if let Some(last) = self.registry.list().into_iter().rev().find(|v| v.mini_batch == mini_batch)
             && last.fingerprint == self.bound.fingerprint
-            && last.state_hash == self.engine.line.trainer.state_hash()
+            && last.state_hash == self.engine.state_hash()?
         {
             (self.version, self.version_rows) = (last.version, self.rows_learned());
             return Ok(());
@@ -422,11 +422,11 @@ impl Job {
     }
 
     /// What a checkpoint holds, as of now. Short: what is long is written from it later ([`Body::finish`]).
-    fn body(&mut self) -> Body {
+    fn body(&mut self) -> Result<Body> {
         let mut out = Encoder::new();
         out.put_u64(self.dead_letter.flush()).put_u64(self.version_rows);
-        let rows = self.engine.encode(&mut out);
-        Body { out, rows }
+        let rows = self.engine.encode(&mut out)?;
+        Ok(Body { out, rows })
     }
 
     /// Writes a checkpoint on a thread of its own while learning goes on.
@@ -440,7 +440,7 @@ impl Job {
             _ => {}
         }
         if self.saver.is_idle() {
-            let body = self.body();
+            let body = self.body()?;
             self.saver.start(self.engine.sequencer.mini_batch(), body, self.journal.sync_handle()?);
         }
         Ok(())
@@ -450,7 +450,7 @@ impl Job {
         if let Some(Err(e)) = self.saver.wait() {
             self.warning = Some(format!("checkpoint not written: {e}"));
         }
-        let body = self.body();
+        let body = self.body()?;
         self.journal.sync()?;
         self.saver.write(self.engine.sequencer.mini_batch(), body)
     }
@@ -527,6 +527,7 @@ impl Job {
 
     fn status(&self, state: &str) -> Status {
         let has_time = self.watermark > 0 && self.watermark < END_OF_TIME;
+        let trainer = self.engine.line.learning.trainer();
         Status {
             state: state.to_string(),
             model: self.bound.model.clone(),
@@ -536,8 +537,8 @@ impl Job {
             counts: self.engine.line.counts(),
             join: self.engine.line.join_counts(),
             pending: self.engine.line.pending(),
-            summary: self.engine.line.trainer.validation().summary(),
-            train: self.engine.line.trainer.stats(),
+            summary: trainer.validation().summary(),
+            train: trainer.stats(),
             staleness_ms: self.timing.staleness_ms,
             watermark_ms: if has_time { Some(self.watermark) } else { self.read_to().filter(|t| *t > 0) },
             drift_ms: drifts(&self.bound, self.read_to()),

@@ -66,5 +66,5 @@ pub fn verify(
         engine.replay(record, &mut Vec::new())?;
         progress(i as u64 + 1, mini_batches);
     }
-    Ok(Verified { derived: engine.line.trainer.state_hash(), meta, from_mini_batch: from, mini_batches })
+    Ok(Verified { derived: engine.state_hash()?, meta, from_mini_batch: from, mini_batches })
 }

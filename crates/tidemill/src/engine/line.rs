@@ -22,7 +22,9 @@ use tidemill_stream::{
     sequencer::Cut,
     window::Window,
 };
-use tidemill_train::{SampleBatch, TrainSpec, Trainer};
+use tidemill_train::{TrainSpec, Trainer};
+
+use super::learning::{Learning, Lesson};
 
 /// A row that was read but not learned from, with the reason; goes to the dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,9 +56,10 @@ pub struct Line {
     oracle: Option<usize>,
     extractor: Extractor,
     /// What is learned.
-    pub trainer: Trainer,
+    pub learning: Learning,
     counts: LineCounts,
-    features: Features,
+    /// The lesson that is being made.
+    lesson: Lesson,
 }
 
 enum Joining {
@@ -116,9 +119,9 @@ impl Line {
             label: job.label,
             oracle,
             extractor,
-            trainer,
+            learning: Learning::new(trainer, threads > 1),
             counts: LineCounts::default(),
-            features: Features::new(),
+            lesson: Lesson::default(),
         })
     }
 
@@ -164,7 +167,7 @@ impl Line {
                 Some(join.encode(out))
             }
         };
-        self.trainer.encode(out);
+        self.learning.trainer().encode(out);
         rows
     }
 
@@ -177,7 +180,8 @@ impl Line {
             (1, Joining::Label(join)) => join.restore(d)?,
             _ => return Err(Error::conflict("the checkpoint was written by a program with another join")),
         }
-        self.trainer = Trainer::decode(&spec.clone().with_slots(self.extractor.slots()), threads, d)?;
+        let trainer = Trainer::decode(&spec.clone().with_slots(self.extractor.slots()), threads, d)?;
+        self.learning = Learning::new(trainer, threads > 1);
         match &mut self.joining {
             Joining::None(_) => Ok(()),
             Joining::Label(join) => join.restore_rows(d),
@@ -249,34 +253,31 @@ impl Line {
 
     /// Step 4, model/feature: columns become (slot, key, value).
     pub fn extract(&mut self, mut samples: Samples, rejected: &mut Vec<Rejected>) -> Result<Samples> {
-        self.extractor.extract(&samples.rows, &mut self.features)?;
-        if !self.features.refused.is_empty() {
-            let bad = std::mem::take(&mut self.features.refused);
-            self.reject("feature", &bad, rejected);
+        let features = &mut self.lesson.features;
+        self.extractor.extract(&samples.rows, features)?;
+        if !features.refused.is_empty() {
+            let bad = std::mem::take(&mut features.refused);
             samples = samples.without(&bad)?;
-            self.extractor.extract(&samples.rows, &mut self.features)?;
+            self.extractor.extract(&samples.rows, features)?;
+            self.reject("feature", &bad, rejected);
         }
         Ok(samples)
     }
 
     /// Steps 5 and 6, train/update on model/params: predict, compare, learn; then score what has matured.
-    pub fn update(&mut self, samples: Samples) -> Result<()> {
-        let oracle = self.oracle.map(|c| to_f64(samples.rows.column(c))).transpose()?;
+    pub fn update(&mut self, mut samples: Samples, mini_batch: u64) -> Result<()> {
         self.counts.sample_rows += samples.labels.len() as u64;
-        self.trainer.update(&SampleBatch {
-            features: &self.features,
-            labels: &samples.labels,
-            kinds: &samples.kinds,
-            seqs: &samples.seqs,
-            oracle: oracle.as_deref(),
-        });
-        self.trainer.mature(&samples.into_matured());
+        self.lesson.oracle = self.oracle.map(|c| to_f64(samples.rows.column(c))).transpose()?;
+        samples.mature();
+        let Samples { labels, kinds, seqs, matured, .. } = samples;
+        let lesson = Lesson { mini_batch, labels, kinds, seqs, matured, ..std::mem::take(&mut self.lesson) };
+        self.lesson = self.learning.learn(lesson)?;
         Ok(())
     }
 
     /// Features of the samples extracted last.
     pub fn features(&self) -> &Features {
-        &self.features
+        &self.lesson.features
     }
 
     fn reject(&mut self, place: &str, bad: &[(u32, String)], rejected: &mut Vec<Rejected>) {
@@ -311,18 +312,17 @@ impl Samples {
         Ok(self)
     }
 
-    /// Final labels. The label is the program's expression over the match, not the match itself.
-    fn into_matured(mut self) -> Vec<Matured> {
+    /// Gives impressions their final label: that of the program's expression over the match, not the match itself.
+    fn mature(&mut self) {
         let is_aligned = self.matured.iter().map(|m| m.seq).eq(self.seqs.iter().copied());
         if is_aligned {
             self.matured.iter_mut().zip(&self.labels).for_each(|(m, label)| m.positive = *label > 0.5);
         } else {
-            let of: BTreeMap<u64, f32> = self.seqs.iter().copied().zip(self.labels).collect();
+            let of: BTreeMap<u64, f32> = self.seqs.iter().copied().zip(self.labels.iter().copied()).collect();
             for m in &mut self.matured {
                 m.positive = of.get(&m.seq).map_or(m.positive, |label| *label > 0.5);
             }
         }
-        self.matured
     }
 }
 
