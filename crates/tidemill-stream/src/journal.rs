@@ -9,6 +9,11 @@ use tidemill_base::{
     codec::{Decoder, Encoder},
 };
 
+use crate::source::Print;
+
+/// Format of the log that holds these records. 1 had no prints.
+pub const FORMAT: u32 = 2;
+
 /// Which partition: input of the query, then number within the input in order of appearance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartitionId {
@@ -32,6 +37,8 @@ pub enum Record {
     },
     /// A mini-batch was cut.
     Cut(CutRecord),
+    /// What the first bytes of a partition's file were, so that a restart knows the file again.
+    Print(PartitionId, Print),
 }
 
 /// What decides the contents of one mini-batch.
@@ -69,6 +76,9 @@ impl Record {
                     put_id(&mut e, *id);
                 }
             }
+            Record::Print(id, print) => {
+                put_id(e.put_u8(3), *id).put_u64(print.bytes).put_u64(print.hash);
+            }
         }
         e.finish()
     }
@@ -94,6 +104,7 @@ impl Record {
                 }
                 Record::Cut(cut)
             }
+            3 => Record::Print(id(&mut d)?, Print { bytes: d.u64()?, hash: d.u64()? }),
             kind => return Err(Error::corrupt(format!("journal: no record of kind {kind}"))),
         };
         d.end()?;
@@ -127,6 +138,12 @@ mod tests {
             finished in prop::collection::vec(ids(), 0..5),
         ) {
             let record = Record::Cut(CutRecord { mini_batch, ends, idle, finished });
+            prop_assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+        }
+
+        #[test]
+        fn a_print_comes_back_as_it_was(id in ids(), bytes in any::<u64>(), hash in any::<u64>()) {
+            let record = Record::Print(id, Print { bytes, hash });
             prop_assert_eq!(Record::decode(&record.encode()).unwrap(), record);
         }
 

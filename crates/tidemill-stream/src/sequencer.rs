@@ -16,7 +16,7 @@ use tidemill_base::{
 use crate::{
     Position, Refused,
     journal::{CutRecord, PartitionId},
-    source::Partition,
+    source::{Partition, Print},
     window::{Watermarks, Window},
 };
 use lane::Lane;
@@ -90,6 +90,25 @@ impl Sequencer {
         lanes.push(Lane::new(partition, ordered));
         self.marks.add_partition(input, !ordered);
         id
+    }
+
+    /// Refuses a partition whose file is no longer the one that an earlier run took this print of.
+    pub fn check_print(&mut self, id: PartitionId, print: Print, source: &str) -> Result<()> {
+        self.lane_mut(id).check_print(print, source)
+    }
+
+    /// Prints of files that reach farther than those known: for the journal, before anything is saved that stands on them.
+    pub fn new_prints(&self) -> Result<Vec<(PartitionId, Print)>> {
+        let mut prints = Vec::new();
+        for id in self.ids() {
+            prints.extend(self.lane(id).new_print()?.map(|print| (id, print)));
+        }
+        Ok(prints)
+    }
+
+    /// The journal has this print.
+    pub fn keep_print(&mut self, id: PartitionId, print: Print) {
+        self.lane_mut(id).keep_print(print);
     }
 
     /// Names of an input's partitions, by number.

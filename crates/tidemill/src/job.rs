@@ -354,11 +354,18 @@ impl Job {
         }
         if now - self.timing.saved >= millis(self.spec.checkpoint_interval_ms) {
             self.timing.saved = now;
-            self.save_beside()?;
+            match self.save_beside() {
+                Err(e) if e.kind() == Kind::Exhausted => self.not_saved(&e),
+                other => other?,
+            }
         }
         if now - self.timing.looked_for_files >= LOOK_FOR_FILES_EVERY {
             self.timing.looked_for_files = now;
-            self.open_new_files()?;
+            match self.open_new_files() {
+                // The next look will find them again.
+                Err(e) if e.kind() == Kind::Exhausted => {}
+                other => other?,
+            }
         }
         if now - self.timing.shown >= SHOW_EVERY {
             self.timing.shown = now;
@@ -432,24 +439,28 @@ impl Job {
     /// Writes a checkpoint on a thread of its own while learning goes on.
     fn save_beside(&mut self) -> Result<()> {
         match self.saver.finished() {
-            Some(Err(e)) => {
-                self.saving_failed = true;
-                self.warning = Some(format!("checkpoint not written: {e}; trying again"));
-            }
+            Some(Err(e)) => self.not_saved(&e),
             Some(Ok(())) if std::mem::take(&mut self.saving_failed) => self.warning = None,
             _ => {}
         }
         if self.saver.is_idle() {
+            keep_prints(&mut self.engine, &mut self.journal)?;
             let body = self.body()?;
             self.saver.start(self.engine.sequencer.mini_batch(), body, self.journal.sync_handle()?);
         }
         Ok(())
     }
 
+    fn not_saved(&mut self, e: &Error) {
+        self.saving_failed = true;
+        self.warning = Some(format!("checkpoint not written: {e}; trying again"));
+    }
+
     fn save_now(&mut self) -> Result<()> {
         if let Some(Err(e)) = self.saver.wait() {
             self.warning = Some(format!("checkpoint not written: {e}"));
         }
+        keep_prints(&mut self.engine, &mut self.journal)?;
         let body = self.body()?;
         self.journal.sync()?;
         self.saver.write(self.engine.sequencer.mini_batch(), body)
@@ -483,6 +494,7 @@ impl Job {
             let known = self.engine.sequencer.partition_names(i);
             for opened in source::open_new(&input.source, &known)? {
                 add_partition(&mut self.engine, i, opened, Some(&mut self.journal))?;
+                keep_prints(&mut self.engine, &mut self.journal)?;
             }
         }
         Ok(())
@@ -580,11 +592,23 @@ pub fn open_partitions(
                     input.source.name
                 ))
             })?;
-            add_partition(engine, i, opened.remove(at), None)?;
+            let id = add_partition(engine, i, opened.remove(at), None)?;
+            if let Some(print) = past.prints.get(&id) {
+                engine.sequencer.check_print(id, *print, &input.source.name)?;
+            }
         }
         for new in opened {
             add_partition(engine, i, new, journal.as_deref_mut())?;
         }
+    }
+    journal.map_or(Ok(()), |journal| keep_prints(engine, journal))
+}
+
+/// Writes down what the files are that have been read, so that a restart does not go on in others.
+fn keep_prints(engine: &mut Engine, journal: &mut Journal) -> Result<()> {
+    for (id, print) in engine.sequencer.new_prints()? {
+        journal.append(&Record::Print(id, print))?;
+        engine.sequencer.keep_print(id, print);
     }
     Ok(())
 }
@@ -594,13 +618,12 @@ fn add_partition(
     input: usize,
     opened: source::Opened,
     journal: Option<&mut Journal>,
-) -> Result<()> {
+) -> Result<PartitionId> {
     if let Some(journal) = journal {
         let name = opened.partition.name().to_string();
         journal.append(&Record::Partition { input: input as u32, name, ordered: opened.ordered })?;
     }
-    engine.sequencer.add_partition(input, opened.partition, opened.ordered);
-    Ok(())
+    Ok(engine.sequencer.add_partition(input, opened.partition, opened.ordered))
 }
 
 /// Refuses another program on this job's journal. `Some`: nothing was learned here yet, and this text is to be kept.

@@ -14,7 +14,8 @@ use std::{
 use crate::{Error, Result, hash64};
 
 const MAGIC: &[u8; 8] = b"TIDELOG\n";
-const FORMAT: u32 = 1;
+/// The newest format that is read; what a log's owner writes it says itself ([`Log::open_format`]).
+const FORMAT: u32 = 2;
 /// Bytes before the first record.
 pub const HEADER_BYTES: u64 = 16;
 const FRAME_BYTES: u64 = 8;
@@ -36,6 +37,7 @@ pub struct Log {
 #[derive(Debug)]
 pub struct LogReader {
     path: PathBuf,
+    format: u32,
     file: BufReader<File>,
     at: u64,
     payload: Vec<u8>,
@@ -44,7 +46,13 @@ pub struct LogReader {
 impl Log {
     /// Opens the log at `path`, creating it if need be, and hands every record already there to `each`
     /// (its number from 0, the byte it begins at, its payload).
-    pub fn open(path: &Path, mut each: impl FnMut(u64, u64, &[u8]) -> Result<()>) -> Result<Self> {
+    pub fn open(path: &Path, each: impl FnMut(u64, u64, &[u8]) -> Result<()>) -> Result<Self> {
+        Self::open_format(path, 1, each)
+    }
+
+    /// As [`Log::open`], for records that a program which knows only older formats could not read: the log's number is
+    /// raised to `format` before any of them is appended.
+    pub fn open_format(path: &Path, format: u32, mut each: impl FnMut(u64, u64, &[u8]) -> Result<()>) -> Result<Self> {
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -57,7 +65,7 @@ impl Log {
         let mut end = HEADER_BYTES;
         if len < HEADER_BYTES {
             let mut header = Vec::from(*MAGIC);
-            header.extend_from_slice(&FORMAT.to_le_bytes());
+            header.extend_from_slice(&format.to_le_bytes());
             header.extend_from_slice(&[0; 4]);
             file.seek(SeekFrom::Start(0))
                 .and_then(|_| file.write_all(&header))
@@ -66,6 +74,12 @@ impl Log {
             super::atomic_file::sync_parent(path)?;
         } else {
             let mut reader = LogReader::open_at(path, HEADER_BYTES)?;
+            if reader.format < format {
+                file.seek(SeekFrom::Start(MAGIC.len() as u64))
+                    .and_then(|_| file.write_all(&format.to_le_bytes()))
+                    .and_then(|_| file.sync_all())
+                    .map_err(|e| Error::io("write", path, e))?;
+            }
             loop {
                 let at = reader.at;
                 match reader.next()? {
@@ -160,6 +174,7 @@ impl LogReader {
         }
         let mut out = Self {
             path: path.to_path_buf(),
+            format: version,
             file: BufReader::with_capacity(1 << 18, file),
             at: byte,
             payload: Vec::new(),
@@ -282,6 +297,27 @@ mod tests {
             drop(log);
             assert_eq!(read_all(&path).unwrap().last().unwrap(), b"new");
         }
+    }
+
+    /// A log of an older format is read and from then on refused by programs that know only that; a newer one is refused.
+    #[test]
+    fn a_logs_format_is_raised_before_newer_records_go_in() {
+        let d = dir("format");
+        let path = d.join("log");
+        three(&path);
+        assert_eq!(fs::read(&path).unwrap()[8], 1);
+        let mut seen = 0;
+        Log::open_format(&path, 2, |_, _, _| {
+            seen += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!((seen, fs::read(&path).unwrap()[8]), (3, 2));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[8] = 3;
+        fs::write(&path, bytes).unwrap();
+        let e = Log::open(&path, |_, _, _| Ok(())).unwrap_err();
+        assert!(e.message().contains("log format 3 is newer than this binary (2)"), "{e}");
     }
 
     /// Damage inside the log is named, never skipped: what stood there may have been acknowledged.

@@ -10,7 +10,7 @@ use super::{Cut, Take};
 use crate::{
     Position,
     journal::PartitionId,
-    source::{Partition, Read},
+    source::{Partition, Print, Read},
     window::{WideChunk, Window},
 };
 
@@ -31,6 +31,8 @@ pub(super) struct Lane {
     /// Rows before this offset were taken before a restart and are passed over.
     skip_below: u64,
     at_end: bool,
+    /// What the journal says of the file's first bytes.
+    print: Option<Print>,
 }
 
 /// What [`Lane::take_to`] saw go by.
@@ -54,6 +56,7 @@ impl Lane {
             read_to: Position::default(),
             skip_below: 0,
             at_end: false,
+            print: None,
         }
     }
 
@@ -66,6 +69,29 @@ impl Lane {
         self.partition.seek(resume)?;
         (self.offset, self.skip_below, self.read_to) = (offset, offset, resume);
         Ok(())
+    }
+
+    /// Refuses the partition when the bytes behind an earlier print are no longer those.
+    pub fn check_print(&mut self, print: Print, source: &str) -> Result<()> {
+        print.check(self.partition.print(Some(print.bytes))?, source, &self.name)?;
+        self.print = Some(print);
+        Ok(())
+    }
+
+    /// A print of what has been read, where the last one does not reach as far: of the whole file at first, then of a
+    /// plain file that grows.
+    pub fn new_print(&self) -> Result<Option<Print>> {
+        let upto = match self.print {
+            None => None,
+            Some(print) if self.partition.is_plain() && print.bytes < self.read_to.bytes => Some(self.read_to.bytes),
+            Some(_) => return Ok(None),
+        };
+        self.partition.print(upto)
+    }
+
+    /// The journal has this print.
+    pub fn keep_print(&mut self, print: Print) {
+        self.print = Some(print);
     }
 
     /// Whether an ended partition has rows behind its end.

@@ -4,13 +4,15 @@
 //! plain name with compressed bytes behind it is refused, because every row of it would be.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
 use flate2::read::MultiGzDecoder;
 use tidemill_base::{Error, Kind, Result};
+
+use super::print::{self, Print};
 
 const BUFFER_BYTES: usize = 1 << 17;
 
@@ -100,6 +102,21 @@ impl Bytes {
         }
     }
 
+    /// The print of the first `bytes` stored bytes, or of all of them.
+    pub(super) fn print(&self, bytes: Option<u64>) -> Result<Print> {
+        let file = match &self.from {
+            From::Plain(file) => file,
+            From::Gzip(decoder) => decoder.get_ref().get_ref(),
+            From::Zstd(decoder) => decoder.get_ref().get_ref(),
+        };
+        print::of(file, &self.path, bytes)
+    }
+
+    /// Whether its bytes are those of the file.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self.from, From::Plain(_))
+    }
+
     /// The file's path.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -120,14 +137,21 @@ impl Bytes {
     }
 }
 
-/// Opens a file for reading; a directory is refused here, with advice.
+/// Opens a file for reading; a directory, a pipe or a device is refused here, with advice.
 pub(super) fn open_file(path: &Path) -> Result<File> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    if file.metadata().map_err(|e| Error::io("stat", path, e))?.is_dir() {
-        let path = path.display();
-        return Err(Error::invalid(format!("{path} is a directory; name its files, for example '{path}/*.csv'")));
+    // Before it is opened: opening a pipe that nobody writes to would wait for ever.
+    let kind = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
+    if kind.is_file() {
+        return File::open(path).map_err(|e| Error::io("open", path, e));
     }
-    Ok(file)
+    let path = path.display();
+    Err(Error::invalid(match kind.is_dir() {
+        true => format!("{path} is a directory; name its files, for example '{path}/*.csv'"),
+        false => format!(
+            "{path} is not a regular file; what cannot be read again from any place is pushed over HTTP, \
+             or written to a file first"
+        ),
+    }))
 }
 
 /// Refuses plain names over bytes that are no text at all.

@@ -12,6 +12,7 @@ pub mod generator;
 pub mod json;
 mod number;
 mod parquet;
+mod print;
 pub mod push;
 mod sparse;
 mod spec;
@@ -24,6 +25,7 @@ use tidemill_base::Result;
 
 use crate::{Chunk, Position};
 pub use generator::{Impression, World, generator_columns};
+pub use print::Print;
 pub use spec::{ATTRIBUTES, Connector, FileFormat, FileSettings, GeneratorSettings, GeneratorStream, SourceSpec};
 
 /// Rows in a chunk at most; a chunk is also cut near [`CHUNK_BYTES_MAX`].
@@ -44,6 +46,17 @@ pub trait Partition: Send {
     /// Goes to a place that an earlier chunk began or ended at. Fails with `Conflict` when the partition no longer
     /// reaches that far.
     fn seek(&mut self, to: Position) -> Result<()>;
+
+    /// For files, which others may change: the print of the first `bytes` bytes as they are stored, or of all that are
+    /// there. `None` for what is made or has checksums of its own.
+    fn print(&self, _bytes: Option<u64>) -> Result<Option<Print>> {
+        Ok(None)
+    }
+
+    /// Whether a place's bytes are those of the stored file, so that [`Partition::print`] can be taken up to a place.
+    fn is_plain(&self) -> bool {
+        false
+    }
 }
 
 /// What [`Partition::read`] found.

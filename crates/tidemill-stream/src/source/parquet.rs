@@ -24,8 +24,9 @@ use arrow::{
 use tidemill_base::{Error, Result};
 
 use super::{
-    CHUNK_ROWS_MAX, Partition, Read,
+    CHUNK_ROWS_MAX, Partition, Print, Read,
     compress::open_file,
+    print,
     text::{gone, refused},
     words::{find_name, nearest, sql_type},
 };
@@ -158,6 +159,11 @@ impl Partition for ParquetPartition {
         self.reader = None;
         self.offset = to.offset;
         Ok(())
+    }
+
+    /// Always of the whole file: one that has grown is another.
+    fn print(&self, _bytes: Option<u64>) -> Result<Option<Print>> {
+        print::of(&open_file(&self.path)?, &self.path, None).map(Some)
     }
 }
 

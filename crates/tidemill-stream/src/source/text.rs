@@ -8,7 +8,7 @@ mod lines;
 use arrow::array::RecordBatch;
 use tidemill_base::{Error, Result};
 
-use super::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Partition, Read, compress::Bytes, words::grouped};
+use super::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Partition, Print, Read, compress::Bytes, words::grouped};
 use crate::{Chunk, Position, Refused, chunk::excerpt};
 use lines::{Line, LineReader};
 
@@ -176,6 +176,14 @@ impl Partition for TextPartition {
         }
         self.offset = to.offset;
         Ok(())
+    }
+
+    fn print(&self, bytes: Option<u64>) -> Result<Option<Print>> {
+        self.lines.bytes().print(bytes).map(Some)
+    }
+
+    fn is_plain(&self) -> bool {
+        self.lines.bytes().is_plain()
     }
 }
 

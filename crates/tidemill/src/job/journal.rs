@@ -3,13 +3,16 @@
 //! Appending hands the record to the operating system, so it survives this process; whatever leaves the engine first makes
 //! the journal durable ([`Journal::sync`]).
 
-use std::{fs::File, path::Path};
+use std::{collections::BTreeMap, fs::File, path::Path};
 
 use tidemill_base::{
     Error, Result,
     store::log::{HEADER_BYTES, Log, LogReader},
 };
-use tidemill_stream::journal::{CutRecord, Record};
+use tidemill_stream::{
+    journal::{CutRecord, FORMAT, PartitionId, Record},
+    source::Print,
+};
 
 /// The journal of one job.
 pub struct Journal {
@@ -21,6 +24,8 @@ pub struct Journal {
 pub struct Past {
     /// Partitions in order of appearance: input, name, whether ordered.
     pub partitions: Vec<(u32, String, bool)>,
+    /// The print of each partition's file that reaches farthest.
+    pub prints: BTreeMap<PartitionId, Print>,
     /// Cuts behind the mini-batch asked for, in order.
     pub cuts: Vec<CutRecord>,
     /// The last mini-batch on record.
@@ -32,7 +37,7 @@ impl Journal {
     pub fn open(job_dir: &Path, after: u64, until: u64) -> Result<(Self, Past)> {
         let mut past = Past::default();
         let path = job_dir.join("journal.log");
-        let log = Log::open(&path, |_, at, payload| past.add(&path, at, payload, after, until))?;
+        let log = Log::open_format(&path, FORMAT, |_, at, payload| past.add(&path, at, payload, after, until))?;
         past.check(&path, after)?;
         Ok((Self { log }, past))
     }
@@ -77,6 +82,9 @@ impl Past {
     fn add(&mut self, path: &Path, at: u64, payload: &[u8], after: u64, until: u64) -> Result<()> {
         match Record::decode(payload).map_err(|e| e.at(format!("{} at byte {at}", path.display())))? {
             Record::Partition { input, name, ordered } => self.partitions.push((input, name, ordered)),
+            Record::Print(id, print) => {
+                self.prints.insert(id, print);
+            }
             Record::Cut(cut) => {
                 self.last_mini_batch = cut.mini_batch;
                 if (after + 1..=until).contains(&cut.mini_batch) {

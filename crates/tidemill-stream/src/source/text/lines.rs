@@ -54,6 +54,11 @@ impl LineReader {
         self.bytes.seek(to)
     }
 
+    /// What the lines are cut from.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// The byte of the text behind the last line.
     pub(super) fn at(&self) -> u64 {
         self.at
