@@ -2,7 +2,7 @@
 //!
 //! In: a snapshot and what is known of it. Out: the same bytes, as long as the version is kept. A version is immutable: it
 //! becomes visible by its manifest, written last and put only if absent. Where its bytes are not what was written, the file
-//! is named and nothing of it is served.
+//! is named, nothing of it is served, and the other versions stay usable.
 //!
 //! ```text
 //! 000042.snapshot   the weights
@@ -48,7 +48,18 @@ pub struct Registry {
 struct Known {
     /// Ascending by version.
     manifests: Vec<Manifest>,
+    /// Versions that are passed over, and what is wrong with each.
+    damaged: Vec<Damaged>,
     live: Live,
+}
+
+/// A version on disk that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Its number, by the names of its files.
+    pub version: u64,
+    /// What is wrong, with the file and the way out.
+    pub reason: String,
 }
 
 impl Registry {
@@ -67,23 +78,38 @@ impl Registry {
     }
 
     fn scan(model: &str, dir: &Path) -> Result<(Self, Vec<u64>)> {
-        let (mut manifests, mut snapshots) = (Vec::new(), Vec::new());
+        let (mut read, mut snapshots) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))? {
             let path = entry.map_err(|e| Error::io("read", dir, e))?.path();
             match (version_in_name(&path), path.extension().and_then(|e| e.to_str())) {
-                (Some(version), Some("manifest")) => manifests.push(Manifest::read(&path, version)?),
+                (Some(version), Some("manifest")) => read.push((version, Manifest::read(&path, version))),
                 (Some(version), Some("snapshot")) => snapshots.push(version),
                 _ => {}
             }
         }
-        manifests.sort_by_key(|m| m.meta.version);
+        let known = Known { manifests: Vec::new(), damaged: Vec::new(), live: Live::Latest };
         let registry = Self {
             model: model.to_string(),
             dir: dir.to_path_buf(),
             writing: Mutex::new(()),
-            known: Mutex::new(Known { manifests, live: Live::Latest }),
+            known: Mutex::new(known),
         };
-        registry.check_snapshots(&snapshots)?;
+        read.sort_by_key(|(version, _)| *version);
+        for (version, manifest) in read {
+            let manifest = match manifest {
+                Ok(_) if !snapshots.contains(&version) => {
+                    Err(registry.missing(&registry.path(version, "snapshot"), version))
+                }
+                manifest => manifest,
+            };
+            match manifest {
+                Ok(manifest) => registry.known().manifests.push(manifest),
+                Err(e) if e.kind() == Kind::Corrupt => {
+                    registry.known().damaged.push(Damaged { version, reason: e.message().to_string() });
+                }
+                Err(e) => return Err(e),
+            }
+        }
         let live = registry.read_live()?;
         registry.known().live = live;
         Ok((registry, snapshots))
@@ -124,6 +150,18 @@ impl Registry {
     /// All versions, ascending.
     pub fn list(&self) -> Vec<VersionMeta> {
         self.known().manifests.iter().map(|m| m.meta.clone()).collect()
+    }
+
+    /// Versions that cannot be used and are passed over, ascending. (A damaged snapshot is found when it is asked for.)
+    pub fn damaged(&self) -> Vec<Damaged> {
+        self.known().damaged.clone()
+    }
+
+    /// The number of the version that is published next: behind all that have ever been there and are still named.
+    pub fn next_version(&self) -> u64 {
+        let known = self.known();
+        let good = known.manifests.iter().map(|m| m.meta.version);
+        good.chain(known.damaged.iter().map(|d| d.version)).max().unwrap_or(0) + 1
     }
 
     /// What is known of one version.
@@ -168,20 +206,24 @@ impl Registry {
     /// Whether [`Registry::rollback`] to this version would be taken.
     pub fn check_rollback(&self, version: u64) -> Result<()> {
         let known = self.known();
-        if known.find(version).is_some() && known.manifests.len() > 1 {
+        let count = known.manifests.len() + known.damaged.len();
+        if known.find(version).is_some() && count > 1 {
             return Ok(());
         }
-        if known.manifests.len() == 1 {
+        if count == 1 {
             return Err(Error::conflict(format!("model '{}' has one version; nothing to roll back to", self.model)));
         }
         Err(self.no_version(&known, version))
     }
 
-    /// Makes an existing version live until [`Registry::promote`], whatever is published meanwhile.
-    pub fn rollback(&self, version: u64) -> Result<()> {
+    /// Makes an existing version live until [`Registry::promote`], whatever is published meanwhile. Its snapshot is read
+    /// and checked before anything points at it, and given back.
+    pub fn rollback(&self, version: u64) -> Result<Snapshot> {
         let _writing = self.writing();
         self.check_rollback(version)?;
-        self.write_live(Live::Pinned(version))
+        let snapshot = self.load(version)?;
+        self.write_live(Live::Pinned(version))?;
+        Ok(snapshot)
     }
 
     /// Makes the newest version live again, and those after it.
@@ -211,19 +253,10 @@ impl Registry {
         Ok(leaving)
     }
 
-    fn check_snapshots(&self, snapshots: &[u64]) -> Result<()> {
-        let known = self.known();
-        let versions = known.manifests.iter().map(|m| m.meta.version);
-        match versions.into_iter().find(|v| !snapshots.contains(v)) {
-            Some(version) => Err(self.missing(&self.path(version, "snapshot"), version)),
-            None => Ok(()),
-        }
-    }
-
     /// A snapshot that no manifest names is a publication that did not finish.
     fn remove_unnamed(&self, snapshots: &[u64]) -> Result<()> {
         let known = self.known();
-        for &version in snapshots.iter().filter(|&&v| known.find(v).is_none()) {
+        for &version in snapshots.iter().filter(|&&v| !known.names(v)) {
             let path = self.path(version, "snapshot");
             fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
@@ -242,7 +275,7 @@ impl Registry {
             None => (text.trim() == "latest").then_some(Live::Latest),
         };
         match live {
-            Some(Live::Pinned(version)) if self.known().find(version).is_none() => Err(Error::corrupt(format!(
+            Some(Live::Pinned(version)) if !self.known().names(version) => Err(Error::corrupt(format!(
                 "{} pins version {version}, which is not there; write 'latest' into the file to serve the newest",
                 path.display()
             ))),
@@ -268,6 +301,9 @@ impl Registry {
 
     fn no_version(&self, known: &Known, version: u64) -> Error {
         let model = &self.model;
+        if let Some(damaged) = known.damaged.iter().find(|d| d.version == version) {
+            return Error::corrupt(damaged.reason.clone());
+        }
         match ranges(known.manifests.iter().map(|m| m.meta.version)) {
             have if have.is_empty() => Error::not_found(format!("model '{model}' has no version yet")),
             have => Error::not_found(format!("model '{model}' has no version {version} (have {have})")),
@@ -299,6 +335,11 @@ impl Registry {
 impl Known {
     fn find(&self, version: u64) -> Option<&Manifest> {
         self.manifests.iter().find(|m| m.meta.version == version)
+    }
+
+    /// Whether there is a manifest of it, good or not.
+    fn names(&self, version: u64) -> bool {
+        self.find(version).is_some() || self.damaged.iter().any(|d| d.version == version)
     }
 }
 

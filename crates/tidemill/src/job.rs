@@ -146,6 +146,9 @@ impl Job {
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
         let checkpoints = Checkpoints::open(&dir, bound.fingerprint)?;
         let mut warning = unwatched_key(&bound);
+        if let Some(damaged) = registry.damaged().first() {
+            warning = Some(format!("version {} is passed over: {}", damaged.version, damaged.reason));
+        }
         let checkpoint = checkpoints.newest(u64::MAX, |e| warning = Some(format!("{e}; using the one before it")))?;
         let after = checkpoint.as_ref().map_or(0, |c| c.mini_batch);
         let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
@@ -421,7 +424,7 @@ impl Job {
         }
         // What leaves the engine waits until the records it depends on are durable.
         self.journal.sync()?;
-        let version = self.registry.list().last().map_or(0, |v| v.version) + 1;
+        let version = self.registry.next_version();
         self.engine.version(&self.registry, version, self.bound.fingerprint, self.clock.wall_ms())?;
         self.registry.retain(VERSIONS_MAX)?;
         (self.version, self.version_rows) = (version, self.rows_learned());

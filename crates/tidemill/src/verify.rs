@@ -35,7 +35,10 @@ pub fn verify(
 ) -> Result<Verified> {
     let job = program::stored_job(data_root, model)?;
     let dir = data_root.join("models").join(model);
-    let meta = Registry::reading(model, &dir.join("versions"))?.meta(version)?;
+    let registry = Registry::reading(model, &dir.join("versions"))?;
+    let meta = registry.meta(version)?;
+    // What is served is the snapshot: a version whose weights are damaged does not verify, however well it is derived.
+    registry.load(version)?;
     if meta.fingerprint != job.fingerprint {
         return Err(Error::conflict(format!(
             "version {version} of '{model}' was learned by an earlier program, whose journal is gone; it cannot be derived again"

@@ -125,9 +125,8 @@ impl ServedModel {
     /// Makes an earlier version live: on disk first, so that a restart serves the same.
     pub fn rollback(&self, version: u64) -> Result<()> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.registry.check_rollback(version)?;
-        let (meta, snapshot) = (self.registry.meta(version)?, self.registry.load(version)?);
-        self.registry.rollback(version)?;
+        let meta = self.registry.meta(version)?;
+        let snapshot = self.registry.rollback(version)?;
         self.predictor.live().pin(&snapshot, version, meta.mini_batch);
         Ok(())
     }
@@ -145,13 +144,19 @@ impl ServedModel {
         let served = self.predictor.live().read();
         let metas = self.registry.list();
         let versions: Vec<Value> = metas.iter().rev().map(|meta| mark_live(meta.to_json(), served.version)).collect();
-        json!({
+        let mut json = json!({
             "name": self.name(),
             "version": served.version,
             "mini_batch": served.mini_batch,
             "live": self.registry.live().to_string(),
             "versions": versions,
-        })
+        });
+        let damaged = self.registry.damaged();
+        if !damaged.is_empty() {
+            let damaged = damaged.iter().map(|d| json!({"version": d.version, "reason": d.reason}));
+            json["damaged"] = damaged.collect();
+        }
+        json
     }
 
     /// One version on disk.

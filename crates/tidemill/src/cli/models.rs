@@ -66,7 +66,7 @@ impl Models {
                     model,
                     &format!("{model}:rollback"),
                     &format!("{{\"version\":{version}}}"),
-                    |r| r.rollback(version),
+                    |r| r.rollback(version).map(drop),
                 )?;
                 print_line(&format!("{model}@{version} is live"))
             }
@@ -90,8 +90,13 @@ pub(super) fn list(root: &Path) -> Result<()> {
     for name in models.unwrap_or_default() {
         let registry = registry(root, &name)?;
         let versions = registry.list();
+        warn_of_damaged(&name, &registry);
+        let count = match registry.damaged().len() {
+            0 => versions.len().to_string(),
+            damaged => format!("{} and {damaged} damaged", versions.len()),
+        };
         let Some(newest) = versions.last() else {
-            lines.push([name.as_str(), "0", "-", "-", "-", "-", "-"].map(str::to_string));
+            lines.push([name.as_str(), &count, "-", "-", "-", "-", "-"].map(str::to_string));
             continue;
         };
         let live = match registry.live() {
@@ -100,7 +105,7 @@ pub(super) fn list(root: &Path) -> Result<()> {
         };
         lines.push([
             name,
-            versions.len().to_string(),
+            count,
             live,
             thousands(newest.samples),
             format!("{:.4}", newest.logloss),
@@ -142,7 +147,21 @@ fn show(root: &Path, name: &str) -> Result<()> {
             v.state_hash.to_string(),
         ]);
     }
+    for damaged in registry.damaged() {
+        let version = damaged.version.to_string();
+        let at = lines.iter().skip(1).position(|l| l[0].parse().is_ok_and(|v: u64| v > damaged.version));
+        let line = [version.as_str(), "damaged", "-", "-", "-", "-", "-", "-"].map(str::to_string);
+        lines.insert(at.map_or(lines.len(), |at| at + 1), line);
+    }
+    warn_of_damaged(name, &registry);
     print_line(&table(&lines))
+}
+
+/// Says on stderr which versions cannot be used; the others can.
+fn warn_of_damaged(model: &str, registry: &Registry) {
+    for damaged in registry.damaged() {
+        eprintln!("warning: {model}@{} is passed over: {}", damaged.version, damaged.reason);
+    }
 }
 
 fn verify(root: &Path, name: &str) -> Result<()> {

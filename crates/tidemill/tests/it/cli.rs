@@ -114,6 +114,46 @@ fn versions_are_listed_shown_verified_and_evaluated() {
     assert!(shown.status.success() && text(&shown.stdout).contains("ctr"), "{}", text(&shown.stderr));
 }
 
+/// A damaged version is named and passed over; the program, the list and the other versions go on.
+#[test]
+fn a_damaged_version_does_not_stand_in_the_way_of_the_others() {
+    let scratch = Scratch::new("damaged");
+    let data = scratch.path("data");
+    let sql = generated(8_000, ", publish.every = 1500");
+    let done = run_json(&sql, &data, &[]);
+    let versions = data.join("models/ctr/versions");
+    let models = |args: &[&str]| tidemill().arg("models").args(args).arg("--data-dir").arg(&data).output().unwrap();
+    // The weights of one, the manifest of another.
+    let flip = |name: &str| {
+        let path = versions.join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    flip("000001.snapshot");
+    flip("000002.manifest");
+    for (args, file) in [
+        (["rollback", "ctr@1"], "000001.snapshot"),
+        (["verify", "ctr@1"], "000001.snapshot"),
+        (["rollback", "ctr@2"], "000002.manifest"),
+        (["verify", "ctr@2"], "000002.manifest"),
+    ] {
+        let out = models(&args);
+        assert_eq!(out.status.code(), Some(4), "{args:?} {}", text(&out.stderr));
+        assert!(text(&out.stderr).contains(file), "{args:?} {}", text(&out.stderr));
+    }
+    let list = models(&["list"]);
+    assert!(list.status.success() && text(&list.stdout).contains("and 1 damaged"), "{list:?}");
+    assert!(text(&list.stderr).contains("warning: ctr@2 is passed over"), "{list:?}");
+    assert!(text(&models(&["show", "ctr"]).stdout).contains("\n2        damaged"));
+    let verified = models(&["verify", &format!("ctr@{}", done["version"])]);
+    assert!(verified.status.success(), "{}", text(&verified.stderr));
+    let again = run_json(&sql, &data, &[]);
+    assert_eq!((&again["state_hash"], &again["version"]), (&done["state_hash"], &done["version"]));
+    assert!(again["warning"].as_str().is_some_and(|w| w.contains("000002.manifest")), "{again}");
+}
+
 #[test]
 fn a_model_is_evaluated_on_rows_it_did_not_learn() {
     let scratch = Scratch::new("evaluate");
