@@ -5,6 +5,9 @@
 //! feedback row matches an impression of the same key when `impression.ts <= feedback.ts <= impression.ts + window`; the
 //! first by event time counts. Feedback that comes before its impression waits until no impression of its time can come.
 //! At most `pending_count_max` impressions wait; beyond it the oldest leaves with the label known so far and is counted.
+//! The keys of those that left are remembered until the watermark passes their window, so that a second event with the
+//! key is a duplicate; behind that it is late, or, with a newer time, an impression of its own. Of more than twice
+//! `pending_count_max` and 65,536 the oldest keys are forgotten.
 //! Never reads the clock; the order of what comes out follows from event times and arrival numbers alone.
 
 mod rows;
@@ -25,7 +28,7 @@ use tidemill_base::{Error, Result, hash64, rng::mix64};
 
 use rows::{KeptRows, RowRef};
 pub use state::JoinRows;
-use time_queue::TimeQueue;
+use time_queue::{Due, TimeQueue};
 
 /// What a sample row is; its signed weight follows from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,6 +136,8 @@ enum Stage {
     EarlyNegative,
     /// Final; stays only so that a duplicate is recognised.
     Done,
+    /// Left before its window closed because too many waited; stays only so that a duplicate is recognised.
+    Released,
 }
 
 #[derive(Clone, Debug)]
@@ -157,6 +162,8 @@ struct Feedback {
 }
 
 const NONE: u32 = u32::MAX;
+/// Keys of impressions that left are remembered at least up to this many.
+const KNOWN_COUNT_MIN: usize = 65_536;
 const NULL_KEY: u64 = u64::MAX;
 
 /// Keys are hashes already.
@@ -193,7 +200,11 @@ pub struct LabelJoin {
     /// Impressions in the slab whose label is not final.
     open_count: usize,
     early: TimeQueue,
+    /// Those whose label is not final.
     close: TimeQueue,
+    /// Those whose label is, until their window closes.
+    known: TimeQueue,
+    known_count: usize,
     feedback: Vec<Feedback>,
     feedback_free: Vec<u32>,
     feedback_index: Index,
@@ -251,6 +262,8 @@ impl LabelJoin {
             open_count: 0,
             early: TimeQueue::new(tick_ms),
             close: TimeQueue::new(tick_ms),
+            known: TimeQueue::new(tick_ms),
+            known_count: 0,
             feedback: Vec::new(),
             feedback_free: Vec::new(),
             feedback_index: Index::default(),
@@ -314,19 +327,26 @@ impl LabelJoin {
                 }
             }
         }
-        for due in self.close.pop_through(self.watermark.saturating_sub(self.spec.window_ms)) {
-            if self.pending[due.slot as usize].seq == due.seq {
-                self.close_pending(due.slot);
+        let closed = self.watermark.saturating_sub(self.spec.window_ms);
+        for due in self.close.pop_through(closed) {
+            if self.is_open(due) {
+                self.finish(due.slot, Stage::Done);
             }
         }
         while self.open_count > self.spec.pending_count_max {
             let Some(due) = self.close.pop_first() else { break };
-            if self.pending[due.slot as usize].seq == due.seq {
-                if self.pending[due.slot as usize].stage != Stage::Done {
-                    self.counts.released_early += 1;
-                }
-                self.close_pending(due.slot);
+            if self.is_open(due) {
+                self.counts.released_early += 1;
+                self.finish(due.slot, Stage::Released);
             }
+        }
+        for due in self.known.pop_through(closed) {
+            self.forget(due.slot);
+        }
+        let known_count_max = self.spec.pending_count_max.saturating_mul(2).saturating_add(KNOWN_COUNT_MIN);
+        while self.known_count > known_count_max {
+            let Some(due) = self.known.pop_first() else { break };
+            self.forget(due.slot);
         }
         for due in self.feedback_expiry.pop_through(self.watermark) {
             self.drop_feedback(due.slot);
@@ -356,7 +376,7 @@ impl LabelJoin {
         key != NULL_KEY
             && chain(&self.pending_index, key, |slot| self.pending[slot as usize].next).any(|slot| {
                 let p = &self.pending[slot as usize];
-                p.stage == Stage::Done || self.left_rows.same_value(self.spec.left_key, p.row, row)
+                p.stage.is_final() || self.left_rows.same_value(self.spec.left_key, p.row, row)
             })
     }
 
@@ -364,7 +384,6 @@ impl LabelJoin {
         let seq = self.next_seq;
         self.next_seq += 1;
         self.counts.impressions += 1;
-        self.open_count += 1;
         self.left_rows.hold(row);
         let slot = self.insert_pending(Pending { key, ts, seq, stage: Stage::Waiting, row, matched: None, next: NONE });
         if key != NULL_KEY {
@@ -379,7 +398,13 @@ impl LabelJoin {
         {
             self.early.push(p.ts, p.seq, slot);
         }
-        self.close.push(p.ts, p.seq, slot);
+        if p.stage.is_final() {
+            self.known.push(p.ts, p.seq, slot);
+            self.known_count += 1;
+        } else {
+            self.close.push(p.ts, p.seq, slot);
+            self.open_count += 1;
+        }
         if p.key != NULL_KEY {
             p.next = self.pending_index.insert(p.key, slot).unwrap_or(NONE);
         }
@@ -420,7 +445,9 @@ impl LabelJoin {
             if !(p.ts <= ts && ts <= p.ts.saturating_add(self.spec.window_ms)) {
                 continue;
             }
-            if p.stage == Stage::Done {
+            if p.stage == Stage::Released {
+                // Its label left without waiting for this.
+            } else if p.stage == Stage::Done {
                 // The label is known; a second click changes nothing, and it is not unmatched either.
                 any = true;
             } else if self.same_key(p.row, row) {
@@ -445,7 +472,7 @@ impl LabelJoin {
             self.counts.corrections += 1;
             self.out.push(left, None, SampleKind::Retract, seq);
             self.out.push(left, Some(row), SampleKind::Correct, seq);
-            self.finish_label(slot, true);
+            self.finish_label(slot, true, Stage::Done);
         }
     }
 
@@ -489,7 +516,7 @@ impl LabelJoin {
         match matched {
             Some((_, right)) => {
                 self.out.push(row, Some(right), SampleKind::Early, seq);
-                self.finish_label(slot, true);
+                self.finish_label(slot, true, Stage::Done);
             }
             None => {
                 p.stage = Stage::EarlyNegative;
@@ -498,18 +525,27 @@ impl LabelJoin {
         }
     }
 
-    fn close_pending(&mut self, slot: u32) {
+    /// Whether the slot still holds what fell due, and its label is not final.
+    fn is_open(&self, due: Due) -> bool {
+        let p = &self.pending[due.slot as usize];
+        p.seq == due.seq && !p.stage.is_final()
+    }
+
+    /// An open impression leaves with the label known so far.
+    fn finish(&mut self, slot: u32, stage: Stage) {
+        let p = &self.pending[slot as usize];
+        let matched = p.matched.map(|m| m.1);
+        if p.stage == Stage::Waiting {
+            self.out.push(p.row, matched, SampleKind::Final, p.seq);
+        }
+        self.finish_label(slot, matched.is_some(), stage);
+    }
+
+    /// No duplicate of it is recognised any more.
+    fn forget(&mut self, slot: u32) {
         let p = &self.pending[slot as usize];
         let (key, next) = (p.key, p.next);
-        match p.stage {
-            Stage::Waiting => {
-                let (row, seq, matched) = (p.row, p.seq, p.matched.map(|m| m.1));
-                self.out.push(row, matched, SampleKind::Final, seq);
-                self.finish_label(slot, matched.is_some());
-            }
-            Stage::EarlyNegative => self.finish_label(slot, false),
-            Stage::Done => {}
-        }
+        self.known_count -= 1;
         if key != NULL_KEY {
             unlink(&mut self.pending_index, key, slot, next, |s, to| {
                 let next = &mut self.pending[s as usize].next;
@@ -520,9 +556,11 @@ impl LabelJoin {
         self.pending_free.push(slot);
     }
 
-    fn finish_label(&mut self, slot: u32, positive: bool) {
+    fn finish_label(&mut self, slot: u32, positive: bool, stage: Stage) {
         let p = &mut self.pending[slot as usize];
-        p.stage = Stage::Done;
+        p.stage = stage;
+        self.known.push(p.ts, p.seq, slot);
+        self.known_count += 1;
         self.open_count -= 1;
         *if positive { &mut self.counts.positives } else { &mut self.counts.negatives } += 1;
         self.out.matured.push(Matured { seq: p.seq, positive });
@@ -558,6 +596,12 @@ impl LabelJoin {
             self.right_rows.release(row);
         }
         Ok(JoinOutput { rows, kinds: out.kinds, seqs: out.seqs, matured: out.matured })
+    }
+}
+
+impl Stage {
+    fn is_final(self) -> bool {
+        matches!(self, Stage::Done | Stage::Released)
     }
 }
 

@@ -44,7 +44,7 @@ impl LabelJoin {
         out.put_varint(pending.len() as u64);
         for p in &pending {
             let (left, matched) = match p.stage {
-                Stage::Done => (NO_ROW, None),
+                Stage::Done | Stage::Released => (NO_ROW, None),
                 _ => (rows.left.index(p.row), p.matched),
             };
             let (ts, right) = matched.map_or((0, NO_ROW), |(ts, row)| (ts, rows.right.index(row)));
@@ -80,10 +80,9 @@ impl LabelJoin {
             let (key, ts, seq, stage) = (d.u64()?, d.i64()?, d.u64()?, stage_of(d.u8()?)?);
             let (left, matched_ts, right) = (d.u64()?, d.i64()?, d.u64()?);
             let matched = (right != NO_ROW).then_some((matched_ts, row(right)));
-            if (stage == Stage::Done) != (left == NO_ROW) {
+            if stage.is_final() != (left == NO_ROW) {
                 return Err(Error::corrupt("label join: an impression waits without its row"));
             }
-            self.open_count += (stage != Stage::Done) as usize;
             self.insert_pending(Pending { key, ts, seq, stage, row: row(left), matched, next: NONE });
         }
         for _ in 0..d.count(33)? {
@@ -99,7 +98,7 @@ impl LabelJoin {
         let right = get_rows(d, self.right_rows.schema())?;
         let counts = (left.num_rows(), right.num_rows());
         let batches = (self.left_rows.add(left), self.right_rows.add(right));
-        for p in self.pending.iter_mut().filter(|p| p.stage != Stage::Done) {
+        for p in self.pending.iter_mut().filter(|p| !p.stage.is_final()) {
             p.row = placed(p.row, batches.0, counts.0)?;
             self.left_rows.hold(p.row);
             if let Some((_, row)) = &mut p.matched {
@@ -173,7 +172,7 @@ impl super::JoinCounts {
 }
 
 fn stage_of(byte: u8) -> Result<Stage> {
-    [Stage::Waiting, Stage::EarlyNegative, Stage::Done]
+    [Stage::Waiting, Stage::EarlyNegative, Stage::Done, Stage::Released]
         .into_iter()
         .find(|s| *s as u8 == byte)
         .ok_or_else(|| Error::corrupt(format!("label join: no stage {byte}")))

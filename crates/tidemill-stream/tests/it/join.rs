@@ -246,3 +246,72 @@ fn a_duplicate_impression_is_dropped_and_counted_while_its_window_is_open() {
     step(&mut join, &Step { impressions: vec![], feedback: vec![], watermark: END_OF_TIME }, &mut seen);
     assert_eq!((seen.rows.len(), join.counts().duplicate_impressions), (1, 1));
 }
+
+/// A stream in which keys come again: in the same mini-batch, in another, after the window, out of order, with the same
+/// time or a newer one.
+fn repeated(seed: u64) -> Vec<Step> {
+    let mut rng = Rng::seeded(seed);
+    let mut arrivals: Vec<(i64, String, i64)> = Vec::new();
+    for i in 0..300u64 {
+        let ts = 1_000 + i as i64 * 10;
+        arrivals.push((ts + rng.below(46) as i64, format!("k{i}"), ts));
+        for _ in 0..rng.below(3) {
+            let newer = if rng.below(2) == 0 { 0 } else { rng.below(WINDOW_MS as u64 * 3) as i64 };
+            let arrived = ts + newer + rng.below(WINDOW_MS as u64 * 2) as i64 * rng.below(2) as i64;
+            arrivals.push((arrived + rng.below(46) as i64, format!("k{i}"), ts + newer));
+        }
+    }
+    arrivals.sort();
+    let mut steps = Vec::new();
+    let mut rest = &arrivals[..];
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at((1 + rng.below(40) as usize).min(rest.len()));
+        rest = later;
+        let impressions: Vec<_> = now.iter().map(|a| (Some(a.1.clone()), a.2)).collect();
+        let feedback = now.iter().filter(|_| rng.below(4) == 0).map(|a| (Some(a.1.clone()), a.2 + 5)).collect();
+        steps.push(Step { impressions, feedback, watermark: now[now.len() - 1].0 - 46 });
+    }
+    steps.push(Step { impressions: vec![], feedback: vec![], watermark: END_OF_TIME });
+    steps
+}
+
+/// A key is let in once until the watermark has passed its window: then the same event is late, and one of a newer time is
+/// an impression of its own. Whether many wait or few may, and when samples leave, makes no difference to that.
+#[test]
+fn a_key_is_let_in_once_while_its_window_is_open() {
+    for seed in 0..40 {
+        let steps = repeated(seed);
+        let (mut open, mut watermark) = (BTreeMap::<String, i64>::new(), i64::MIN);
+        let (mut let_in, mut late, mut twice) = (0, 0, 0);
+        for s in &steps {
+            for (key, ts) in &s.impressions {
+                let key = key.clone().expect("every impression here has one");
+                let is_open = open.get(&key).is_some_and(|ts| ts + WINDOW_MS > watermark);
+                *match (*ts <= watermark, is_open) {
+                    (true, _) => &mut late,
+                    (_, true) => &mut twice,
+                    _ => {
+                        open.insert(key, *ts);
+                        &mut let_in
+                    }
+                } += 1;
+            }
+            watermark = watermark.max(s.watermark);
+        }
+        assert!(let_in > 300 && late > 0 && twice > 50, "the stream holds every case");
+        for emit in [Emit::OnWindowClose, Emit::Early { delay_ms: 0 }, Emit::Early { delay_ms: 50 }] {
+            for pending_count_max in [5, usize::MAX] {
+                let mut join = join(emit, pending_count_max);
+                let mut seen = Seen::default();
+                steps.iter().for_each(|s| step(&mut join, s, &mut seen));
+                let c = *join.counts();
+                assert_eq!(
+                    (c.impressions, c.late_impressions, c.duplicate_impressions),
+                    (let_in, late, twice),
+                    "seed {seed}, {emit:?}, at most {pending_count_max} wait"
+                );
+                assert_eq!(c.positives + c.negatives, let_in, "each has one label in the end");
+            }
+        }
+    }
+}

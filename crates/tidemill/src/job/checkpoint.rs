@@ -18,7 +18,8 @@ use tidemill_base::{
 };
 
 const MAGIC: &[u8; 8] = b"TIDECKPT";
-const FORMAT: u32 = 1;
+/// 2: a key of an impression that left early may stand in the join.
+const FORMAT: u32 = 2;
 const HEADER_BYTES: usize = 44;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Checkpoints kept.
