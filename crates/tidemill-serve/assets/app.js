@@ -122,7 +122,7 @@ function servedVersion(s) {
 }
 
 function showCounters(s) {
-  const rows = [["pending impressions", s.pending], ...Object.entries(s.counters ?? {})];
+  const rows = [["pending impressions", s.pending], ["predictions awaiting their score", s.awaiting_score ?? 0], ...Object.entries(s.counters ?? {})];
   const key = JSON.stringify(rows);
   if ($("counters").dataset.key === key) return;
   $("counters").dataset.key = key;

@@ -11,7 +11,7 @@ use tidemill_base::{
 
 use crate::source::Print;
 
-/// Format of the log that holds these records. 1 had no prints.
+/// Format of the log that holds these records. 1 had no prints and no clock.
 pub const FORMAT: u32 = 2;
 
 /// Which partition: input of the query, then number within the input in order of appearance.
@@ -52,6 +52,8 @@ pub struct CutRecord {
     pub idle: Vec<(PartitionId, bool)>,
     /// Partitions whose end was reached.
     pub finished: Vec<PartitionId>,
+    /// What the clock said, where an event was refused for being too far ahead of it.
+    pub clock_ms: Option<i64>,
 }
 
 impl Record {
@@ -63,7 +65,11 @@ impl Record {
                 e.put_u8(1).put_varint(*input as u64).put_u8(*ordered as u8).put_str(name);
             }
             Record::Cut(cut) => {
-                e.put_u8(2).put_varint(cut.mini_batch).put_varint(cut.ends.len() as u64);
+                match cut.clock_ms {
+                    None => e.put_u8(2),
+                    Some(clock_ms) => e.put_u8(4).put_i64(clock_ms),
+                };
+                e.put_varint(cut.mini_batch).put_varint(cut.ends.len() as u64);
                 for (id, end) in &cut.ends {
                     put_id(&mut e, *id).put_varint(*end);
                 }
@@ -91,8 +97,9 @@ impl Record {
                 let (input, ordered) = (d.varint()? as u32, d.u8()? != 0);
                 Record::Partition { input, ordered, name: d.str()?.to_string() }
             }
-            2 => {
-                let mut cut = CutRecord { mini_batch: d.varint()?, ..CutRecord::default() };
+            kind @ (2 | 4) => {
+                let clock_ms = if kind == 4 { Some(d.i64()?) } else { None };
+                let mut cut = CutRecord { clock_ms, mini_batch: d.varint()?, ..CutRecord::default() };
                 for _ in 0..d.count(3)? {
                     cut.ends.push((id(&mut d)?, d.varint()?));
                 }
@@ -136,8 +143,9 @@ mod tests {
             ends in prop::collection::vec((ids(), any::<u64>()), 0..5),
             idle in prop::collection::vec((ids(), any::<bool>()), 0..5),
             finished in prop::collection::vec(ids(), 0..5),
+            clock_ms in prop::option::of(any::<i64>()),
         ) {
-            let record = Record::Cut(CutRecord { mini_batch, ends, idle, finished });
+            let record = Record::Cut(CutRecord { mini_batch, ends, idle, finished, clock_ms });
             prop_assert_eq!(Record::decode(&record.encode()).unwrap(), record);
         }
 

@@ -64,10 +64,14 @@ pub struct Sequencer {
     mini_batch: u64,
     cut_events: usize,
     plan: Option<Plan>,
+    /// What the clock says, if anybody asked it.
+    clock_ms: Option<i64>,
 }
 
 struct Input {
     window: Window,
+    /// How far events of live partitions may be ahead of the clock.
+    ahead_max_ms: Option<i64>,
     lanes: Vec<Lane>,
 }
 
@@ -79,8 +83,21 @@ impl Sequencer {
     /// watermark bound (event milliseconds).
     pub fn new(inputs: Vec<(Window, i64)>, cut_events: usize) -> Self {
         let marks = Watermarks::new(inputs.iter().map(|i| i.1));
-        let inputs = inputs.into_iter().map(|(window, _)| Input { window, lanes: Vec::new() }).collect();
-        Self { inputs, marks, mini_batch: 0, cut_events: cut_events.max(1), plan: None }
+        let inputs =
+            inputs.into_iter().map(|(window, _)| Input { window, ahead_max_ms: None, lanes: Vec::new() }).collect();
+        Self { inputs, marks, mini_batch: 0, cut_events: cut_events.max(1), plan: None, clock_ms: None }
+    }
+
+    /// From now on an event of a live partition of this input is refused when it is farther ahead of the clock. Where
+    /// one is, the record keeps what the clock said, so that a replay refuses the same; ordered partitions are let in
+    /// as they are, whatever gaps their times have.
+    pub fn bound_ahead(&mut self, input: usize, ahead_max_ms: Option<i64>) {
+        self.inputs[input].ahead_max_ms = ahead_max_ms;
+    }
+
+    /// What the clock says at the next cut; `None`: it is not to be believed.
+    pub fn set_clock(&mut self, clock_ms: Option<i64>) {
+        self.clock_ms = clock_ms;
     }
 
     /// Adds a partition. A live one begins idle: it does not hold the watermark before its first event.
@@ -164,7 +181,7 @@ impl Sequencer {
             record.ends.push((id, end));
             record.finished.push(id);
         }
-        self.carry_out(record)
+        self.carry_out(record, self.clock_ms)
     }
 
     /// Number of the last mini-batch cut.
@@ -212,7 +229,7 @@ impl Sequencer {
         }
         record.ends.sort_unstable();
         let nothing = record.ends.is_empty() && record.idle.is_empty() && record.finished.is_empty();
-        if nothing { Ok(None) } else { self.carry_out(record).map(Some) }
+        if nothing { Ok(None) } else { self.carry_out(record, self.clock_ms).map(Some) }
     }
 
     /// Takes what a record of an earlier run says.
@@ -224,7 +241,8 @@ impl Sequencer {
             )));
         }
         self.plan = None;
-        self.carry_out(record)
+        let clock_ms = record.clock_ms;
+        self.carry_out(record, clock_ms)
     }
 
     /// Appends the position of every partition and the watermarks.
@@ -319,7 +337,7 @@ impl Sequencer {
         Ok(heads[0].map(|(_, id)| (id, heads[1])))
     }
 
-    fn carry_out(&mut self, record: CutRecord) -> Result<Cut> {
+    fn carry_out(&mut self, mut record: CutRecord, clock_ms: Option<i64>) -> Result<Cut> {
         let mut cut = Cut::default();
         for &(id, end) in &record.ends {
             let input = self
@@ -329,8 +347,15 @@ impl Sequencer {
             let lane = input.lanes.get_mut(id.partition as usize).ok_or_else(|| {
                 Error::corrupt(format!("journal: input {} has no partition {}", id.input, id.partition))
             })?;
-            let seen = lane.take_to(end, &input.window, id, &mut cut)?;
+            let latest = match (clock_ms, input.ahead_max_ms) {
+                (Some(clock_ms), Some(ahead_max_ms)) if !lane.ordered => clock_ms.saturating_add(ahead_max_ms),
+                _ => i64::MAX,
+            };
+            let seen = lane.take_to(end, latest, &input.window, id, &mut cut)?;
             cut.events += seen.events;
+            if seen.ahead > 0 {
+                record.clock_ms = clock_ms;
+            }
             if let Some(ts) = seen.ts_max {
                 self.marks.observe(id.input as usize, id.partition as usize, ts);
             }

@@ -122,10 +122,32 @@ impl WideChunk {
         }
     }
 
+    /// Refuses event `i` for its time, which is beyond `latest`.
+    pub fn refuse_ahead(&self, i: usize, latest: i64) -> Refused {
+        let row = match &self.rows_before {
+            None => Some(i),
+            Some(before) => (before[i + 1] > before[i]).then_some(before[i] as usize),
+        };
+        Refused {
+            offset: self.offsets[i],
+            reason: ahead_reason(self.event_times[i], latest),
+            excerpt: row.map(|row| row_text(&self.rows, row)).unwrap_or_default(),
+        }
+    }
+
     /// Events let in.
     pub fn events(&self) -> usize {
         self.offsets.len()
     }
+}
+
+/// Why an event beyond the latest time let in is refused.
+pub(crate) fn ahead_reason(ts: i64, latest: i64) -> String {
+    let seconds = ts.saturating_sub(latest) / 1000;
+    format!(
+        "event time {ts} is {seconds} s farther ahead of the clock than time.ahead_max allows; \
+         is it in another unit, or of another year?"
+    )
 }
 
 fn refuse(refused: &mut Vec<Refused>, reasons: &[(u32, String)], offsets: &[u64], rows: &RecordBatch) {

@@ -51,7 +51,11 @@ pub struct Engine {
 impl Engine {
     /// An engine that has seen nothing; partitions are added to its sequencer.
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
-        let sequencer = Sequencer::new(windows(&job.pipeline), cut_events(job));
+        let mut sequencer = Sequencer::new(windows(&job.pipeline), cut_events(job));
+        sequencer.bound_ahead(0, job.pipeline.left.source.ahead_max_ms);
+        if let Some(join) = &job.pipeline.join {
+            sequencer.bound_ahead(1, join.right.source.ahead_max_ms);
+        }
         Ok(Self { sequencer, line: Line::new(job, spec, threads)?, delta_sequence: 0 })
     }
 

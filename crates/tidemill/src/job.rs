@@ -39,7 +39,7 @@ use tidemill_train::TrainSpec;
 
 use crate::{
     engine::{Engine, Rejected},
-    push::PushHub,
+    push::{PushHub, TurnedAway, believed},
     signal::Signal,
     status::{History, Point, Status},
 };
@@ -85,6 +85,7 @@ pub struct Job {
     journal: Journal,
     saver: Saver,
     dead_letter: DeadLetter,
+    turned_away: Arc<TurnedAway>,
     registry: Arc<Registry>,
     live: Option<Arc<LiveModel>>,
     version: u64,
@@ -187,6 +188,7 @@ impl Job {
             engine,
             journal,
             dead_letter,
+            turned_away: push.turned_away().clone(),
             registry,
             version,
             version_rows,
@@ -260,6 +262,7 @@ impl Job {
             self.publish_version()?;
         }
         self.publish_live()?;
+        self.keep_turned_away();
         self.save_now()?;
         self.show(watcher, if ending == Ending::Finished { "finished" } else { "stopped" });
         Ok(ending)
@@ -284,6 +287,7 @@ impl Job {
             if signal.is_stopped() {
                 return Ok(Ending::Stopped);
             }
+            self.engine.sequencer.set_clock(believed(self.clock.wall_ms()));
             let planned = self.engine.sequencer.plan_ordered()?;
             let live = self.engine.sequencer.live_partitions();
             if planned.is_none() && (live.is_empty() || self.options.end_with_ordered) {
@@ -346,6 +350,7 @@ impl Job {
 
     fn tick(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
         let now = self.clock.elapsed();
+        self.keep_turned_away();
         let paced = self.timing.pace.is_some() || !self.engine.sequencer.live_partitions().is_empty();
         if now - self.timing.published >= if paced { PUBLISH_LIVE_EVERY } else { PUBLISH_BATCH_EVERY } {
             self.publish_live()?;
@@ -375,6 +380,12 @@ impl Job {
             self.show(watcher, "learning");
         }
         Ok(())
+    }
+
+    fn keep_turned_away(&mut self) {
+        for line in self.turned_away.take() {
+            self.dead_letter.put(&format!("pushed to {}", line.source), None, &line.reason, &line.excerpt);
+        }
     }
 
     fn publish_live(&mut self) -> Result<()> {
@@ -552,6 +563,8 @@ impl Job {
             counts: self.engine.line.counts(),
             join: self.engine.line.join_counts(),
             pending: self.engine.line.pending(),
+            turned_away: self.turned_away.count(),
+            awaiting_score: trainer.validation().pending(),
             summary: trainer.validation().summary(),
             train: trainer.stats(),
             staleness_ms: self.timing.staleness_ms,

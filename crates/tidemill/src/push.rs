@@ -2,11 +2,11 @@
 //! then tells each; then it wakes the learning thread.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
 };
@@ -14,9 +14,14 @@ use std::{
 use bytes::Bytes;
 use tidemill_base::{Clock, Error, Result, store::data_dir::DataDir};
 use tidemill_serve::server::{PushReply, RefusedLine};
-use tidemill_stream::source::{
-    Opened, SourceSpec,
-    push::{self, PushLog, Pushed},
+use tidemill_sql::Input;
+use tidemill_stream::{
+    chunk::excerpt,
+    source::{
+        Opened, SourceSpec,
+        push::{self, Door, PushLog, Pushed},
+    },
+    window::Window,
 };
 use tokio::sync::oneshot;
 
@@ -36,6 +41,7 @@ pub struct PushHub {
     declared: Vec<String>,
     queue: Option<SyncSender<Request>>,
     waiting_bytes: Arc<AtomicUsize>,
+    turned_away: Arc<TurnedAway>,
     /// Where to read the logs of a directory that another process may own.
     reading: Option<PathBuf>,
 }
@@ -48,25 +54,34 @@ struct Request {
 
 impl PushHub {
     /// Opens the logs of those sources that take pushed events, and starts the writing thread.
-    pub fn open(data: &DataDir, sources: &[SourceSpec], signal: Arc<Signal>, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn open(data: &DataDir, inputs: &[&Input], signal: Arc<Signal>, clock: Arc<dyn Clock>) -> Result<Self> {
         let mut logs = Logs::new();
-        for source in sources.iter().filter(|s| s.push) {
+        for input in inputs.iter().filter(|i| i.source.push) {
+            let source = &input.source;
             if !logs.contains_key(&source.name) {
                 let log = PushLog::open(&data.source(&source.name)?, source.columns.clone(), source.event_time_column)
                     .map_err(|e| e.at(format!("source {}", source.name)))?;
-                logs.insert(source.name.clone(), log);
+                logs.insert(source.name.clone(), log.with_door(door(input)));
             }
         }
-        let declared = sources.iter().map(|s| s.name.clone()).collect();
+        let declared = inputs.iter().map(|i| i.source.name.clone()).collect();
         let logs = Arc::new(Mutex::new(logs));
         let (queue, requests) = sync_channel(WAITING_MAX);
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        let writer = Writer { logs: logs.clone(), requests, waiting_bytes: waiting_bytes.clone(), signal, clock };
+        let turned_away = Arc::new(TurnedAway::default());
+        let writer = Writer {
+            logs: logs.clone(),
+            requests,
+            waiting_bytes: waiting_bytes.clone(),
+            turned_away: turned_away.clone(),
+            signal,
+            clock,
+        };
         std::thread::Builder::new()
             .name("push".into())
             .spawn(move || writer.run())
             .map_err(|e| Error::unavailable(format!("cannot start the push thread: {e}")))?;
-        Ok(Self { logs, declared, queue: Some(queue), waiting_bytes, reading: None })
+        Ok(Self { logs, declared, queue: Some(queue), waiting_bytes, turned_away, reading: None })
     }
 
     /// Only reads what earlier runs were pushed.
@@ -76,8 +91,14 @@ impl PushHub {
             declared: Vec::new(),
             queue: None,
             waiting_bytes: Arc::default(),
+            turned_away: Arc::default(),
             reading: Some(data_root.to_path_buf()),
         }
+    }
+
+    /// Lines that were not let in.
+    pub fn turned_away(&self) -> &Arc<TurnedAway> {
+        &self.turned_away
     }
 
     /// The reading end of a source's log.
@@ -124,10 +145,69 @@ impl PushHub {
     }
 }
 
+/// Lines that were not let in: their senders were told; here they are counted, and wait for the dead letter. They are in no
+/// log, so after a restart the count begins anew.
+#[derive(Default)]
+pub struct TurnedAway {
+    count: AtomicU64,
+    waiting: Mutex<VecDeque<TurnedAwayLine>>,
+}
+
+/// One line for the dead letter.
+pub struct TurnedAwayLine {
+    /// The source it was pushed to.
+    pub source: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// How it begins.
+    pub excerpt: String,
+}
+
+/// Lines that may wait for the dead letter; beyond it they are counted only.
+const TURNED_AWAY_MAX: usize = 1024;
+
+impl TurnedAway {
+    fn add(&self, source: &str, body: &[u8], refused: &[(u64, String)]) {
+        if refused.is_empty() {
+            return;
+        }
+        self.count.fetch_add(refused.len() as u64, Ordering::Relaxed);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = body.split(|&b| b == b'\n').zip(1u64..);
+        for (number, reason) in refused.iter().take(TURNED_AWAY_MAX.saturating_sub(waiting.len())) {
+            let line = lines.find(|(_, n)| n == number).map_or(&b""[..], |(line, _)| line);
+            let (source, reason) = (source.to_string(), reason.clone());
+            waiting.push_back(TurnedAwayLine { source, reason, excerpt: excerpt(line.trim_ascii()) });
+        }
+    }
+
+    /// How many since the process began.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Takes those that wait.
+    pub fn take(&self) -> VecDeque<TurnedAwayLine> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A clock that shows a time before this program was made is not believed: no event is measured against it.
+pub fn believed(wall_ms: i64) -> Option<i64> {
+    const MADE_AFTER_MS: i64 = 1_704_067_200_000;
+    (wall_ms >= MADE_AFTER_MS).then_some(wall_ms)
+}
+
+fn door(input: &Input) -> Door {
+    let window = Window { computed: input.computed.clone(), event_time: input.event_time, view: None };
+    Door { window, ahead_max_ms: input.source.ahead_max_ms }
+}
+
 struct Writer {
     logs: Arc<Mutex<Logs>>,
     requests: Receiver<Request>,
     waiting_bytes: Arc<AtomicUsize>,
+    turned_away: Arc<TurnedAway>,
     signal: Arc<Signal>,
     clock: Arc<dyn Clock>,
 }
@@ -142,7 +222,7 @@ impl Writer {
             let appended: Vec<Result<Pushed>> = group
                 .iter()
                 .map(|r| match logs.get_mut(&r.source) {
-                    Some(log) => log.append(&r.body, arrival_ms),
+                    Some(log) => log.append_at(&r.body, arrival_ms, believed(arrival_ms)),
                     None => Err(Error::internal("the log is not open")),
                 })
                 .collect();
@@ -156,6 +236,11 @@ impl Writer {
             }
             drop(logs);
             self.waiting_bytes.fetch_sub(group.iter().map(|r| r.body.len()).sum(), Ordering::SeqCst);
+            for (r, appended) in group.iter().zip(&appended) {
+                if let Ok(pushed) = appended {
+                    self.turned_away.add(&r.source, &r.body, &pushed.refused);
+                }
+            }
             self.signal.wake();
             let synced: Vec<Result<(), String>> = group.iter().map(|r| synced[r.source.as_str()].clone()).collect();
             for ((request, appended), synced) in group.into_iter().zip(appended).zip(synced) {

@@ -30,6 +30,10 @@ pub struct Status {
     pub join: JoinCounts,
     /// Impressions whose label is not final, and bytes of what waits.
     pub pending: (usize, usize),
+    /// Pushed lines that were not let in, since the process began.
+    pub turned_away: u64,
+    /// Predictions that wait for their label and are not in the figures yet.
+    pub awaiting_score: usize,
     /// How well it predicts.
     pub summary: Summary,
     /// The table.
@@ -198,6 +202,7 @@ impl Status {
             "event_time_ms": self.watermark_ms,
             "watermark_ms": self.watermark_ms,
             "pending": self.pending.0,
+            "awaiting_score": self.awaiting_score,
             "counters": self.counters(),
             "entries": self.train.entries,
             "table_bytes": self.train.bytes,
@@ -217,7 +222,7 @@ impl Status {
             "unmatched": self.join.unmatched_feedback,
             "corrections": self.join.corrections,
             "released_early": self.join.released_early,
-            "refused": self.counts.events_refused + self.counts.samples_refused,
+            "refused": self.counts.events_refused + self.counts.samples_refused + self.turned_away,
             "keys_not_admitted": self.train.refused_admissions,
             "non_finite": self.train.refused_non_finite,
         })
@@ -274,6 +279,8 @@ impl Status {
             j.released_early as f64,
         );
         put("pending_impressions", "gauge", "Impressions whose label is not final.", self.pending.0 as f64);
+        put("pushed_refused_total", "counter", "Pushed lines that were not let in.", self.turned_away as f64);
+        put("predictions_awaiting_score", "gauge", "Predictions whose label is not final.", self.awaiting_score as f64);
         put("pending_bytes", "gauge", "Bytes of what waits in the join.", self.pending.1 as f64);
         put("entries", "gauge", "Entries in the parameter table.", self.train.entries as f64);
         put("table_bytes", "gauge", "Bytes of the parameter table.", self.train.bytes as f64);

@@ -18,8 +18,17 @@ use super::{
 use crate::{parse::value::type_name, program::Known};
 
 /// Settings that change when and where, not what.
-const LEFT_OUT: [&str; 8] =
-    ["path", "pace", "follow", "push", "idle_timeout", "publish.interval", "checkpoint.interval", "publish.every"];
+const LEFT_OUT: [&str; 9] = [
+    "path",
+    "pace",
+    "follow",
+    "push",
+    "idle_timeout",
+    "time.ahead_max",
+    "publish.interval",
+    "checkpoint.interval",
+    "publish.every",
+];
 
 pub(crate) fn fingerprint(
     learner: &str,

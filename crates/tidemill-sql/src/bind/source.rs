@@ -51,6 +51,7 @@ pub(crate) fn bind(def: &SourceDef, statement: usize, planner: &Planner) -> Chec
         push,
         watermark_bound_ms: def.watermark.as_ref().map_or(0, |w| w.bound_ms),
         idle_timeout_ms: settings.integer("idle_timeout"),
+        ahead_max_ms: Some(settings.integer("time.ahead_max")).filter(|ms| *ms > 0),
     };
     let mut source = BoundSource { spec, settings, computed, event_time: None, statement };
     source.event_time = event_time(def, &source)?;
@@ -79,7 +80,7 @@ fn event_time(def: &SourceDef, source: &BoundSource) -> Checked<Option<String>> 
     }
 }
 
-/// The own column that takes the arrival time of a pushed event: the event time itself, or the epoch milliseconds that
+/// The own column that takes the arrival time of an event in an early push log: the event time itself, or the epoch milliseconds that
 /// `rt AS TO_TIMESTAMP_MS(ts)` is made of.
 fn arrival_column(source: &BoundSource) -> Option<usize> {
     let name = source.event_time.as_ref()?;

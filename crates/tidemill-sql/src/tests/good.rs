@@ -286,7 +286,7 @@ fn a_replaced_view_means_its_last_definition() {
     assert_eq!(features, ["item from false", "user_id from true"]);
 }
 
-/// A pushed event without a time gets its arrival time in the column that the event time is made of.
+/// An event without a time in an early push log gets its arrival time in the column that the event time is made of.
 #[test]
 fn the_arrival_time_has_a_column() {
     let job = train_job(&format!("{STREAMS}SELECT * FROM samples TO TRAIN FTRLClassifier LABEL clicked INTO ctr"));

@@ -40,6 +40,8 @@ pub(super) struct Lane {
 pub(super) struct Seen {
     pub events: u64,
     pub ts_max: Option<i64>,
+    /// Events refused for their time.
+    pub ahead: u64,
 }
 
 impl Lane {
@@ -151,8 +153,8 @@ impl Lane {
         Ok(self.read_to.offset.max(self.offset))
     }
 
-    /// Hands out all rows before offset `end`, reading on if need be.
-    pub fn take_to(&mut self, end: u64, window: &Window, id: PartitionId, cut: &mut Cut) -> Result<Seen> {
+    /// Hands out all rows before offset `end`, reading on if need be; those with a time behind `latest` are refused.
+    pub fn take_to(&mut self, end: u64, latest: i64, window: &Window, id: PartitionId, cut: &mut Cut) -> Result<Seen> {
         let mut seen = Seen::default();
         while self.offset < end {
             let Some(chunk) = self.chunks.front() else {
@@ -162,14 +164,22 @@ impl Lane {
                 return Err(self.gone(end));
             };
             let to = self.cursor + chunk.offsets[self.cursor..].partition_point(|&o| o < end);
-            if to > self.cursor {
-                let (rows, event_times) = chunk.slice(self.cursor, to);
-                seen.events += (to - self.cursor) as u64;
-                seen.ts_max = seen.ts_max.max(chunk.event_times[self.cursor..to].iter().max().copied());
+            while self.cursor < to {
+                let times = &chunk.event_times[self.cursor..to];
+                let run = times.iter().position(|&ts| ts > latest).unwrap_or(times.len());
+                if run == 0 {
+                    cut.refused.push((id, chunk.refuse_ahead(self.cursor, latest)));
+                    seen.ahead += 1;
+                    self.cursor += 1;
+                    continue;
+                }
+                let (rows, event_times) = chunk.slice(self.cursor, self.cursor + run);
+                seen.events += run as u64;
+                seen.ts_max = seen.ts_max.max(times[..run].iter().max().copied());
                 if rows.num_rows() > 0 {
                     cut.takes.push(Take { id, rows, event_times });
                 }
-                self.cursor = to;
+                self.cursor += run;
             }
             let refused = chunk.refused[self.refused_cursor..].iter().take_while(|r| r.offset < end);
             let before = cut.refused.len();

@@ -2,7 +2,8 @@
 //!
 //! In: bodies of JSON lines with the time they came. Out: a partition that never ends. One record of the log is one event:
 //! arrival time (i64, epoch ms, little-endian), then the line as it came. [`PushLog`] says which lines are bad before
-//! anything is kept; a reader sees only records that are durable, so what it has read it will find again.
+//! anything is kept: those that do not fit the columns, and at its [`Door`] those without an event time or with one far
+//! ahead of the clock. A reader sees only records that are durable, so what it has read it will find again.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +13,10 @@ use std::{
     },
 };
 
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef, TimeUnit},
+};
 use tidemill_base::{
     Error, Result,
     store::log::{HEADER_BYTES, Log, LogReader},
@@ -24,7 +28,11 @@ use super::{
     text::{gone, refused},
     words::{grouped, sql_type},
 };
-use crate::{Chunk, Position, chunk::excerpt};
+use crate::{
+    Chunk, Position,
+    chunk::excerpt,
+    window::{Window, ahead_reason},
+};
 
 /// The name of every source's push partition.
 pub const PARTITION_NAME: &str = "push";
@@ -32,9 +40,19 @@ pub const PARTITION_NAME: &str = "push";
 const FILE_NAME: &str = "push.log";
 const ARRIVAL_BYTES: usize = size_of::<i64>();
 
+/// What an event must be besides rows of the declared columns, so that its sender is told and not only the dead letter.
+#[derive(Clone)]
+pub struct Door {
+    /// How the event gets its computed columns and its time.
+    pub window: Window,
+    /// How far its time may be ahead of its arrival, milliseconds.
+    pub ahead_max_ms: Option<i64>,
+}
+
 /// The writing end of a source's push log.
 pub struct PushLog {
     log: Log,
+    door: Option<Door>,
     decoder: JsonDecoder,
     schema: SchemaRef,
     event_time: Option<usize>,
@@ -59,7 +77,8 @@ pub struct Pushed {
 
 impl PushLog {
     /// Opens or creates the log in `dir`. What it holds already is made durable before anyone reads it. `event_time`: the
-    /// column (BIGINT in milliseconds, or TIMESTAMP) that gets the arrival time when an event has none.
+    /// column (BIGINT in milliseconds, or TIMESTAMP) that gets the arrival time where an event that was let in has none:
+    /// early logs hold such, and must be read as they were.
     pub fn open(dir: &Path, schema: SchemaRef, event_time: Option<usize>) -> Result<Self> {
         if let Some(i) = event_time {
             check_event_time(&schema, i)?;
@@ -68,35 +87,59 @@ impl PushLog {
         let mut log = Log::open(&dir.join(FILE_NAME), |_, _, _| Ok(()))?;
         log.sync()?;
         let durable = Arc::new(AtomicU64::new(log.bytes()));
-        Ok(Self { log, decoder, schema, event_time, durable, unsynced: 0, failed: false })
+        Ok(Self { log, door: None, decoder, schema, event_time, durable, unsynced: 0, failed: false })
+    }
+
+    /// From now on lets in only what passes this door.
+    pub fn with_door(mut self, door: Door) -> Self {
+        self.door = Some(door);
+        self
     }
 
     /// Appends the good lines of a body without making them durable yet: [`PushLog::sync`] must follow before anybody is
     /// told. Blank lines are no events.
     pub fn append(&mut self, body: &[u8], arrival_ms: i64) -> Result<Pushed> {
+        self.append_at(body, arrival_ms, Some(arrival_ms))
+    }
+
+    /// As [`PushLog::append`]; `clock_ms` is what event times are measured against, `None` where the clock is not to be
+    /// believed.
+    pub fn append_at(&mut self, body: &[u8], arrival_ms: i64, clock_ms: Option<i64>) -> Result<Pushed> {
         if self.failed {
             return Err(self.unusable());
         }
         let mut out = Pushed { first_offset: self.log.records(), accepted: 0, refused: Vec::new() };
-        let mut record = Vec::new();
+        let mut good: Vec<(u64, &[u8])> = Vec::new();
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         for (i, line) in body.split(|&b| b == b'\n').enumerate() {
             let line = line.trim_ascii();
             if line.is_empty() {
                 continue;
             }
-            match self.check(line, arrival_ms) {
-                Ok(()) => {
-                    record.clear();
-                    record.extend_from_slice(&arrival_ms.to_le_bytes());
-                    record.extend_from_slice(line);
-                    self.log.append(&record)?;
-                    out.accepted += 1;
-                    self.unsynced += 1;
-                }
+            match self.check(line) {
+                Ok(()) => good.push((i as u64 + 1, line)),
                 Err(why) => out.refused.push((i as u64 + 1, why)),
             }
         }
+        let rows = self.decoder.finish();
+        let mut turned_away = match &self.door {
+            Some(door) => door.turn_away(rows, clock_ms)?.into_iter().peekable(),
+            None => Vec::new().into_iter().peekable(),
+        };
+        let mut record = Vec::new();
+        for (i, (number, line)) in good.into_iter().enumerate() {
+            if let Some((_, why)) = turned_away.next_if(|(row, _)| *row == i as u64) {
+                out.refused.push((number, why));
+                continue;
+            }
+            record.clear();
+            record.extend_from_slice(&arrival_ms.to_le_bytes());
+            record.extend_from_slice(line);
+            self.log.append(&record)?;
+            out.accepted += 1;
+            self.unsynced += 1;
+        }
+        out.refused.sort_unstable();
         Ok(out)
     }
 
@@ -147,13 +190,14 @@ impl PushLog {
         self.log.records()
     }
 
-    fn check(&mut self, line: &[u8], arrival_ms: i64) -> Result<(), String> {
+    /// Adds a good line to the decoder's rows.
+    fn check(&mut self, line: &[u8]) -> Result<(), String> {
         if line.len() > ROW_BYTES_MAX {
             return Err(format!("longer than {} bytes", grouped(ROW_BYTES_MAX as u64)));
         }
-        self.decoder.push_line_at(line, self.event_time.map(|column| (column, arrival_ms)))?;
-        self.decoder.clear();
-        Ok(())
+        // A door looks at the time itself; without one nobody does, and an event without a time gets that of its arrival.
+        let fill = self.event_time.filter(|_| self.door.is_none()).map(|column| (column, 0));
+        self.decoder.push_line_at(line, fill)
     }
 
     fn unusable(&self) -> Error {
@@ -161,6 +205,23 @@ impl PushLog {
             "{}: an earlier sync failed; restart the process to use the log again",
             self.log.path().display()
         ))
+    }
+}
+
+impl Door {
+    /// Rows that are not let in, ascending, each with the reason.
+    fn turn_away(&self, rows: RecordBatch, clock_ms: Option<i64>) -> Result<Vec<(u64, String)>> {
+        let end = Position { offset: rows.num_rows() as u64, bytes: 0 };
+        let chunk = Chunk { rows, offsets: None, start: Position::default(), end, refused: Vec::new() };
+        let wide = self.window.widen(chunk)?;
+        let mut out: Vec<_> = wide.refused.into_iter().map(|r| (r.offset, r.reason)).collect();
+        if let (Some(clock_ms), Some(ahead_max_ms)) = (clock_ms, self.ahead_max_ms) {
+            let latest = clock_ms.saturating_add(ahead_max_ms);
+            let ahead = wide.offsets.into_iter().zip(wide.event_times).filter(|(_, ts)| *ts > latest);
+            out.extend(ahead.map(|(row, ts)| (row, ahead_reason(ts, latest))));
+        }
+        out.sort_unstable();
+        Ok(out)
     }
 }
 

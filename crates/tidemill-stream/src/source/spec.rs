@@ -7,7 +7,7 @@ use tidemill_base::{
 };
 
 /// Every attribute of `CREATE SOURCE ... WITH (...)`.
-pub static ATTRIBUTES: [Attribute; 17] = [
+pub static ATTRIBUTES: [Attribute; 18] = [
     Attribute {
         name: "connector",
         ty: Type::Choice(&["file", "generator", "http"]),
@@ -61,6 +61,12 @@ pub static ATTRIBUTES: [Attribute; 17] = [
         ty: Type::Duration,
         default: Some("10s"),
         doc: "a partition without rows for this long no longer holds the watermark",
+    },
+    Attribute {
+        name: "time.ahead_max",
+        ty: Type::Duration,
+        default: Some("1d"),
+        doc: "follow, push: an event whose time is farther than this ahead of the clock is refused; 0s lets all in",
     },
     Attribute {
         name: "stream",
@@ -125,13 +131,15 @@ pub struct SourceSpec {
     pub connector: Connector,
     /// Whether events may be pushed over HTTP.
     pub push: bool,
-    /// The source column (of `columns`) that WATERMARK FOR names; a pushed event without it gets its arrival time there.
-    /// `None` when there is no event time or it is computed.
+    /// The source column (of `columns`) that the event time is or is made of. Early push logs hold events without it,
+    /// whose arrival time goes there; now such an event is refused. `None` when there is no such column.
     pub event_time_column: Option<usize>,
     /// Event milliseconds by which rows may be out of order (the watermark's bound).
     pub watermark_bound_ms: i64,
     /// How long a partition may be silent before it no longer holds the watermark, wall milliseconds.
     pub idle_timeout_ms: i64,
+    /// How far the time of a followed or pushed event may be ahead of the clock, milliseconds; `None`: any distance.
+    pub ahead_max_ms: Option<i64>,
 }
 
 /// Where rows come from.

@@ -63,6 +63,7 @@ fn source(connector: Connector, schema: &SchemaRef) -> SourceSpec {
         push: false,
         watermark_bound_ms: 0,
         idle_timeout_ms: 10_000,
+        ahead_max_ms: None,
     }
 }
 

@@ -10,8 +10,7 @@ use clap::Args;
 use serde_json::Value;
 use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir};
 use tidemill_serve::{registry::Registry, server};
-use tidemill_sql::{Program, Statement, TrainJob};
-use tidemill_stream::source::SourceSpec;
+use tidemill_sql::{Input, Program, Statement, TrainJob};
 
 use super::{DataDirectory, ProgramText, Serving, models, screen::Screen};
 use crate::{
@@ -95,8 +94,8 @@ impl Session {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let signal = Arc::new(Signal::default());
         stop_on_signals(signal.clone())?;
-        let sources: Vec<SourceSpec> = train_jobs(program).flat_map(inputs).map(|i| i.source.clone()).collect();
-        let push = PushHub::open(&data, &sources, signal.clone(), clock.clone())?;
+        let inputs: Vec<&Input> = train_jobs(program).flat_map(inputs).collect();
+        let push = PushHub::open(&data, &inputs, signal.clone(), clock.clone())?;
         let host = Arc::new(AppHost::new(push, feed));
         let mut server = None;
         if !serving.no_serve && train_jobs(program).next().is_some() {

@@ -5,6 +5,7 @@
 mod bad_input;
 mod changed_files;
 mod cli;
+mod event_time;
 mod http;
 mod kill;
 mod reference;

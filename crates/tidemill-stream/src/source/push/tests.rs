@@ -34,7 +34,8 @@ fn ids(partition: &mut PushPartition) -> Vec<(u64, String)> {
     out
 }
 
-/// Good lines of a body are taken, bad ones are told by number; an event without a time gets that of its arrival.
+/// Good lines of a body are taken, bad ones are told by number; in a log that has no door, as early ones, an event without
+/// a time gets that of its arrival.
 #[test]
 fn a_body_is_taken_line_by_line() {
     let mut log = PushLog::open(&dir("body"), schema(), Some(1)).unwrap();
@@ -59,6 +60,24 @@ fn a_body_is_taken_line_by_line() {
         +----+------+"#]]
     .assert_eq(&pretty_format_batches(&[chunk.rows]).unwrap().to_string());
     assert!(matches!(reader.read().unwrap(), Read::Pending));
+}
+
+/// What has no time, or one that is far ahead of the clock, is turned away by number; what is let in was let in for good,
+/// also when the clock says something else later.
+#[test]
+fn events_without_a_time_or_far_ahead_of_the_clock_are_turned_away() {
+    let door = Door { window: Window { computed: None, event_time: Some(1), view: None }, ahead_max_ms: Some(1_000) };
+    let mut log = PushLog::open(&dir("door"), schema(), Some(1)).unwrap().with_door(door);
+    let body =
+        b"{\"id\":1,\"ts\":6000}\n{\"id\":2}\n{\"id\":3,\"ts\":6001}\n{\"id\":4,\"ts\":null}\nx\n{\"id\":5,\"ts\":0}";
+    let pushed = log.push(body, 5_000).unwrap();
+    let numbers: Vec<u64> = pushed.refused.iter().map(|r| r.0).collect();
+    assert_eq!((pushed.accepted, numbers), (2, vec![2, 3, 4, 5]));
+    assert_eq!(pushed.refused[0].1, "event time 'ts' is missing");
+    assert!(pushed.refused[1].1.starts_with("event time 6001 is 0 s farther ahead of the clock"), "{pushed:?}");
+    assert_eq!(log.append_at(b"{\"id\":6,\"ts\":9999999}", 5_000, None).unwrap().accepted, 1, "nobody knows the time");
+    log.sync().unwrap();
+    assert_eq!(ids(&mut log.reader("clicks").unwrap()).len(), 3);
 }
 
 /// A reader that saw an event which a crash then took back would have trained on what never happened.
