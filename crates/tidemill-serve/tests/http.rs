@@ -77,8 +77,10 @@ fn what_is_wrong_with_a_prediction_request_is_said() {
     site.refuses(predict, gzip, "abc", 415, "Content-Encoding 'gzip' is not understood; send the body as it is");
     site.refuses("POST /v1/models/ctx:predict", "", &rows(1), 404, "no model 'ctx' (have ctr)");
     site.refuses("POST /v1/models/ctr@99:predict", "", &rows(1), 404, "model 'ctr' has no version 99 (have 1-3)");
-    let not_loaded = "model 'ctr': version 1 is not loaded (served is 3); roll back to it to have it served";
-    site.refuses("POST /v1/models/ctr@1:predict", "", &rows(1), 404, not_loaded);
+    let not_loaded = "model 'ctr': version 1 is not loaded (served is 3); to have it served, \
+                      POST /v1/models/ctr:rollback {\"version\":1}";
+    site.refuses("POST /v1/models/ctr@1:predict", "", &rows(1), 409, not_loaded);
+    assert!(site.post("/v1/models/ctr:predict", &rows(1)).body.ends_with("}\n"), "fit for a terminal");
     site.refuses(
         "POST /v1/models/ctr@new:predict",
         "",
@@ -347,9 +349,13 @@ fn too_many_headers_and_too_long_ones_are_refused() {
         let mut stream = connect(site.server.address());
         let _ =
             stream.write_all(format!("GET / HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", site.server.address()).as_bytes());
-        assert_eq!(read_answer(&mut stream).status, 431);
+        let answer = read_answer(&mut stream);
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (431, Some("invalid")));
     }
-    assert_eq!(site.raw("nonsense\r\n\r\n").status, 400);
+    let answer = site.raw("nonsense\r\n\r\n");
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.json()["error"]["message"], "the request is not HTTP/1.1");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(site.get("/healthz").status, 200);
 }
 
@@ -458,7 +464,7 @@ fn many_callers_at_once_each_get_their_own_answer() {
                 for _ in 0..200 {
                     stream.write_all(request.as_bytes()).unwrap();
                     let mut text = String::new();
-                    while !text.ends_with('}') {
+                    while !text.ends_with("}\n") {
                         let mut piece = [0; 2048];
                         let n = stream.read(&mut piece).unwrap();
                         text.push_str(std::str::from_utf8(&piece[..n]).unwrap());

@@ -170,7 +170,11 @@ pub(crate) fn plan_words(error: &DataFusionError) -> String {
     let text = ["Error during planning: ", "Schema error: ", "This feature is not implemented: ", "Execution error: "]
         .iter()
         .fold(text.as_str(), |t, prefix| t.trim_start_matches(prefix));
-    words(text)
+    // A pattern's error shows the pattern over several lines; its cause stands on the last.
+    match text.strip_prefix("External error: regex parse error:").and_then(|t| t.rsplit_once("error: ")) {
+        Some((_, cause)) => format!("not a regular expression: {}", cause.trim()),
+        None => words(text),
+    }
 }
 
 fn function_name(f: &ast::Function) -> String {

@@ -36,76 +36,96 @@ fn main() -> Result<()> {
 
 fn tell(dir: &Path) -> Result<()> {
     let job = bind(dir)?;
-    let spec = TrainSpec::from_settings(&job.settings);
+    read(&job)?;
+    let mut engine = Engine::new(&job, &TrainSpec::from_settings(&job.settings), 1)?;
+    open(&job, &mut engine)?;
+    let live = Arc::new(LiveModel::open(&engine.line.learning.trainer().snapshot(), 0, 0));
+    let predictor = predictor(&job, live.clone())?;
+    let before = predict(&predictor)?;
+    let keys = learn(&job, &mut engine, before)?;
+    publish(&mut engine, &live, &keys)?;
+    register(&job, &engine, dir)?;
+    let reply = predictor.predict(REQUEST, None)?;
+    let after = reply.predictions[0].probability;
+    stop(
+        "serve/predict",
+        &format!("{}@{}: probability {before} before the click, {after:.6} after it", reply.model, reply.version),
+    );
+    Ok(())
+}
 
-    // What the sequencer does for every chunk, once by hand: read it, then widen it.
+/// What the sequencer does for every chunk, once by hand: read it, then widen it.
+fn read(job: &TrainJob) -> Result<()> {
     let opened = source::open(&job.pipeline.left.source, &[])?;
     let mut partition = opened.into_iter().next().expect("one file").partition;
     let Read::Chunk(chunk) = partition.read()? else { panic!("the file has a row") };
     stop("stream/source", &format!("offset {} of {}\n{}", chunk.offset(0), partition.name(), table(&chunk.rows)));
     let wide = windows(&job.pipeline)[0].0.widen(chunk)?;
     stop("stream/window", &format!("event time {} ms\n{}", wide.event_times[0], table(&wide.rows)));
+    Ok(())
+}
 
-    let mut engine = Engine::new(&job, &spec, 1)?;
-    for (input, source) in
-        [&job.pipeline.left.source, &job.pipeline.join.as_ref().expect("a join").right.source].into_iter().enumerate()
-    {
+fn open(job: &TrainJob, engine: &mut Engine) -> Result<()> {
+    let inputs = [&job.pipeline.left.source, &job.pipeline.join.as_ref().expect("a join").right.source];
+    for (input, source) in inputs.into_iter().enumerate() {
         for opened in source::open(source, &[])? {
             engine.sequencer.add_partition(input, opened.partition, opened.ordered);
         }
     }
-    let live = Arc::new(LiveModel::open(&engine.line.learning.trainer().snapshot(), 0, 0));
-    let predictor = Predictor::new(
-        &job.model,
-        job.pipeline.left.source.columns.clone(),
-        job.pipeline.request.clone(),
-        Extractor::bind(&job.columns, &job.pipeline.output)?,
-        live.clone(),
-    )?;
-    let request = br#"{"rows":[{"user":"ann","item":"i7"}]}"#;
-    let before = predictor.predict(request, None)?.predictions[0].probability;
+    Ok(())
+}
 
+fn predictor(job: &TrainJob, live: Arc<LiveModel>) -> Result<Predictor> {
+    let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
+    let columns = job.pipeline.left.source.columns.clone();
+    Predictor::new(&job.model, columns, job.pipeline.request.clone(), extractor, live)
+}
+
+const REQUEST: &[u8] = br#"{"rows":[{"user":"ann","item":"i7"}]}"#;
+
+fn predict(predictor: &Predictor) -> Result<f64> {
+    Ok(predictor.predict(REQUEST, None)?.predictions[0].probability)
+}
+
+/// Joins, extracts and learns the one sample; gives back its keys.
+fn learn(job: &TrainJob, engine: &mut Engine, before: f64) -> Result<Vec<u64>> {
     let cut = engine.sequencer.cut(true, &[])?.expect("both files have a row");
     let rejected = &mut Vec::new();
     let samples = engine.line.join(&cut, rejected)?.expect("both files end, so every label is final");
     let samples = engine.line.select(samples, rejected)?;
-    let kind = (samples.kinds[0], samples.labels[0]);
-    stop("stream/join", &format!("{:?} sample, label {}\n{}", kind.0, kind.1, table(&samples.rows)));
+    let (kind, label) = (samples.kinds[0], samples.labels[0]);
+    stop("stream/join", &format!("{kind:?} sample, label {label}\n{}", table(&samples.rows)));
 
     let samples = engine.line.extract(samples, rejected)?;
     let (keys, values) = engine.line.features().sample(0);
-    let (keys, values) = (keys.to_vec(), values.to_vec());
-    let pairs: Vec<String> = keys.iter().zip(&values).map(|(k, v)| format!("{k:016x} -> {v}")).collect();
-    stop("model/feature", &format!("slots {}\n{}", job_slots(&job)?, pairs.join("\n")));
+    let pairs: Vec<String> = keys.iter().zip(values).map(|(k, v)| format!("{k:016x} -> {v}")).collect();
+    let keys = keys.to_vec();
+    stop("model/feature", &format!("slots {}\n{}", job_slots(job)?, pairs.join("\n")));
 
     // The gradient of the log loss by a weight is (p - label) times the feature's value.
-    stop(
-        "train/update",
-        &format!("predicted {before}, label {}: gradient {} x value for each key", kind.1, before - kind.1 as f64),
-    );
+    let gradient = before - label as f64;
+    stop("train/update", &format!("predicted {before}, label {label}: gradient {gradient} x value for each key"));
     engine.line.update(samples, 1)?;
     let weights = engine.line.learning.trainer().snapshot();
     stop("model/params", &format!("{} entries, state {}", weights.entries.len(), engine.state_hash()?));
+    Ok(keys)
+}
 
-    engine.publish(&live, 1)?;
+fn publish(engine: &mut Engine, live: &LiveModel, keys: &[u64]) -> Result<()> {
+    engine.publish(live, 1)?;
     let served = live.read();
-    let changed: Vec<String> =
-        keys.iter().map(|k| format!("{k:016x} -> weight {:+.6}", served.weights.weight(*k))).collect();
-    stop("train/publish", &changed.join("\n"));
+    let weight = |k: &u64| format!("{k:016x} -> weight {:+.6}", served.weights.weight(*k));
+    stop("train/publish", &keys.iter().map(weight).collect::<Vec<_>>().join("\n"));
+    Ok(())
+}
 
+fn register(job: &TrainJob, engine: &Engine, dir: &Path) -> Result<()> {
     let versions = dir.join("versions");
     fs::create_dir_all(&versions).map_err(|e| Error::io("create", &versions, e))?;
     let meta = engine.version(&Registry::open(&job.model, &versions)?, 1, job.fingerprint, 0)?;
     stop(
         "serve/registry",
         &format!("{}@{} after mini-batch {}: state {}", job.model, meta.version, meta.mini_batch, meta.state_hash),
-    );
-
-    let reply = predictor.predict(request, None)?;
-    let after = reply.predictions[0].probability;
-    stop(
-        "serve/predict",
-        &format!("{}@{}: probability {before} before the click, {after:.6} after it", reply.model, reply.version),
     );
     Ok(())
 }

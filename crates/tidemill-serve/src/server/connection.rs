@@ -133,16 +133,37 @@ async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     .await;
 }
 
+/// What stands for a reply that hyper made by itself, which has no body: ours always have one.
+fn instead_of(bare: &[u8]) -> Option<Vec<u8>> {
+    if !bare.ends_with(b"\r\n\r\n") {
+        return None;
+    }
+    let text = std::str::from_utf8(bare).ok()?;
+    let status = text.strip_prefix("HTTP/1.1 ")?.get(..3)?;
+    if !text.to_ascii_lowercase().contains("\r\ncontent-length: 0\r\n") {
+        return None;
+    }
+    let (status, message) = match status {
+        "400" => (StatusCode::BAD_REQUEST, "the request is not HTTP/1.1"),
+        "414" => (StatusCode::URI_TOO_LONG, "the request's path is too long"),
+        "431" => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's headers are too many or too long"),
+        _ => return None,
+    };
+    Some(raw(Refusal::new(status, "invalid", message)))
+}
+
 /// A stream that is cut when its other end does not read for too long.
 struct Guarded {
     stream: TcpStream,
     write_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Bytes that go out in place of those handed over, and how many have gone.
+    instead: Option<(Vec<u8>, usize)>,
 }
 
 impl Guarded {
     fn new(stream: TcpStream, write_timeout: Duration) -> Self {
-        Self { stream, write_timeout, stalled: None }
+        Self { stream, write_timeout, stalled: None, instead: None }
     }
 
     fn watched<T>(
@@ -169,6 +190,18 @@ impl AsyncRead for Guarded {
 
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.instead.is_none() {
+            self.instead = instead_of(buf).map(|bytes| (bytes, 0));
+        }
+        while let Some((bytes, gone)) = self.instead.take() {
+            if gone == bytes.len() {
+                return Poll::Ready(Ok(buf.len()));
+            }
+            let wrote = self.watched(cx, |stream, cx| stream.poll_write(cx, &bytes[gone..]));
+            let more = if let Poll::Ready(Ok(n)) = wrote { n } else { 0 };
+            self.instead = Some((bytes, gone + more));
+            ready!(wrote)?;
+        }
         self.watched(cx, |stream, cx| stream.poll_write(cx, buf))
     }
 
@@ -177,7 +210,11 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.watched(cx, |stream, cx| stream.poll_write_vectored(cx, bufs))
+        // A reply without a body comes in one piece.
+        match bufs {
+            [one] => self.poll_write(cx, one),
+            _ => self.watched(cx, |stream, cx| stream.poll_write_vectored(cx, bufs)),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -117,7 +117,10 @@ impl ServedModel {
         let Some(version) = version else { return self.predictor.predict(body, None) };
         if let Err(e) = self.predictor.live().read_version(version) {
             self.registry.meta(version)?;
-            return Err(Error::not_found(format!("model '{}': {e}; roll back to it to have it served", self.name())));
+            return Err(Error::conflict(format!(
+                "model '{0}': {e}; to have it served, POST /v1/models/{0}:rollback {{\"version\":{version}}}",
+                self.name()
+            )));
         }
         self.predictor.predict(body, Some(version))
     }

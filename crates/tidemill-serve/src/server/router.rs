@@ -132,7 +132,10 @@ fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, 
     let began = Instant::now();
     let (rows, text) = contained(|| -> Result<_> {
         let reply = find(shared, model.name)?.predict(body, model.version)?;
-        Ok((reply.predictions.len(), reply.to_json()))
+        let mut text = reply.to_json();
+        // For the terminal it may be read on.
+        text.push(b'\n');
+        Ok((reply.predictions.len(), text))
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply::bytes(StatusCode::OK, "application/json", text))

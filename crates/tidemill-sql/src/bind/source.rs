@@ -23,8 +23,8 @@ use crate::{
 /// Binds a declared source; `statement` is its place in the program.
 pub(crate) fn bind(def: &SourceDef, statement: usize, planner: &Planner) -> Checked<BoundSource> {
     let settings = settings(ATTRIBUTES.iter(), &def.settings, "a source")?;
-    let (connector, push) =
-        Connector::from_settings(&settings).map_err(|e| Fault::new(def.with, e.message().to_string()))?;
+    let (connector, push) = Connector::from_settings(&settings)
+        .map_err(|e| Fault::new(blamed(def, e.message()), e.message().to_string()))?;
     check_connector(def, &connector)?;
     let columns = columns(def, &connector)?;
     let mut computed: Vec<Computed> = Vec::new();
@@ -57,6 +57,13 @@ pub(crate) fn bind(def: &SourceDef, statement: usize, planner: &Planner) -> Chec
     source.event_time = event_time(def, &source)?;
     source.spec.event_time_column = arrival_column(&source);
     Ok(source)
+}
+
+/// The value of the attribute that a message begins with, where it is written; else the whole WITH.
+fn blamed(def: &SourceDef, message: &str) -> Span {
+    let name = message.split(' ').next().unwrap_or_default();
+    let written = def.settings.iter().find(|w| w.name.text.eq_ignore_ascii_case(name));
+    written.map_or(def.with, |w| w.value_span)
 }
 
 /// The event time's name, if a watermark is declared.

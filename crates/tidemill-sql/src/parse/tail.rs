@@ -201,7 +201,7 @@ pub(crate) fn task(tokens: &[TokenWithSpan]) -> Checked<Task> {
         }));
     }
     if c.take_word("EVALUATE") {
-        let model = model_name(c)?;
+        let model = evaluated_name(c)?;
         let clauses = clauses(c)?;
         if let Some(table) = clauses.into {
             let instead = "leave it out: the figures are printed";
@@ -256,6 +256,23 @@ fn settings(c: &mut Cursor) -> Checked<Vec<Written>> {
             return Ok(settings);
         }
     }
+}
+
+/// TO EVALUATE takes the live version: `ctr@41` has to be made that first.
+fn evaluated_name(c: &mut Cursor) -> Checked<Name> {
+    model_name(c).map_err(|fault| {
+        let text = fault.message.rsplit_once("got '").map_or("", |(_, got)| got.trim_end_matches('\''));
+        match text.split_once('@') {
+            Some((model, version)) if version.parse::<u64>().is_ok() => Fault::new(
+                fault.span,
+                format!("TO EVALUATE takes a model and scores its live version; '{text}' names a version"),
+            )
+            .hint(format!(
+                "write TO EVALUATE {model}; to score version {version}, first run tidemill models rollback {text}"
+            )),
+            _ => fault,
+        }
+    })
 }
 
 /// A model's name is a folder's name: see the limits in the message.
