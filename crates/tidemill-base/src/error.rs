@@ -10,7 +10,7 @@ use std::{error::Error as StdError, fmt, io, path::Path};
 pub enum Kind {
     /// The request itself is wrong: mend it and try again.
     Invalid,
-    /// What was named does not exist.
+    /// What was named does not exist, or a source holds nothing that can be used.
     NotFound,
     /// Somebody else holds it, or it has another shape than the request assumes.
     Conflict,

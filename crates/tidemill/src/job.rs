@@ -41,7 +41,7 @@ use crate::{
     engine::{Engine, Rejected},
     push::{PushHub, TurnedAway, believed},
     signal::Signal,
-    status::{History, Point, Status},
+    status::{History, Point, Status, thousands},
 };
 pub use checkpoint::Checkpoints;
 use dead_letter::DeadLetter;
@@ -95,7 +95,9 @@ pub struct Job {
     timing: Timing,
     history: History,
     warning: Option<String>,
-    saving_failed: bool,
+    /// Why the last checkpoint, and the last version, could not be written.
+    not_saved: Option<String>,
+    not_published: Option<String>,
 }
 
 /// When things were done last, as the clock's elapsed time.
@@ -179,7 +181,8 @@ impl Job {
             watermark: i64::MIN,
             history: History::default(),
             live: None,
-            saving_failed: false,
+            not_saved: None,
+            not_published: None,
             bound,
             spec,
             options,
@@ -258,7 +261,7 @@ impl Job {
             }
         };
         let bounded = self.is_last;
-        if bounded || self.has_learned_more() {
+        if (bounded && self.nothing_usable().is_none()) || self.has_learned_more() {
             self.publish_version()?;
         }
         self.publish_live()?;
@@ -275,6 +278,23 @@ impl Job {
         status.events_per_s = (status.counts.events - self.timing.events_before) as f64 / seconds.max(1e-9);
         status.state_hash = self.engine.state_hash().ok();
         status
+    }
+
+    /// Why nothing was learned although there were events: all of them were refused. Then no version is published.
+    pub fn nothing_usable(&mut self) -> Option<Error> {
+        let counts = self.engine.line.counts();
+        let late = self.engine.line.join_counts().late_impressions;
+        let refused = counts.events_refused + counts.samples_refused + late;
+        if counts.sample_rows > 0 || refused == 0 || !self.is_last {
+            return None;
+        }
+        let first = self.dead_letter.first().unwrap_or_else(|| "the dead letter could not be kept".into());
+        Some(Error::not_found(format!(
+            "model '{}': no usable row: {} refused, none learned, and no version published; the first: {first}; see {}",
+            self.bound.model,
+            thousands(refused),
+            self.dead_letter.path().display()
+        )))
     }
 
     /// Where refused events are kept.
@@ -410,13 +430,12 @@ impl Job {
         match self.publish_version() {
             Err(e) if e.kind() == Kind::Exhausted => {
                 self.timing.disk_full = Some(now);
-                self.warning = Some(format!("version not published: {e}; trying again"));
+                self.not_published = Some(format!("version not published: {e}; trying again"));
                 Ok(())
             }
             other => {
-                if self.timing.disk_full.take().is_some() {
-                    self.warning = None;
-                }
+                self.timing.disk_full = None;
+                self.not_published = None;
                 other
             }
         }
@@ -454,8 +473,8 @@ impl Job {
     fn save_beside(&mut self) -> Result<()> {
         match self.saver.finished() {
             Some(Err(e)) => self.not_saved(&e),
-            Some(Ok(())) if std::mem::take(&mut self.saving_failed) => self.warning = None,
-            _ => {}
+            Some(Ok(())) => self.not_saved = None,
+            None => {}
         }
         if self.saver.is_idle() {
             keep_prints(&mut self.engine, &mut self.journal)?;
@@ -466,13 +485,12 @@ impl Job {
     }
 
     fn not_saved(&mut self, e: &Error) {
-        self.saving_failed = true;
-        self.warning = Some(format!("checkpoint not written: {e}; trying again"));
+        self.not_saved = Some(format!("checkpoint not written: {e}; trying again"));
     }
 
     fn save_now(&mut self) -> Result<()> {
         if let Some(Err(e)) = self.saver.wait() {
-            self.warning = Some(format!("checkpoint not written: {e}"));
+            self.not_saved = Some(format!("checkpoint not written: {e}"));
         }
         keep_prints(&mut self.engine, &mut self.journal)?;
         let body = self.body()?;
@@ -571,8 +589,14 @@ impl Job {
             watermark_ms: if has_time { Some(self.watermark) } else { self.read_to().filter(|t| *t > 0) },
             drift_ms: drifts(&self.bound, self.read_to()),
             state_hash: None,
-            warning: self.warning.clone(),
+            warning: self.warnings(),
         }
+    }
+
+    fn warnings(&self) -> Option<String> {
+        let all: Vec<&str> =
+            [&self.warning, &self.not_published, &self.not_saved].into_iter().flatten().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Where the job keeps its files.

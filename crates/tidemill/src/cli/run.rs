@@ -45,7 +45,7 @@ pub(super) struct Common {
     /// Threads that learn; the result does not depend on it [default: the machine's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
-    /// End with one JSON object on the last line
+    /// For each statement one line on stdout, a JSON object
     #[arg(long)]
     pub json: bool,
     /// No progress line
@@ -115,19 +115,15 @@ impl Session {
                 "not supported yet: statements behind a TO TRAIN whose sources never end; put each into a program of its own",
             ));
         }
-        let mut last = None;
         for statement in program.statements {
-            last = match statement {
-                Statement::Train(job) => Some(self.train(*job, options)?),
+            match statement {
+                Statement::Train(job) => self.train(*job, options)?,
                 Statement::Evaluate(job) => {
                     let out = evaluate(self.data.root(), &job, &self.signal)?;
-                    Some(show_evaluated(&job.model, &out, self.common.json))
+                    show_evaluated(&job.model, &out, self.common.json)?;
                 }
-                Statement::ShowModels => {
-                    models::list(self.data.root())?;
-                    None
-                }
-            };
+                Statement::ShowModels => models::list(self.data.root())?,
+            }
             if self.signal.is_stopped() {
                 break;
             }
@@ -135,10 +131,7 @@ impl Session {
         if let Some(server) = self.server.take() {
             server.stop();
         }
-        match last {
-            Some(summary) if self.common.json => print_line(&summary.to_string()),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Says where the page is, once a model can be asked.
@@ -151,7 +144,7 @@ impl Session {
         }
     }
 
-    fn train(&mut self, bound: TrainJob, options: &Options) -> Result<Value> {
+    fn train(&mut self, bound: TrainJob, options: &Options) -> Result<()> {
         let mut job = Job::open(&self.data, bound, options.clone(), self.host.push_hub(), self.clock.clone())?;
         let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
         if self.server.is_some() {
@@ -167,10 +160,12 @@ impl Session {
             Ending::Stopped => "stopped",
         };
         let status = job.final_status(state);
-        if !self.common.json {
-            print_line(&summary_text(&status, &job))?;
+        let summary = status.to_summary();
+        match self.common.json {
+            true => print_line(&summary.to_string())?,
+            false => print_line(&summary_text(&status, &job))?,
         }
-        Ok(status.to_summary())
+        job.nothing_usable().map_or(Ok(()), Err)
     }
 }
 
@@ -252,7 +247,7 @@ fn summary_text(status: &Status, job: &Job) -> String {
     out
 }
 
-fn show_evaluated(model: &str, out: &crate::evaluate::Evaluated, json: bool) -> Value {
+fn show_evaluated(model: &str, out: &crate::evaluate::Evaluated, json: bool) -> Result<()> {
     let s = &out.summary;
     if !json {
         let mut text = format!(
@@ -266,12 +261,13 @@ fn show_evaluated(model: &str, out: &crate::evaluate::Evaluated, json: bool) -> 
         if let Some(reason) = &out.first_refusal {
             text.push_str(&format!("\n{} rows could not be scored; the first: {reason}", thousands(out.refused)));
         }
-        let _ = print_line(&text);
+        return print_line(&text);
     }
-    serde_json::json!({
+    let line = serde_json::json!({
         "model": model, "version": out.version, "samples": s.samples, "positives": s.positives,
         "logloss": s.logloss, "auc": s.auc, "refused": out.refused,
-    })
+    });
+    print_line(&line.to_string())
 }
 
 /// Prints to stdout; a closed pipe is no error of ours.

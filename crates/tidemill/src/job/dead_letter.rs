@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{BufWriter, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -60,6 +60,15 @@ impl DeadLetter {
             self.lines_not_kept += 1;
         }
         self.bytes
+    }
+
+    /// The first line that is kept: place and reason.
+    pub fn first(&mut self) -> Option<String> {
+        self.flush();
+        let mut line = String::new();
+        BufReader::new(File::open(&self.path).ok()?).read_line(&mut line).ok()?;
+        let line: serde_json::Value = serde_json::from_str(&line).ok()?;
+        Some(format!("{}: {}", line["place"].as_str()?, line["reason"].as_str()?))
     }
 
     /// Where it lies.

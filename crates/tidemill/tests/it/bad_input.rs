@@ -86,6 +86,17 @@ fn what_cannot_be_run_is_refused_with_the_place_and_the_way_out() {
         ),
         (train("SELECT * FROM t TO TRAIN FTRLClassifier COLUMN label LABEL label INTO m"), 2, &["leaks"]),
         (train("SELECT * FROM t TO EVALUATE nobody LABEL label"), 2, &["nobody"]),
+        (
+            train("SELECT * FROM t TO EVALUATE m@1 LABEL label"),
+            2,
+            &["live version", "TO EVALUATE m;", "models rollback m@1"],
+        ),
+        (
+            train("SELECT * FROM t WHERE colour ~ '(' TO TRAIN FTRLClassifier COLUMN x LABEL label INTO m"),
+            2,
+            &["not a regular expression: unclosed group"],
+        ),
+        (source(csv, ", delimiter = 'ab'"), 2, &["delimiter expects one byte, got 'ab'", "^^^^\n"]),
     ];
     for (sql, code, words) in cases {
         let out = run(&sql, &scratch.path("data"), &[]);
@@ -95,6 +106,26 @@ fn what_cannot_be_run_is_refused_with_the_place_and_the_way_out() {
             assert!(text.contains(word), "'{word}' in the answer to\n{sql}\n{text}");
         }
         assert!(!text.contains("panicked") && text.starts_with("error["), "{text}");
+    }
+}
+
+/// Where every row is refused the run says so at its end, and leaves no version that knows nothing.
+#[test]
+fn a_run_that_can_use_no_row_ends_with_the_first_reason_and_no_version() {
+    let scratch = Scratch::new("none");
+    let path = scratch.write("rows.csv", "id,colour,x,label\n1,red,abc,1\n2,red,def,1\n3,red,0.5,7\n");
+    let (sql, data) = (source(path.to_str().unwrap(), ""), scratch.path("data"));
+    // Run again it says the same: what is done is done.
+    for _ in 0..2 {
+        let out = run(&sql, &data, &[]);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(3), "{text}");
+        for words in ["no usable row", "3 refused", "'abc' is not a DOUBLE", "dead_letter.jsonl"] {
+            assert!(text.contains(words), "'{words}' in {text}");
+        }
+        let summary = super::support::last_json(&out);
+        assert_eq!((&summary["version"], &summary["counters"]["refused"]), (&0.into(), &3.into()), "{summary}");
+        assert_eq!(fs::read_dir(data.join("models/m/versions")).unwrap().count(), 0);
     }
 }
 

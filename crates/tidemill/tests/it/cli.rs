@@ -114,6 +114,22 @@ fn versions_are_listed_shown_verified_and_evaluated() {
     assert!(shown.status.success() && text(&shown.stdout).contains("ctr"), "{}", text(&shown.stderr));
 }
 
+/// Every statement has its line, in the order in which they were written.
+#[test]
+fn with_json_each_statement_prints_its_line() {
+    let scratch = Scratch::new("lines");
+    let path = scratch.write("rows.csv", "id,colour,x,label\n1,red,0.5,1\n2,blue,0.5,0\n");
+    let sql = format!(
+        "CREATE SOURCE t (id BIGINT, colour STRING, x DOUBLE, label INT) WITH (connector = 'file', path = '{}');
+         SELECT * FROM t TO TRAIN FTRLClassifier COLUMN colour LABEL label INTO one;
+         SELECT * FROM t TO TRAIN FTRLClassifier COLUMN x LABEL label INTO two;",
+        path.display()
+    );
+    let out = run(&sql, &scratch.path("data"), &[]);
+    let lines: Vec<serde_json::Value> = text(&out.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.iter().map(|l| l["model"].clone()).collect::<Vec<_>>(), ["one", "two"]);
+}
+
 /// A damaged version is named and passed over; the program, the list and the other versions go on.
 #[test]
 fn a_damaged_version_does_not_stand_in_the_way_of_the_others() {
