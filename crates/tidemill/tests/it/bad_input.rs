@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::support::{Scratch, eventually, generated, run, run_json, send_signal, tidemill};
+use super::support::{Scratch, eventually, generated, run, run_json, send_signal, tidemill, with_disk_of};
 
 /// Header, then rows that each have something.
 const ROWS: &str = "id,colour,x,label\n1,red,0.5,1\n2,blue,abc,0\n3,green,0.5\n4,red,0.5,2\n5,red,0.5,\n6,red,1e999,1\n7,\"red,0.5,1\n8,red,0.5,1\n";
@@ -146,6 +146,24 @@ fn b89_a_directory_that_cannot_be_written_is_named() {
     let out = run(&generated(100, ""), &file.join("data"), &[]);
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success() && text.contains(file.to_str().unwrap()), "{text}");
+}
+
+/// A start on a full disk names the file that found no room, whichever is the first.
+#[test]
+fn b89_a_start_on_a_full_disk_is_refused() {
+    let scratch = Scratch::new("full-start");
+    let sql = generated(100, "");
+    let start = |data: &std::path::Path| {
+        with_disk_of(0).args(["run", "--no-serve", "-e", &sql, "--data-dir"]).arg(data).output().unwrap()
+    };
+    let began = scratch.path("began");
+    run_json(&sql, &began, &[]);
+    for data in [scratch.path("new"), began] {
+        let out = start(&data);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(5), "{text}");
+        assert!(text.starts_with("error[exhausted]") && text.contains(data.to_str().unwrap()), "{text}");
+    }
 }
 
 /// F7, F8: a damaged checkpoint is passed over for the one before it, and the end is the same.

@@ -73,6 +73,47 @@ fn a_click_changes_the_prediction_and_survives_kill_9() {
     assert_eq!(code, Some(0));
 }
 
+/// F12: on a full disk a live job refuses events and says why, goes on serving, and has learned every event that it
+/// acknowledged: before and after a kill, and once there is room.
+#[test]
+fn f12_a_live_job_on_a_full_disk_loses_nothing_it_acknowledged() {
+    let scratch = Scratch::new("live-full");
+    let sql = scratch.write("pushed.sql", PUSHED);
+    let data = scratch.path("data");
+    let args = ["run", sql.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+    let s = Serving::start_with_disk_of(16, &args);
+    let body = |i: u64| {
+        let line =
+            |n: u64| json!({"imp_id": n, "ts": 1_000 + n, "user": "ann", "item": format!("i{}", n % 4)}).to_string();
+        (10 * i..10 * (i + 1)).map(line).collect::<Vec<_>>().join("\n")
+    };
+    let mut accepted = 0;
+    let refusal = loop {
+        let (status, reply) = s.post("/v1/sources/shown", &body(accepted / 10));
+        match status {
+            200 => accepted += 10,
+            _ => break (status, reply),
+        }
+    };
+    assert!(accepted > 0 && refusal.0 == 503, "{refusal:?}");
+    assert!(refusal.1.contains("not stored") && refusal.1.contains("push.log"), "{refusal:?}");
+    assert_eq!(s.post("/v1/sources/shown", &body(accepted / 10)).0, 503, "it stays so, and is told each time");
+    let learned = |s: &Serving, events: u64| {
+        eventually("all that was acknowledged", || (s.get_json("/v1/status")["events"] == events).then_some(()));
+    };
+    learned(&s, accepted);
+    assert!(probability(&s, "i0") > 0.0, "it serves");
+    eventually("the checkpoint is missed", || {
+        s.get_json("/v1/status")["warning"].as_str().filter(|w| w.contains("checkpoint not written")).map(|_| ())
+    });
+    send_signal(&s.child, "-KILL");
+    drop(s);
+    let s = start(&scratch);
+    learned(&s, accepted);
+    assert_eq!(s.post("/v1/sources/shown", &body(accepted / 10)).0, 200);
+    learned(&s, accepted + 10);
+}
+
 #[test]
 fn the_api_says_what_is_wrong_and_goes_on() {
     let scratch = Scratch::new("api");

@@ -50,6 +50,14 @@ pub fn tidemill() -> Command {
     c
 }
 
+/// The program where no file grows beyond so many KiB; the signal is ignored so that the write fails instead.
+pub fn with_disk_of(kib: u32) -> Command {
+    let mut c = Command::new("bash");
+    let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\"");
+    c.args(["-c", &script, env!("CARGO_BIN_EXE_tidemill")]).stdin(Stdio::null());
+    c
+}
+
 /// Runs a program to its end and gives back the JSON object of its last line.
 pub fn run_json(sql: &str, data: &Path, more: &[&str]) -> Value {
     let out = run(sql, data, more);
@@ -81,8 +89,16 @@ pub struct Serving {
 
 impl Serving {
     pub fn start(args: &[&str]) -> Self {
-        let mut child =
-            tidemill().args(args).args(["--port", "0"]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::spawn(tidemill().args(args))
+    }
+
+    /// Starts it where no file grows beyond so many KiB: the disk's end as seen by one process.
+    pub fn start_with_disk_of(kib: u32, args: &[&str]) -> Self {
+        Self::spawn(with_disk_of(kib).args(args))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.args(["--port", "0"]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut seen = String::new();
         let address = loop {
