@@ -87,7 +87,7 @@ mod tests {
     /// Up to 4 MiB no byte can change unseen; what stands behind the counted bytes changes nothing.
     #[test]
     fn every_byte_of_a_small_file_counts_and_growth_does_not() {
-        let bytes: Vec<u8> = (0..200_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..200_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let whole = print(&bytes, None);
         assert_eq!(whole.bytes, 200_000);
         for at in [0, 1, 65_535, 65_536, 131_072, 199_999] {
