@@ -172,6 +172,15 @@ impl Settings {
         }
     }
 
+    /// A [`Type::Number`] that may be left out.
+    pub fn number_opt(&self, name: &str) -> Option<f64> {
+        match self.get(name) {
+            Some(Value::Number(x)) => Some(x),
+            Some(Value::Integer(x)) => Some(x as f64),
+            _ => None,
+        }
+    }
+
     /// A whole number, a duration in milliseconds or bytes, or the default.
     pub fn integer(&self, name: &str) -> i64 {
         self.integer_opt(name).unwrap_or_else(|| panic!("attribute {name} has neither value nor default"))

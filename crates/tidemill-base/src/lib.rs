@@ -14,5 +14,5 @@ pub mod store;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, Kind, Result};
-pub use hash::{StateHash, StateHasher, hash64, hash128};
+pub use hash::{StateHash, StateHasher, hash64, hash64_of_u64, hash128};
 pub use rng::Rng;

@@ -1,8 +1,8 @@
 //! A delta: what changed between two moments of training, for whoever already has the first.
 //!
-//! In: weights as of `to` for every key that changed since `from` (some that did not may be among them). Applying a delta
-//! sets weights and adds nothing, so applying it twice, or on top of something newer than `from` but not than `to`, does no
-//! harm; leaving one out does.
+//! In: the parameters as of `to` of every entry that changed since `from` (some that did not may be among them), and the
+//! dense ones. Applying a delta sets parameters and adds nothing, so applying it twice, or on top of something newer than
+//! `from` but not than `to`, does no harm; leaving one out does.
 
 use tidemill_base::{
     Error, Result,
@@ -10,21 +10,30 @@ use tidemill_base::{
     hash64,
 };
 
-const MAGIC: &[u8; 8] = b"TMDELTA\n";
-const FORMAT: u32 = 1;
+use crate::entries::Entries;
 
-/// Weights that changed between two moments, numbered by the trainer.
+const MAGIC: &[u8; 8] = b"TMDELTA\n";
+const FORMAT: u32 = 2;
+
+/// Parameters that changed between two moments, numbered by the trainer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Delta {
     /// The moment it starts from.
     pub from: u64,
     /// The moment it leads to.
     pub to: u64,
-    /// Keys, ascending, with their weight as of `to`; weight 0 removes the key.
-    pub entries: Vec<(u64, f32)>,
+    /// Entries, by ascending key, as of `to`; one whose parameters are all zero is removed.
+    pub entries: Entries,
+    /// All dense parameters as of `to`; empty for a learner without.
+    pub dense: Vec<f32>,
 }
 
 impl Delta {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.dense.is_empty()
+    }
+
     /// Makes one delta of this and the one that follows it.
     pub fn merge(&mut self, next: &Delta) -> Result<()> {
         if next.from != self.to {
@@ -33,17 +42,11 @@ impl Delta {
                 next.from, next.to, self.from, self.to
             )));
         }
-        let mut merged = Vec::with_capacity(self.entries.len() + next.entries.len());
-        let mut older = self.entries.iter().peekable();
-        for newer in &next.entries {
-            while let Some(entry) = older.next_if(|entry| entry.0 < newer.0) {
-                merged.push(*entry);
-            }
-            older.next_if(|entry| entry.0 == newer.0);
-            merged.push(*newer);
+        self.entries = self.entries.merged(&next.entries);
+        if !next.dense.is_empty() {
+            self.dense.clone_from(&next.dense);
         }
-        merged.extend(older);
-        (self.entries, self.to) = (merged, next.to);
+        self.to = next.to;
         Ok(())
     }
 
@@ -51,10 +54,10 @@ impl Delta {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         MAGIC.iter().for_each(|byte| _ = out.put_u8(*byte));
-        out.put_u32(FORMAT).put_u64(self.from).put_u64(self.to).put_varint(self.entries.len() as u64);
-        for (key, weight) in &self.entries {
-            out.put_u64(*key).put_f32(*weight);
-        }
+        out.put_u32(FORMAT).put_u64(self.from).put_u64(self.to);
+        self.entries.encode(&mut out);
+        out.put_varint(self.dense.len() as u64);
+        self.dense.iter().for_each(|x| _ = out.put_f32(*x));
         let checksum = hash64(out.as_slice(), 0);
         out.put_u64(checksum);
         out.finish()
@@ -67,18 +70,19 @@ impl Delta {
             return Err(Error::corrupt(format!("{what}: not a delta (byte 0)")));
         }
         let format = d.u32()?;
-        if format > FORMAT {
-            return Err(Error::conflict(format!("{what}: format {format} is newer than this binary ({FORMAT})")));
+        if format != FORMAT {
+            return Err(Error::conflict(format!("{what}: format {format}, this binary reads {FORMAT}")));
         }
         let content = bytes.len().saturating_sub(8);
         if d.left() < 8 || hash64(&bytes[..content], 0).to_le_bytes() != bytes[content..] {
             return Err(Error::corrupt(format!("{what}: checksum does not match (bytes 0 to {})", bytes.len())));
         }
         let (from, to) = (d.u64()?, d.u64()?);
-        let entries = (0..d.count(12)?).map(|_| Ok((d.u64()?, d.f32()?))).collect::<Result<_>>()?;
+        let entries = Entries::decode(&mut d)?;
+        let dense = (0..d.count(4)?).map(|_| d.f32()).collect::<Result<_>>()?;
         d.u64()?;
         d.end()?;
-        Ok(Self { from, to, entries })
+        Ok(Self { from, to, entries, dense })
     }
 }
 
@@ -88,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_delta_comes_back_and_damage_is_named() {
-        let delta = Delta { from: 3, to: 4, entries: vec![(1, 0.5), (9, 0.0)] };
+        let delta = Delta { from: 3, to: 4, entries: Entries::pairs([(1, 0.5), (9, 0.0)]), dense: vec![0.25] };
         let bytes = delta.encode();
         assert_eq!(Delta::decode(&bytes, "delta 4").unwrap(), delta);
         let message = |bytes: &[u8]| Delta::decode(bytes, "delta 4").unwrap_err().message().to_string();
@@ -99,7 +103,7 @@ mod tests {
         }
         let mut newer = bytes.clone();
         newer[8] = 9;
-        assert_eq!(message(&newer), "delta 4: format 9 is newer than this binary (1)");
+        assert_eq!(message(&newer), "delta 4: format 9, this binary reads 2");
         assert!(message(b"hello world!").contains("not a delta"));
         assert!(message(&bytes[..20]).contains("checksum"));
         assert!(message(&bytes[..5]).contains("ends at byte 5"));
@@ -107,10 +111,20 @@ mod tests {
 
     #[test]
     fn merging_keeps_the_newer_weight_and_refuses_a_gap() {
-        let mut a = Delta { from: 0, to: 1, entries: vec![(1, 1.0), (5, 5.0), (7, 7.0)] };
-        a.merge(&Delta { from: 1, to: 2, entries: vec![(0, 2.0), (5, 2.0), (9, 2.0)] }).unwrap();
-        assert_eq!(a, Delta { from: 0, to: 2, entries: vec![(0, 2.0), (1, 1.0), (5, 2.0), (7, 7.0), (9, 2.0)] });
-        let gap = a.merge(&Delta { from: 3, to: 4, entries: vec![] }).unwrap_err();
+        let mut a =
+            Delta { from: 0, to: 1, entries: Entries::pairs([(1, 1.0), (5, 5.0), (7, 7.0)]), ..Delta::default() };
+        a.merge(&Delta { from: 1, to: 2, entries: Entries::pairs([(0, 2.0), (5, 2.0), (9, 2.0)]), ..Delta::default() })
+            .unwrap();
+        assert_eq!(
+            a,
+            Delta {
+                from: 0,
+                to: 2,
+                entries: Entries::pairs([(0, 2.0), (1, 1.0), (5, 2.0), (7, 7.0), (9, 2.0)]),
+                ..Delta::default()
+            }
+        );
+        let gap = a.merge(&Delta { from: 3, to: 4, entries: Entries::pairs([]), ..Delta::default() }).unwrap_err();
         assert_eq!(gap.message(), "delta 3..4 does not follow 0..2; load a snapshot");
     }
 }

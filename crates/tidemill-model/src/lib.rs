@@ -5,10 +5,13 @@
 //! [`delta`]; [`weights`] is the table that serving reads. No clock, no thread of its own, no file: bytes in, bytes out.
 
 pub mod delta;
+pub mod entries;
 pub mod feature;
 pub mod learner;
 pub mod logit;
+pub mod loss;
 pub mod math;
+pub mod model;
 pub mod optimizer;
 pub mod params;
 mod prefetch;

@@ -1,12 +1,13 @@
 //! A snapshot: everything serving needs of a model at one moment, and nothing else.
 //!
-//! In: slot names and (key, weight) pairs. Out: bytes that tell when they were damaged, and where. No optimizer state;
-//! weights that are zero are left out.
+//! In: what kind of model it is, slot names, parameters by key, dense parameters. Out: bytes that tell when they were
+//! damaged, and where. No optimizer state; entries whose parameters are all zero are left out.
 //!
 //! ```text
-//! magic 8 | format u32 | sequence u64 | slots: count, names | entries u64 | checksum u64 of all before
-//! padding to a multiple of 64 | keys, u64 each, ascending  | checksum u64
-//!                             | weights, f32 each          | checksum u64
+//! magic 8 | format u32 | sequence u64 | model | slots: count, names | width, entries, dense u64 | checksum u64 of all before
+//! padding to a multiple of 64 | keys, u64 each, ascending       | checksum u64
+//!                             | parameters, width f32 each      | checksum u64
+//!                             | dense parameters, f32 each      | checksum u64
 //! ```
 
 use tidemill_base::{
@@ -15,8 +16,10 @@ use tidemill_base::{
     hash64,
 };
 
+use crate::{entries::Entries, model::ModelSpec};
+
 const MAGIC: &[u8; 8] = b"TMSNAP\n\0";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const ALIGN: usize = 64;
 
 /// What serving needs of a model.
@@ -24,10 +27,14 @@ const ALIGN: usize = 64;
 pub struct Snapshot {
     /// The trainer's delta number up to which changes are surely in it.
     pub sequence: u64,
-    /// Names of the feature slots, for people.
+    /// Which learner and which loss the parameters are of.
+    pub model: ModelSpec,
+    /// Names of the feature slots, by slot number.
     pub slots: Vec<String>,
-    /// Keys, ascending, with weights other than zero.
-    pub entries: Vec<(u64, f32)>,
+    /// Entries with a parameter other than zero, by ascending key.
+    pub entries: Entries,
+    /// Parameters that belong to no key.
+    pub dense: Vec<f32>,
 }
 
 impl Snapshot {
@@ -35,17 +42,21 @@ impl Snapshot {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         MAGIC.iter().for_each(|byte| _ = out.put_u8(*byte));
-        out.put_u32(FORMAT).put_u64(self.sequence).put_varint(self.slots.len() as u64);
+        out.put_u32(FORMAT).put_u64(self.sequence);
+        self.model.encode(&mut out);
+        out.put_varint(self.slots.len() as u64);
         self.slots.iter().for_each(|slot| _ = out.put_str(slot));
-        out.put_u64(self.entries.len() as u64);
+        out.put_u64(self.entries.width as u64).put_u64(self.entries.len() as u64).put_u64(self.dense.len() as u64);
         put_checksum(&mut out, 0);
         (0..padding(out.as_slice().len())).for_each(|_| _ = out.put_u8(0));
         let keys = out.as_slice().len();
-        self.entries.iter().for_each(|(key, _)| _ = out.put_u64(*key));
+        self.entries.keys.iter().for_each(|key| _ = out.put_u64(*key));
         put_checksum(&mut out, keys);
-        let weights = out.as_slice().len();
-        self.entries.iter().for_each(|(_, weight)| _ = out.put_f32(*weight));
-        put_checksum(&mut out, weights);
+        for numbers in [&self.entries.params, &self.dense] {
+            let begin = out.as_slice().len();
+            numbers.iter().for_each(|x| _ = out.put_f32(*x));
+            put_checksum(&mut out, begin);
+        }
         out.finish()
     }
 
@@ -56,25 +67,27 @@ impl Snapshot {
             return Err(Error::corrupt(format!("{what}: not a snapshot (byte 0)")));
         }
         let format = d.u32()?;
-        if format > FORMAT {
-            return Err(Error::conflict(format!("{what}: format {format} is newer than this binary ({FORMAT})")));
+        if format != FORMAT {
+            return Err(Error::conflict(format!("{what}: format {format}, this binary reads {FORMAT}")));
         }
         let sequence = d.u64()?;
+        let model = ModelSpec::decode(&mut d, what)?;
         let slots = (0..d.count(1)?).map(|_| Ok(d.str()?.to_string())).collect::<Result<_>>()?;
-        let count = d.u64()?;
+        let (width, count, dense) = (d.u64()?, d.u64()?, d.u64()?);
         check(&mut d, bytes, 0, "header", what)?;
         let padded = d.take(padding(bytes.len() - d.left()))?;
         if padded.iter().any(|byte| *byte != 0) {
             return Err(Error::corrupt(format!("{what}: padding is damaged")));
         }
         let keys = section(&mut d, bytes, count, 8, "keys", what)?;
-        let weights = section(&mut d, bytes, count, 4, "weights", what)?;
+        let params = section(&mut d, bytes, count, width.saturating_mul(4), "parameters", what)?;
+        let dense = section(&mut d, bytes, dense, 4, "dense parameters", what)?;
         d.end()?;
-        let keys = keys.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-        let weights = weights.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-        let entries: Vec<(u64, f32)> = keys.zip(weights).collect();
-        match entries.is_sorted_by(|a, b| a.0 < b.0) {
-            true => Ok(Self { sequence, slots, entries }),
+        let numbers = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let keys: Vec<u64> = keys.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        let entries = Entries { width: width as usize, keys, params: numbers(params) };
+        match entries.keys.is_sorted_by(|a, b| a < b) {
+            true => Ok(Self { sequence, model, slots, entries, dense: numbers(dense) }),
             false => Err(Error::corrupt(format!("{what}: keys do not ascend"))),
         }
     }
@@ -105,12 +118,12 @@ fn section<'a>(
     d: &mut Decoder<'a>,
     bytes: &[u8],
     count: u64,
-    bytes_each: usize,
+    bytes_each: u64,
     name: &str,
     what: &str,
 ) -> Result<&'a [u8]> {
     let from = bytes.len() - d.left();
-    let content = d.take((count as usize).saturating_mul(bytes_each))?;
+    let content = d.take(count.saturating_mul(bytes_each) as usize)?;
     check(d, bytes, from, name, what)?;
     Ok(content)
 }
@@ -121,7 +134,9 @@ mod tests {
 
     fn snapshot() -> Snapshot {
         let slots = vec!["user_id".into(), "user_id*item".into(), "bias".into()];
-        Snapshot { sequence: 7, slots, entries: (1..100).map(|i| (i * 1_000_003, i as f32 * 0.25)).collect() }
+        let mut entries = Entries::new(2);
+        (1..100).for_each(|i| entries.push(i * 1_000_003, &[i as f32 * 0.25, 1.0]));
+        Snapshot { sequence: 7, slots, entries, dense: vec![0.5; 7], ..Snapshot::default() }
     }
 
     fn message(bytes: &[u8]) -> String {
@@ -139,23 +154,26 @@ mod tests {
     #[test]
     fn any_flipped_or_missing_byte_is_refused_and_its_section_named() {
         let bytes = snapshot().encode();
-        let keys = bytes.len() - (99 * 8 + 8) - (99 * 4 + 8);
-        let weights = bytes.len() - (99 * 4 + 8);
+        let dense = bytes.len() - (7 * 4 + 8);
+        let params = dense - (99 * 8 + 8);
+        let keys = params - (99 * 8 + 8);
         for i in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[i] ^= 0x10;
             let message = message(&bad);
             let expected = match i {
                 0..8 => "not a snapshot",
-                8..12 => "is newer than this binary",
+                8..12 => "this binary reads 2",
                 _ if i < keys => "", // a damaged length may end the header anywhere
-                _ if i < weights => "section keys",
-                _ => "section weights",
+                _ if i < params => "section keys",
+                _ if i < dense => "section parameters",
+                _ => "section dense parameters",
             };
             assert!(message.starts_with("ctr, version 42: ") && message.contains(expected), "byte {i}: {message}");
         }
         for i in 0..bytes.len() {
-            assert!(message(&bytes[..i]).contains("ends at byte"), "cut at {i}");
+            let message = message(&bytes[..i]);
+            assert!(message.contains("ends at byte"), "cut at {i}: {message}");
         }
     }
 
@@ -163,6 +181,6 @@ mod tests {
     fn a_newer_format_is_refused_by_number() {
         let mut bytes = snapshot().encode();
         bytes[8] = 9;
-        assert_eq!(message(&bytes), "ctr, version 42: format 9 is newer than this binary (1)");
+        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 2");
     }
 }

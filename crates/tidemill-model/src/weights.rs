@@ -1,104 +1,213 @@
-//! The table that serving reads: a weight for each key, no optimizer state.
+//! The table that serving reads: the parameters of a model by key, no optimizer state.
 //!
-//! In: a snapshot, then deltas in sequence. Out: logits, bit for bit those of the trainer. Open addressing like the
-//! trainer's table; a removed key keeps its place with weight 0 until the table next grows.
+//! In: a snapshot, then deltas in sequence. Out: scores, bit for bit those of the trainer, because both call the same
+//! learner. Open addressing like the trainer's table. Entries of one parameter keep it beside the key; longer ones stand
+//! in rows of their own. A removed key keeps its place with zeros until the table next grows.
 
-use crate::{delta::Delta, logit::logit, prefetch::prefetch, snapshot::Snapshot};
+use std::{ops::Range, sync::Arc};
+
+use crate::{
+    delta::Delta,
+    entries::Entries,
+    feature::Features,
+    learner::{Learner, Slice},
+    loss::Loss,
+    model::ModelSpec,
+    prefetch::prefetch,
+    snapshot::Snapshot,
+};
 
 #[derive(Clone, Copy, Default)]
-struct Slot {
+struct Place {
     /// 0 marks a free place.
     key: u64,
-    weight: f32,
+    /// The bits of the one parameter, or the number of the row.
+    word: u32,
 }
 
 const CAPACITY_MIN: usize = 64;
+/// Samples that are scored at once: their parameters stay in the nearer caches.
+const SLICE_SAMPLES: usize = 64;
 
-/// Weights by feature key.
+/// A model's parameters, ready to score samples.
 #[derive(Clone)]
 pub struct WeightTable {
-    slots: Vec<Slot>,
+    learner: Arc<dyn Learner>,
+    loss: Loss,
+    width: usize,
+    dense: Vec<f32>,
+    places: Vec<Place>,
     shift: u32,
     /// Places taken, those of removed keys too.
     taken: usize,
-    /// Keys with a weight other than zero.
-    live: usize,
+    /// Rows of longer entries; row 0 holds zeros, for keys that were never seen.
+    rows: Vec<f32>,
 }
 
-impl Default for WeightTable {
-    fn default() -> Self {
-        Self::with_room_for(0)
-    }
+/// Room to score in, kept between calls.
+#[derive(Clone, Debug, Default)]
+pub struct ScoreScratch {
+    params: Vec<f32>,
+    work: Vec<f32>,
+    ends: Vec<u32>,
 }
 
 impl WeightTable {
-    /// The weights of a snapshot.
+    /// The parameters of a snapshot.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
-        let mut table = Self::with_room_for(snapshot.entries.len());
-        snapshot.entries.iter().for_each(|(key, weight)| table.set(*key, *weight));
+        let learner = snapshot.model.build(snapshot.slots.len());
+        let mut table = Self::empty(learner, &snapshot.model, snapshot.dense.clone(), snapshot.entries.len());
+        table.set_all(&snapshot.entries);
         table
     }
 
-    /// Brings the weights to the moment `delta.to`. They must be at `delta.from`, or between the two.
+    fn empty(learner: Arc<dyn Learner>, model: &ModelSpec, dense: Vec<f32>, room_for: usize) -> Self {
+        let width = learner.width();
+        let mut table = Self {
+            learner,
+            loss: model.loss,
+            width,
+            dense,
+            places: Vec::new(),
+            shift: 0,
+            taken: 0,
+            rows: vec![0.0; if width > 1 { width } else { 0 }],
+        };
+        table.allocate(room_for);
+        table
+    }
+
+    /// Brings the parameters to the moment `delta.to`. They must be at `delta.from`, or between the two.
     pub fn apply(&mut self, delta: &Delta) {
-        delta.entries.iter().for_each(|(key, weight)| self.set(*key, *weight));
+        self.set_all(&delta.entries);
+        if !delta.dense.is_empty() {
+            self.dense.clone_from(&delta.dense);
+        }
     }
 
-    /// What the model says about a sample; keys ascending. Keys it has never seen contribute nothing.
-    pub fn logit(&self, keys: &[u64], values: &[f32]) -> f32 {
-        keys.iter().for_each(|key| prefetch(&self.slots, self.home(*key)));
-        logit(keys, values, |_, key| self.weight(key))
+    /// What scores are compared with labels by.
+    pub fn loss(&self) -> Loss {
+        self.loss
     }
 
-    /// The weight of a key, 0 when it has none.
+    /// Scores per sample.
+    pub fn outputs(&self) -> usize {
+        self.learner.outputs()
+    }
+
+    /// Appends the scores of all samples of `features` to `scores`, [`WeightTable::outputs`] each. Keys the model has
+    /// never seen contribute nothing.
+    pub fn score(&self, features: &Features, scratch: &mut ScoreScratch, scores: &mut Vec<f32>) {
+        let mut begin = 0;
+        while begin < features.len() {
+            let end = features.len().min(begin + SLICE_SAMPLES);
+            self.score_slice(features, begin..end, scratch, scores);
+            begin = end;
+        }
+    }
+
+    fn score_slice(&self, features: &Features, rows: Range<usize>, scratch: &mut ScoreScratch, scores: &mut Vec<f32>) {
+        let first = features.range(rows.start).start;
+        let range = first..features.range(rows.end - 1).end;
+        let keys = &features.keys[range.clone()];
+        keys.iter().for_each(|key| prefetch(&self.places, self.home(*key)));
+        scratch.params.clear();
+        keys.iter().for_each(|key| scratch.params.extend_from_slice(&self.params(*key)));
+        scratch.ends.clear();
+        scratch.ends.extend(features.ends[rows.clone()].iter().map(|end| end - first as u32));
+        let slice = Slice {
+            ends: &scratch.ends,
+            keys,
+            values: &features.values[range.clone()],
+            slots: &features.slots[range],
+            params: &scratch.params,
+            dropout: None,
+        };
+        let before = scores.len();
+        scores.resize(before + rows.len() * self.outputs(), 0.0);
+        self.learner.forward(&slice, &self.dense, &mut scratch.work, &mut scores[before..]);
+    }
+
+    /// The parameters of a key; zeros when it has none.
     #[inline(always)]
-    pub fn weight(&self, key: u64) -> f32 {
-        // A free place holds weight 0, so it need not be told from the key's own.
-        self.slots[self.probe(key)].weight
+    pub fn params(&self, key: u64) -> Params<'_> {
+        let place = &self.places[self.probe(key)];
+        if self.width == 1 {
+            // A free place holds 0.0, so it need not be told from the key's own.
+            return Params::One([f32::from_bits(place.word)]);
+        }
+        Params::Row(&self.rows[place.word as usize * self.width..][..self.width])
     }
 
-    /// Keys with a weight other than zero.
+    /// Keys with a parameter other than zero.
     pub fn len(&self) -> usize {
-        self.live
+        self.places.iter().filter(|place| self.params(place.key).iter().any(|x| *x != 0.0)).count()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.live == 0
+        self.len() == 0
     }
 
     /// Bytes the table takes, free places included.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.slots.capacity() * size_of::<Slot>()
+        let floats = self.rows.capacity() + self.dense.capacity();
+        size_of::<Self>() + self.places.capacity() * size_of::<Place>() + floats * size_of::<f32>()
     }
 
-    fn with_room_for(entries: usize) -> Self {
+    fn allocate(&mut self, entries: usize) {
         let capacity = (entries * 10 / 7 + 1).next_power_of_two().max(CAPACITY_MIN);
-        Self { slots: vec![Slot::default(); capacity], shift: 64 - capacity.trailing_zeros(), taken: 0, live: 0 }
+        self.places = vec![Place::default(); capacity];
+        self.shift = 64 - capacity.trailing_zeros();
+        self.taken = 0;
     }
 
-    fn set(&mut self, key: u64, weight: f32) {
+    fn set_all(&mut self, entries: &Entries) {
+        entries.iter().for_each(|(key, params)| self.set(key, params));
+    }
+
+    fn set(&mut self, key: u64, params: &[f32]) {
         let mut place = self.probe(key);
-        if self.slots[place].key != key {
-            if weight == 0.0 {
+        if self.places[place].key != key {
+            if params.iter().all(|x| *x == 0.0) {
                 return;
             }
-            if self.taken + 1 > self.slots.len() / 10 * 7 {
+            if self.taken + 1 > self.places.len() / 10 * 7 {
                 self.grow();
                 place = self.probe(key);
             }
             self.taken += 1;
+            let word = match self.width {
+                1 => 0,
+                width => {
+                    self.rows.resize(self.rows.len() + width, 0.0);
+                    (self.rows.len() / width - 1) as u32
+                }
+            };
+            self.places[place] = Place { key, word };
         }
-        let was_live = self.slots[place].weight != 0.0;
-        self.live = self.live + (weight != 0.0) as usize - was_live as usize;
-        self.slots[place] = Slot { key, weight };
+        match self.width {
+            1 => self.places[place].word = params[0].to_bits(),
+            width => {
+                let row = self.places[place].word as usize * width;
+                self.rows[row..row + width].copy_from_slice(params);
+            }
+        }
     }
 
+    /// Makes room, and leaves out what was removed.
     #[cold]
     fn grow(&mut self) {
-        let mut grown = Self::with_room_for(self.live * 2);
-        self.slots.iter().filter(|slot| slot.weight != 0.0).for_each(|slot| grown.set(slot.key, slot.weight));
-        *self = grown;
+        let places = std::mem::take(&mut self.places);
+        let zeros = vec![0.0; if self.width > 1 { self.width } else { 0 }];
+        let rows = std::mem::replace(&mut self.rows, zeros);
+        self.allocate(self.taken * 2);
+        for Place { key, word } in places.into_iter().filter(|place| place.key != 0) {
+            match self.width {
+                1 => self.set(key, &[f32::from_bits(word)]),
+                width => self.set(key, &rows[word as usize * width..][..width]),
+            }
+        }
     }
 
     #[inline(always)]
@@ -111,51 +220,31 @@ impl WeightTable {
     fn probe(&self, key: u64) -> usize {
         let mut place = self.home(key);
         loop {
-            let found = self.slots[place].key;
+            let found = self.places[place].key;
             if found == key || found == 0 {
                 return place;
             }
-            place = (place + 1) & (self.slots.len() - 1);
+            place = (place + 1) & (self.places.len() - 1);
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-    use tidemill_base::Rng;
+/// The parameters of one entry.
+pub enum Params<'a> {
+    /// Kept beside its key.
+    One([f32; 1]),
+    /// In its row.
+    Row(&'a [f32]),
+}
 
-    #[test]
-    fn weights_follow_a_map_through_deltas_that_set_and_remove() {
-        let mut rng = Rng::seeded(9);
-        let mut map: BTreeMap<u64, f32> = (0..300).map(|_| (rng.next_u64() | 1, 1.0)).collect();
-        let entries = map.iter().map(|(k, w)| (*k, *w)).collect();
-        let mut table = WeightTable::from_snapshot(&Snapshot { entries, ..Snapshot::default() });
-        for to in 1..60 {
-            let mut entries: Vec<(u64, f32)> = map.keys().step_by(3).map(|key| (*key, 0.0)).collect();
-            entries.extend((0..400).map(|_| (rng.next_u64() | 1, rng.normal() as f32)));
-            entries.push((42, 0.0));
-            let delta = Delta { from: to - 1, to, entries };
-            table.apply(&delta);
-            table.apply(&delta); // twice does no harm
-            map.extend(delta.entries);
-            map.retain(|_, weight| *weight != 0.0);
-            assert_eq!(table.len(), map.len());
-        }
-        for (key, weight) in &map {
-            assert_eq!(table.weight(*key), *weight);
-        }
-        assert_eq!(table.weight(43), 0.0);
-        assert!(table.bytes() < map.len() * 16 * 6, "{} bytes for {} keys", table.bytes(), map.len());
-    }
+impl std::ops::Deref for Params<'_> {
+    type Target = [f32];
 
-    #[test]
-    fn keys_never_seen_contribute_nothing() {
-        let entries = vec![(1 << 60, 0.5), (2 << 60, -0.25)];
-        let table = WeightTable::from_snapshot(&Snapshot { entries, ..Snapshot::default() });
-        assert_eq!(table.logit(&[1 << 60, 2 << 60], &[1.0, 2.0]), 0.0);
-        assert_eq!(table.logit(&[5, 1 << 60, 3 << 60], &[1.0, 1.0, 9.0]), 0.5);
-        assert_eq!(WeightTable::default().logit(&[5], &[1.0]), 0.0);
+    #[inline(always)]
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::One(one) => one,
+            Self::Row(row) => row,
+        }
     }
 }

@@ -72,7 +72,8 @@ fn extract(columns: &[ColumnSpec], rows: &RecordBatch) -> Features {
 /// A sample's features without the bias.
 fn sample(features: &Features, i: usize) -> Vec<(u64, f32)> {
     let (keys, values) = features.sample(i);
-    assert!(keys.is_sorted_by(|a, b| a < b));
+    let order: Vec<(u16, u64)> = features.range(i).map(|j| (features.slots[j], features.keys[j])).collect();
+    assert!(order.is_sorted_by(|a, b| a < b));
     let bias = key("bias", b"");
     assert_eq!(keys.iter().zip(values).filter(|(k, v)| **k == bias && **v == 1.0).count(), 1);
     keys.iter().copied().zip(values.iter().copied()).filter(|(k, _)| *k != bias).collect()

@@ -87,7 +87,7 @@ impl LiveModel {
             )));
         }
         behind.to = behind.to.max(delta.to);
-        if !delta.entries.is_empty() {
+        if !delta.is_empty() {
             behind.owed.push(delta);
         }
         (behind.version, behind.mini_batch) = (version, mini_batch);
@@ -167,11 +167,16 @@ impl Behind {
         if self.owed.len() < 2 || entries < BACKLOG_ENTRIES_MAX.max(2 * self.owed[0].entries.len()) {
             return;
         }
-        let (from, to) = (self.owed[0].from, self.owed[self.owed.len() - 1].to);
-        let mut all: Vec<(u64, f32)> = self.owed.drain(..).rev().flat_map(|d| d.entries.into_iter().rev()).collect();
-        all.sort_by_key(|&(key, _)| key);
-        all.dedup_by_key(|&mut (key, _)| key);
-        self.owed.push(Delta { from, to, entries: all });
+        let mut all = self.owed.remove(0);
+        for next in self.owed.drain(..) {
+            // What is owed came in sequence, so each follows the one before it.
+            all.entries = all.entries.merged(&next.entries);
+            all.to = next.to;
+            if !next.dense.is_empty() {
+                all.dense = next.dense;
+            }
+        }
+        self.owed.push(all);
         self.served = 0;
     }
 }

@@ -15,7 +15,8 @@ use arrow::{
 use tidemill_base::{Error, Result};
 use tidemill_model::{
     feature::{Extractor, Features},
-    math::sigmoid,
+    loss::Loss,
+    weights::ScoreScratch,
 };
 use tidemill_stream::{Transform, source::json::JsonDecoder};
 
@@ -39,10 +40,24 @@ pub struct Predictor {
 }
 
 /// One row's answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Prediction {
-    /// Of a positive label.
-    pub probability: f64,
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prediction {
+    /// How probable a positive label is.
+    Probability(f64),
+    /// The expected number.
+    Value(f64),
+    /// How probable each class is, from class 0.
+    Classes(Vec<f64>),
+}
+
+impl Prediction {
+    /// The probability, the number, or the probability of the likeliest class.
+    pub fn number(&self) -> f64 {
+        match self {
+            Self::Probability(x) | Self::Value(x) => *x,
+            Self::Classes(p) => p[likeliest(p)],
+        }
+    }
 }
 
 /// The answer to one request.
@@ -63,7 +78,15 @@ pub struct PredictReply {
 /// What a request works with, kept between requests.
 struct Scratch {
     decoder: JsonDecoder,
+    work: Work,
+}
+
+/// Features and scores of a request.
+#[derive(Default)]
+struct Work {
     features: Features,
+    scratch: ScoreScratch,
+    scores: Vec<f32>,
 }
 
 impl Predictor {
@@ -77,7 +100,7 @@ impl Predictor {
         live: Arc<LiveModel>,
     ) -> Result<Self> {
         let input = all_nullable(&input);
-        let first = Scratch { decoder: JsonDecoder::new(input.clone())?, features: Features::default() };
+        let first = Scratch { decoder: JsonDecoder::new(input.clone())?, work: Work::default() };
         let scratch = Mutex::new(vec![first]);
         Ok(Self { model: model.to_string(), input, request, extractor, live, scratch })
     }
@@ -99,7 +122,7 @@ impl Predictor {
         }
         let mut scratch = self.take_scratch()?;
         let answered = self.decode(body, &mut scratch.decoder).and_then(|(rows, unknown_columns)| {
-            let reply = self.score(&rows, version, &mut scratch.features)?;
+            let reply = self.score(&rows, version, &mut scratch.work)?;
             Ok(PredictReply { unknown_columns, ..reply })
         });
         // Where a row was refused, those before it are still in the decoder.
@@ -111,7 +134,7 @@ impl Predictor {
     /// Answers rows that have the columns of the source already.
     pub fn predict_rows(&self, rows: &RecordBatch) -> Result<PredictReply> {
         let mut scratch = self.take_scratch()?;
-        let answered = self.score(rows, None, &mut scratch.features);
+        let answered = self.score(rows, None, &mut scratch.work);
         self.keep_scratch(scratch);
         answered
     }
@@ -129,7 +152,7 @@ impl Predictor {
         Ok((decoder.finish(), unknown))
     }
 
-    fn score(&self, rows: &RecordBatch, version: Option<u64>, features: &mut Features) -> Result<PredictReply> {
+    fn score(&self, rows: &RecordBatch, version: Option<u64>, work: &mut Work) -> Result<PredictReply> {
         let transformed = self.request.apply(rows)?;
         if let Some((row, reason)) = transformed.refused.first() {
             return Err(row_error(*row as usize, reason));
@@ -137,8 +160,8 @@ impl Predictor {
         if transformed.rows.num_rows() != rows.num_rows() {
             return Err(Error::internal("a row was lost on its way to the model"));
         }
-        self.extractor.extract(&transformed.rows, features)?;
-        if let Some((row, reason)) = features.refused.first() {
+        self.extractor.extract(&transformed.rows, &mut work.features)?;
+        if let Some((row, reason)) = work.features.refused.first() {
             return Err(row_error(*row as usize, reason));
         }
         // As late as possible: what was learned while the request was read is in.
@@ -150,7 +173,7 @@ impl Predictor {
             model: self.model.clone(),
             version: served.version,
             mini_batch: served.mini_batch,
-            predictions: predictions(&served, features),
+            predictions: predictions(&served, work),
             unknown_columns: Vec::new(),
         })
     }
@@ -170,7 +193,7 @@ impl Predictor {
 
     fn take_scratch(&self) -> Result<Scratch> {
         let kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let fresh = || Ok(Scratch { decoder: JsonDecoder::new(self.input.clone())?, features: Features::default() });
+        let fresh = || Ok(Scratch { decoder: JsonDecoder::new(self.input.clone())?, work: Work::default() });
         kept.map_or_else(fresh, Ok)
     }
 
@@ -195,7 +218,14 @@ impl PredictReply {
         );
         for (i, prediction) in self.predictions.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
-            let _ = write!(out, r#"{comma}{{"probability":{}}}"#, prediction.probability);
+            let _ = match prediction {
+                Prediction::Probability(p) => write!(out, r#"{comma}{{"probability":{p}}}"#),
+                Prediction::Value(x) => write!(out, r#"{comma}{{"value":{x}}}"#),
+                Prediction::Classes(p) => {
+                    let class = likeliest(p);
+                    write!(out, r#"{comma}{{"class":{class},"probabilities":{}}}"#, serde_json::json!(p))
+                }
+            };
         }
         out.push(b']');
         if !self.unknown_columns.is_empty() {
@@ -211,15 +241,25 @@ fn all_nullable(columns: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn predictions(served: &ServedVersion, features: &Features) -> Vec<Prediction> {
-    let mut start = 0;
-    let one = |&end: &u32| {
-        let span = start..end as usize;
-        start = span.end;
-        let logit = served.weights.logit(&features.keys[span.clone()], &features.values[span]);
-        Prediction { probability: f64::from(sigmoid(logit)) }
+fn predictions(served: &ServedVersion, work: &mut Work) -> Vec<Prediction> {
+    work.scores.clear();
+    served.weights.score(&work.features, &mut work.scratch, &mut work.scores);
+    let loss = served.weights.loss();
+    let mut out = vec![0.0; loss.outputs()];
+    let one = |scores: &[f32]| {
+        loss.predict(scores, &mut out);
+        match loss {
+            Loss::Logistic => Prediction::Probability(f64::from(out[0])),
+            Loss::Squared | Loss::Huber { .. } => Prediction::Value(f64::from(out[0])),
+            Loss::Softmax { .. } => Prediction::Classes(out.iter().map(|p| f64::from(*p)).collect()),
+        }
     };
-    features.ends.iter().map(one).collect()
+    work.scores.chunks_exact(loss.outputs()).map(one).collect()
+}
+
+/// The class with the largest probability; the first of several.
+fn likeliest(p: &[f64]) -> usize {
+    (1..p.len()).fold(0, |best, class| if p[class] > p[best] { class } else { best })
 }
 
 /// `column 'price': expected number` in row 3 becomes `rows[3].price: expected number`.

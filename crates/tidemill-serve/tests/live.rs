@@ -1,12 +1,13 @@
 //! What requests read while the trainer writes: whole versions only, and neither side waits for the other.
 
+use std::collections::BTreeMap;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
 use tidemill_base::Rng;
-use tidemill_model::{delta::Delta, snapshot::Snapshot, weights::WeightTable};
+use tidemill_model::{delta::Delta, entries::Entries, snapshot::Snapshot, weights::WeightTable};
 use tidemill_serve::live::LiveModel;
 
 /// Keys spread over the table, as hashes are.
@@ -14,10 +15,13 @@ fn key(i: u64) -> u64 {
     tidemill_base::rng::mix64(i) | 1
 }
 
-fn all(keys: u64, weight: f32) -> Vec<(u64, f32)> {
-    let mut entries: Vec<_> = (0..keys).map(|i| (key(i), weight)).collect();
-    entries.sort_by_key(|e| e.0);
-    entries
+fn all(keys: u64, weight: f32) -> Entries {
+    sorted((0..keys).map(|i| (key(i), weight)))
+}
+
+/// By key; of several for one key the last.
+fn sorted(pairs: impl IntoIterator<Item = (u64, f32)>) -> Entries {
+    Entries::pairs(pairs.into_iter().collect::<BTreeMap<_, _>>())
 }
 
 fn open(keys: u64, weight: f32) -> LiveModel {
@@ -25,7 +29,7 @@ fn open(keys: u64, weight: f32) -> LiveModel {
 }
 
 fn delta(to: u64, entries: Vec<(u64, f32)>) -> Delta {
-    Delta { from: to - 1, to, entries }
+    Delta { from: to - 1, to, entries: sorted(entries), ..Delta::default() }
 }
 
 /// Every delta sets every weight to the mini-batch's number: a reader that saw a mix would see two numbers.
@@ -39,7 +43,11 @@ fn readers_never_see_a_mix() {
                 while !done.load(SeqCst) {
                     let seen = live.read();
                     let expected = if seen.mini_batch == 0 { 1e-9 } else { seen.mini_batch as f32 };
-                    assert!((0..500).all(|i| seen.weights.weight(key(i)) == expected), "a mix at {}", seen.mini_batch);
+                    assert!(
+                        (0..500).all(|i| seen.weights.params(key(i))[0] == expected),
+                        "a mix at {}",
+                        seen.mini_batch
+                    );
                     assert!(seen.mini_batch >= last, "went back from {last} to {}", seen.mini_batch);
                     last = seen.mini_batch;
                     reads.fetch_add(1, SeqCst);
@@ -49,7 +57,7 @@ fn readers_never_see_a_mix() {
         let mut to = 0;
         while to < 2000 || reads.load(SeqCst) < 1000 {
             to += 1;
-            live.publish(delta(to, all(500, to as f32)), to, to).unwrap();
+            live.publish(Delta { entries: all(500, to as f32), ..delta(to, vec![]) }, to, to).unwrap();
         }
         done.store(true, SeqCst);
         while !live.refresh() {}
@@ -71,7 +79,7 @@ fn a_reader_that_holds_on_does_not_stop_the_writer() {
         expected.apply(&delta(to, entries.clone()));
         assert!(!live.publish(delta(to, entries), 1, to).unwrap(), "the other table is held");
     }
-    assert_eq!((held.mini_batch, held.weights.weight(key(1))), (0, 0.5), "a request sees one version to its end");
+    assert_eq!((held.mini_batch, held.weights.params(key(1))[0]), (0, 0.5), "a request sees one version to its end");
     assert_eq!(live.read().mini_batch, 1);
     drop(held);
     // Both tables must end up with everything: two publications show one after the other.
@@ -79,7 +87,7 @@ fn a_reader_that_holds_on_does_not_stop_the_writer() {
         assert!(live.publish(delta(to, vec![]), 2, to).unwrap());
         let now = live.read();
         assert_eq!((now.version, now.mini_batch, now.weights.len()), (2, to, expected.len()));
-        assert!((0..2000).all(|i| now.weights.weight(key(i)) == expected.weight(key(i))));
+        assert!((0..2000).all(|i| now.weights.params(key(i))[0] == expected.params(key(i))[0]));
     }
     assert!(live.refresh());
 }
@@ -91,7 +99,7 @@ fn a_gap_between_deltas_is_refused() {
     let gap = live.publish(delta(3, vec![]), 1, 3).unwrap_err();
     assert_eq!(gap.message(), "delta 2..3 does not follow 1; load a snapshot");
     live.publish(delta(1, vec![(key(0), 2.0)]), 1, 2).unwrap();
-    assert_eq!(live.read().weights.weight(key(0)), 2.0, "one that was there already does no harm");
+    assert_eq!(live.read().weights.params(key(0))[0], 2.0, "one that was there already does no harm");
 }
 
 #[test]
@@ -99,12 +107,12 @@ fn a_pinned_version_hides_the_newest_until_it_is_promoted() {
     let live = Arc::new(open(10, 3.0));
     live.pin(&Snapshot { entries: all(10, 1.0), ..Snapshot::default() }, 1, 100);
     for to in 1..=3 {
-        live.publish(delta(to, all(10, to as f32 * 10.0)), 4, 400 + to).unwrap();
-        assert_eq!((live.read().version, live.read().weights.weight(key(3))), (1, 1.0));
+        live.publish(Delta { entries: all(10, to as f32 * 10.0), ..delta(to, vec![]) }, 4, 400 + to).unwrap();
+        assert_eq!((live.read().version, live.read().weights.params(key(3))[0]), (1, 1.0));
     }
-    assert_eq!((live.pinned(), live.newest().weights.weight(key(3))), (Some(1), 30.0));
+    assert_eq!((live.pinned(), live.newest().weights.params(key(3))[0]), (Some(1), 30.0));
     assert_eq!(live.read_version(4).unwrap().mini_batch, 403);
     assert!(live.read_version(2).is_err());
     live.promote();
-    assert_eq!((live.pinned(), live.read().version, live.read().weights.weight(key(3))), (None, 4, 30.0));
+    assert_eq!((live.pinned(), live.read().version, live.read().weights.params(key(3))[0]), (None, 4, 30.0));
 }

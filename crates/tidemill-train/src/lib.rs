@@ -5,12 +5,17 @@
 //! a pure function of the settings and of the samples in their batches: threads, restarts and the moment of a checkpoint
 //! change no bit of it.
 
+mod attributes;
 mod pool;
 mod publish;
 mod spec;
 mod update;
 mod validation;
 
-pub use spec::{ATTRIBUTES, LEARNERS, TrainSpec};
+pub use attributes::ATTRIBUTES;
+pub use spec::{LEARNERS, TrainSpec};
 pub use update::{SampleBatch, TrainStats, Trainer};
-pub use validation::{Decile, Metrics, Summary, Validation};
+pub use validation::{
+    CLASSES_COUNTED_MAX, ClassCount, ClassMetrics, Decile, GROUPS_MAX, GroupMetrics, Health, Metrics, OTHERS,
+    RegressionMetrics, Summary, Task, Validation, WINDOW_MAX,
+};

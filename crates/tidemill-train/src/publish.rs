@@ -1,34 +1,57 @@
-//! Step 7, publish: what leaves the trainer. Weights only, no optimizer state.
+//! Step 7, publish: what leaves the trainer. Parameters only, no optimizer state.
 
-use tidemill_model::{Delta, Snapshot, params::Entry};
+use tidemill_model::{Delta, Snapshot, entries::Entries};
 
 use crate::Trainer;
 
 impl Trainer {
-    /// What changed since the last call, as weights; numbered so that a listener notices a gap. After
-    /// [`Trainer::decode`] the first delta holds every entry.
+    /// What changed since the last call; numbered so that a listener notices a gap. After [`Trainer::decode`] the first
+    /// delta holds every entry.
     pub fn take_delta(&mut self) -> Delta {
-        let mut entries = Vec::new();
+        let width = self.learner.width();
+        let mut entries = Entries::new(width);
+        let mut params = vec![0.0; width];
         for part in 0..self.table.parts() {
-            self.table.write(part).take_changed(|entry| entries.push(published(&self.ftrl, entry)));
+            let mut removed = Vec::new();
+            self.table.write(part).take_changed(
+                |entry| {
+                    self.published(entry.state, &mut params);
+                    entries.push(entry.key, &params);
+                },
+                |key| removed.push(key),
+            );
+            params.fill(0.0);
+            removed.into_iter().for_each(|key| entries.push(key, &params));
         }
-        entries.sort_unstable_by_key(|(key, _)| *key);
+        entries.sort();
         self.deltas += 1;
-        Delta { from: self.deltas - 1, to: self.deltas, entries }
+        let dense = if std::mem::take(&mut self.dense_changed) { self.dense_params() } else { Vec::new() };
+        Delta { from: self.deltas - 1, to: self.deltas, entries, dense }
     }
 
     /// The whole model as it is now. Deltas taken after it may be applied to it.
     pub fn snapshot(&self) -> Snapshot {
-        let mut entries = Vec::new();
-        for shard in self.table.read().shards() {
-            let weights = shard.sorted().into_iter().map(|entry| published(&self.ftrl, &entry));
-            entries.extend(weights.filter(|(_, weight)| *weight != 0.0));
+        let width = self.learner.width();
+        let mut entries = Entries::new(width);
+        let mut params = vec![0.0; width];
+        self.table.sorted(|entry| {
+            self.published(entry.state, &mut params);
+            if params.iter().any(|x| x.abs() > self.spec.prune) {
+                entries.push(entry.key, &params);
+            }
+        });
+        Snapshot {
+            sequence: self.deltas,
+            model: self.spec.model.clone(),
+            slots: self.spec.slots.clone(),
+            entries,
+            dense: self.dense_params(),
         }
-        Snapshot { sequence: self.deltas, slots: self.spec.slots.clone(), entries }
     }
-}
 
-/// An entry as others see it; both zeros are written as 0.
-fn published(ftrl: &tidemill_model::optimizer::Ftrl, entry: &Entry) -> (u64, f32) {
-    (entry.key, ftrl.weight(entry.z, entry.n) + 0.0)
+    /// An entry's parameters as others see them; both zeros are written as 0.
+    fn published(&self, state: &[f32], params: &mut [f32]) {
+        self.read_entry(state, params);
+        params.iter_mut().for_each(|x| *x += 0.0);
+    }
 }

@@ -1,102 +1,55 @@
-//! The settings of `TO TRAIN ... WITH`, declared once and parsed once.
+//! What `TO TRAIN learner WITH ...` says, parsed once.
 
-use tidemill_base::attribute::{Attribute, Settings, Type};
-use tidemill_model::optimizer::Ftrl;
+use tidemill_base::{Error, Result, attribute::Settings};
+use tidemill_model::{
+    loss::Loss,
+    model::{LearnerSpec, ModelSpec},
+    optimizer::{Adagrad, Adam, Clip, Ftrl, Momentum, Optimizer, Penalty, Schedule, Sgd},
+};
 
-/// Words that may follow `TO TRAIN`.
-pub static LEARNERS: [&str; 1] = ["FTRLClassifier"];
+use crate::{Task, attributes::ATTRIBUTES};
 
-/// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 12] = [
-    Attribute {
-        name: "model.alpha",
-        ty: Type::Number { min: 1e-6, max: 1e3 },
-        default: Some("0.1"),
-        doc: "learning rate: the first steps' size for each key",
-    },
-    Attribute {
-        name: "model.beta",
-        ty: Type::Number { min: 1e-6, max: 1e6 },
-        default: Some("1"),
-        doc: "how slowly a key's learning rate falls: alpha / (beta + sqrt(sum of squared gradients))",
-    },
-    Attribute {
-        name: "model.l1",
-        ty: Type::Number { min: 0.0, max: 1e6 },
-        default: Some("0"),
-        doc: "keeps the weight of a key at zero until its gradients add up to more than this",
-    },
-    Attribute {
-        name: "model.l2",
-        ty: Type::Number { min: 0.0, max: 1e6 },
-        default: Some("0"),
-        doc: "pulls weights towards zero",
-    },
-    Attribute {
-        name: "train.batch_size",
-        ty: Type::Integer { min: 1, max: 1 << 20 },
-        default: Some("64"),
-        doc: "samples predicted with the same parameters before the next update of them",
-    },
-    Attribute {
-        name: "train.entries_max",
-        ty: Type::Integer { min: 64, max: 1 << 40 },
-        default: Some("40000000"),
-        doc: "keys the parameter table admits (40,000,000 take about 1 GiB); later new keys are counted, not learned",
-    },
-    Attribute {
-        name: "publish.every",
-        ty: Type::Integer { min: 0, max: i64::MAX },
-        default: Some("0"),
-        doc: "sample rows learned between versions, beside publish.interval; 0 publishes at the end of bounded input only",
-    },
-    Attribute {
-        name: "publish.interval",
-        ty: Type::Duration,
-        default: Some("10s"),
-        doc: "time between versions over live input",
-    },
-    Attribute {
-        name: "checkpoint.interval",
-        ty: Type::Duration,
-        default: Some("10s"),
-        doc: "time between checkpoints",
-    },
-    Attribute {
-        name: "validate.oracle",
-        ty: Type::Text,
-        default: Some(""),
-        doc: "column that holds the true probability of a positive label, where it is known: gives the best possible log loss",
-    },
-    Attribute {
-        name: "validate.window",
-        ty: Type::Integer { min: 10, max: 1 << 40 },
-        default: Some("100000"),
-        doc: "samples that recent figures are about, to a tenth",
-    },
-    Attribute {
-        name: "join.pending_max",
-        ty: Type::Integer { min: 1, max: 1 << 32 },
-        default: Some("1000000"),
-        doc: "impressions that may wait for feedback; beyond it the oldest leaves with the label known so far and is counted",
-    },
+/// Words that may follow `TO TRAIN`. `FTRLClassifier` is `LogisticRegression` by its optimizer's name.
+pub static LEARNERS: [&str; 8] = [
+    "LogisticRegression",
+    "FTRLClassifier",
+    "LinearRegression",
+    "SoftmaxRegression",
+    "FMClassifier",
+    "FMRegressor",
+    "FFMClassifier",
+    "FFMRegressor",
 ];
 
 /// What `TO TRAIN ... WITH` says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSpec {
-    /// `model.alpha`
-    pub alpha: f64,
-    /// `model.beta`
-    pub beta: f64,
-    /// `model.l1`
-    pub l1: f64,
-    /// `model.l2`
-    pub l2: f64,
+    /// Learner and loss.
+    pub model: ModelSpec,
+    /// Of weights.
+    pub optimizer: Optimizer,
+    /// Of factors and embeddings.
+    pub factors_optimizer: Optimizer,
+    /// Of layers.
+    pub dense_optimizer: Optimizer,
+    /// `model.schedule`
+    pub schedule: Schedule,
+    /// `model.clip_value`, `model.clip_norm`
+    pub clip: Clip,
+    /// `model.seed`
+    pub seed: u64,
     /// `train.batch_size`: samples of a parameter-update mini-batch.
     pub batch_size: usize,
-    /// `train.entries_max`
+    /// `train.passes`
+    pub passes: u64,
+    /// `train.weight`
+    pub weight: Option<String>,
+    /// `train.admit_after`
+    pub admit_after: u8,
+    /// `train.entries_max`, lowered to what `train.bytes_max` allows.
     pub entries_max: usize,
+    /// `publish.prune`
+    pub prune: f32,
     /// `publish.every`; `None`: at the end only.
     pub publish_every: Option<u64>,
     /// `publish.interval`
@@ -105,32 +58,89 @@ pub struct TrainSpec {
     pub checkpoint_interval_ms: i64,
     /// `validate.oracle`
     pub oracle: Option<String>,
+    /// `validate.by`
+    pub group_by: Option<String>,
     /// `validate.window`
     pub validate_window: u64,
     /// `join.pending_max`
     pub pending_max: usize,
-    /// Names of the feature slots, written into snapshots for people; the engine fills them in after binding.
+    /// Names of the feature slots, by slot number; the engine fills them in after binding.
     pub slots: Vec<String>,
 }
 
+/// What an entry of two words takes at most, with everything: 16 bytes in a table filled to 53%, and its share of marks.
+const PAIR_BYTES: usize = 31;
+
 impl TrainSpec {
     /// Reads the settings, which were made with [`ATTRIBUTES`].
-    pub fn from_settings(s: &Settings) -> Self {
+    pub fn from_settings(learner: &str, s: &Settings) -> Result<Self> {
+        let column = |name: &str| s.text(name).filter(|column| !column.is_empty());
         let every = s.integer("publish.every") as u64;
-        Self {
-            alpha: s.number("model.alpha"),
-            beta: s.number("model.beta"),
-            l1: s.number("model.l1"),
-            l2: s.number("model.l2"),
+        let optimizer = optimizer(s, "model.optimizer", "ftrl", "model.alpha", s.number("model.l2"))?;
+        let factors_l2 = s.number("model.factors_l2");
+        let schedule = Schedule::parse(&s.text("model.schedule").unwrap_or_default())
+            .map_err(|why| Error::invalid(format!("model.schedule {why}")))?;
+        let spec = Self {
+            model: model(learner, s)?,
+            optimizer,
+            factors_optimizer: self::optimizer(
+                s,
+                "model.factors_optimizer",
+                "adagrad",
+                "model.factors_alpha",
+                factors_l2,
+            )?,
+            dense_optimizer: self::optimizer(s, "model.dense_optimizer", "adam", "model.dense_alpha", 0.0)?,
+            schedule,
+            clip: Clip {
+                value: s.number_opt("model.clip_value").map_or(f32::INFINITY, |x| x as f32),
+                norm: s.number_opt("model.clip_norm").map_or(f32::INFINITY, |x| x as f32),
+            },
+            seed: s.integer("model.seed") as u64,
             batch_size: s.integer("train.batch_size") as usize,
+            passes: s.integer("train.passes") as u64,
+            weight: column("train.weight"),
+            admit_after: s.integer("train.admit_after") as u8,
             entries_max: s.integer("train.entries_max") as usize,
+            prune: s.number("publish.prune") as f32,
             publish_every: (every > 0).then_some(every),
             publish_interval_ms: s.integer("publish.interval"),
             checkpoint_interval_ms: s.integer("checkpoint.interval"),
-            oracle: s.text("validate.oracle").filter(|column| !column.is_empty()),
+            oracle: column("validate.oracle"),
+            group_by: column("validate.by"),
             validate_window: s.integer("validate.window") as u64,
             pending_max: s.integer("join.pending_max") as usize,
             slots: Vec::new(),
+        };
+        spec.checked(s)
+    }
+
+    fn checked(mut self, s: &Settings) -> Result<Self> {
+        if self.schedule != Schedule::Constant && !self.optimizer.takes_schedule() {
+            return Err(Error::invalid(
+                "model.schedule: ftrl derives its weights from one rate; use another model.optimizer, or constant",
+            ));
+        }
+        if let Some(bytes) = s.integer_opt("train.bytes_max") {
+            let fit = bytes as usize / self.entry_bytes();
+            if fit < 64 {
+                return Err(Error::invalid(format!(
+                    "train.bytes_max: {bytes} bytes hold {fit} entries of {} bytes; at least 64 are needed, write {} or more",
+                    self.entry_bytes(),
+                    64 * self.entry_bytes()
+                )));
+            }
+            self.entries_max = self.entries_max.min(fit);
+        }
+        Ok(self)
+    }
+
+    /// What an entry takes at most.
+    fn entry_bytes(&self) -> usize {
+        let learner = self.model.build(self.slots.len().max(1));
+        match learner.width() {
+            1 => PAIR_BYTES,
+            width => PAIR_BYTES + (self.factors_optimizer.words(width) * 4).next_multiple_of(64),
         }
     }
 
@@ -140,14 +150,100 @@ impl TrainSpec {
         self
     }
 
-    pub(crate) fn ftrl(&self) -> Ftrl {
-        Ftrl::new(self.alpha, self.beta, self.l1, self.l2)
+    /// What labels are.
+    pub fn task(&self) -> Task {
+        match self.model.loss {
+            Loss::Logistic => Task::Binary,
+            Loss::Squared | Loss::Huber { .. } => Task::Regression,
+            Loss::Softmax { classes } => Task::Classes(classes as u32),
+        }
     }
+
+    /// The settings that what is learned depends on.
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("learner", format!("{:?}", self.model.learner)),
+            ("loss", format!("{:?}", self.model.loss)),
+            ("model.optimizer", format!("{:?}", self.optimizer)),
+            ("model.factors_optimizer", format!("{:?}", self.factors_optimizer)),
+            ("model.dense_optimizer", format!("{:?}", self.dense_optimizer)),
+            ("model.schedule", format!("{:?}", self.schedule)),
+            ("model.clip", format!("{:?}", self.clip)),
+            ("model.seed", self.seed.to_string()),
+            ("train.batch_size", self.batch_size.to_string()),
+            ("train.passes", self.passes.to_string()),
+            ("train.admit_after", self.admit_after.to_string()),
+            ("validate.window", self.validate_window.to_string()),
+        ]
+    }
+}
+
+fn model(learner: &str, s: &Settings) -> Result<ModelSpec> {
+    let regression = match s.number_opt("model.huber_delta") {
+        Some(delta) => Loss::Huber { delta: delta as f32 },
+        None => Loss::Squared,
+    };
+    let factors = |default: usize| match s.is_written("model.factors") {
+        true => s.integer("model.factors") as usize,
+        false => default,
+    };
+    let spread = |default: f32| s.number_opt("model.spread").map_or(default, |x| x as f32);
+    let fm = || LearnerSpec::Fm { factors: factors(8), spread: spread(0.01) };
+    // Juan et al. draw from [0, 1 / sqrt k]; the same spread around zero learns as well and favours no sign.
+    let ffm = || {
+        let k = factors(4);
+        LearnerSpec::Ffm { factors: k, spread: spread(0.2 / (k as f32).sqrt()) }
+    };
+    let (learner, loss) = match learner {
+        "LogisticRegression" | "FTRLClassifier" => (LearnerSpec::Linear, Loss::Logistic),
+        "LinearRegression" => (LearnerSpec::Linear, regression),
+        "SoftmaxRegression" => (LearnerSpec::Linear, Loss::Softmax { classes: s.integer("model.classes") as usize }),
+        "FMClassifier" => (fm(), Loss::Logistic),
+        "FMRegressor" => (fm(), regression),
+        "FFMClassifier" => (ffm(), Loss::Logistic),
+        "FFMRegressor" => (ffm(), regression),
+        _ => return Err(Error::internal(format!("learner '{learner}' is listed and not known"))),
+    };
+    if s.number_opt("model.huber_delta").is_some() && !matches!(loss, Loss::Huber { .. }) {
+        return Err(Error::invalid("model.huber_delta: only regressions have a Huber loss"));
+    }
+    Ok(ModelSpec { learner, loss })
+}
+
+/// The optimizer that settings name, with its rate and penalties.
+fn optimizer(s: &Settings, name: &str, default: &str, rate: &str, l2: f64) -> Result<Optimizer> {
+    let name = s.text(name).unwrap_or_else(|| default.to_string());
+    let usual = match name.as_str() {
+        "momentum" => 0.01,
+        "adam" | "amsgrad" => 0.001,
+        _ => 0.1,
+    };
+    let alpha = s.number_opt(rate).unwrap_or(usual);
+    let (beta, l1, group_l1) = (s.number("model.beta"), s.number("model.l1"), s.number("model.group_l1"));
+    // L1 is for weights: a factor at zero would never leave it alone.
+    let (l1, group_l1) = if rate == "model.alpha" { (l1, 0.0) } else { (0.0, group_l1) };
+    let penalty = Penalty { l1: l1 as f32, l2: l2 as f32, group_l1: group_l1 as f32 };
+    let (eta, beta) = (alpha as f32, beta as f32);
+    Ok(match name.as_str() {
+        "sgd" => Optimizer::Sgd(Sgd { eta, penalty }),
+        "momentum" => Optimizer::Momentum(Momentum { eta, mu: s.number("model.momentum") as f32, penalty }),
+        "adagrad" => Optimizer::Adagrad(Adagrad { alpha: eta, beta, penalty }),
+        "ftrl" => Optimizer::Ftrl(Ftrl::new(alpha, s.number("model.beta"), l1, l2).with_group_l1(group_l1)),
+        "adam" | "amsgrad" => Optimizer::Adam(Adam {
+            alpha: eta,
+            beta1: s.number("model.beta1") as f32,
+            beta2: s.number("model.beta2") as f32,
+            epsilon: s.number("model.epsilon") as f32,
+            keeps_largest: name == "amsgrad",
+            penalty,
+        }),
+        _ => return Err(Error::internal(format!("optimizer '{name}' is listed and not known"))),
+    })
 }
 
 impl Default for TrainSpec {
     fn default() -> Self {
-        Self::from_settings(&Settings::new(&ATTRIBUTES))
+        Self::from_settings(LEARNERS[0], &Settings::new(&ATTRIBUTES)).expect("the defaults are good settings")
     }
 }
 
@@ -155,16 +251,34 @@ impl Default for TrainSpec {
 mod tests {
     use super::*;
 
+    fn spec(learner: &str, written: &[(&str, &str)]) -> Result<TrainSpec> {
+        let mut s = Settings::new(&ATTRIBUTES);
+        written.iter().try_for_each(|(name, value)| s.set(name, value))?;
+        TrainSpec::from_settings(learner, &s)
+    }
+
     #[test]
     fn every_default_is_a_value_of_its_attribute() {
         let spec = TrainSpec::default();
-        assert_eq!((spec.alpha, spec.beta, spec.batch_size, spec.validate_window), (0.1, 1.0, 64, 100_000));
+        assert_eq!((spec.optimizer, spec.batch_size), (Optimizer::Ftrl(Ftrl::new(0.1, 1.0, 0.0, 0.0)), 64));
         assert_eq!((spec.publish_every, spec.oracle, spec.publish_interval_ms), (None, None, 10_000));
-        let mut s = Settings::new(&ATTRIBUTES);
-        s.set("publish.every", "500").unwrap();
-        s.set("validate.oracle", "true_p").unwrap();
-        let spec = TrainSpec::from_settings(&s);
-        assert_eq!((spec.publish_every, spec.oracle.as_deref()), (Some(500), Some("true_p")));
-        assert!(s.set("model.alpha", "0").unwrap_err().message().starts_with("model.alpha must be in"));
+        LEARNERS.iter().for_each(|learner| _ = self::spec(learner, &[]).unwrap());
+    }
+
+    #[test]
+    fn settings_that_do_not_go_together_are_refused_with_the_way_out() {
+        let why = |learner: &str, written: &[(&str, &str)]| spec(learner, written).unwrap_err().message().to_string();
+        let l = "LogisticRegression";
+        assert!(why(l, &[("model.alpha", "0")]).starts_with("model.alpha must be in"));
+        assert!(why(l, &[("model.schedule", "halve:100")]).contains("use another model.optimizer"));
+        assert!(why(l, &[("model.schedule", "fast")]).starts_with("model.schedule expects constant"));
+        assert!(why(l, &[("model.huber_delta", "1")]).contains("only regressions"));
+        assert_eq!(
+            why(l, &[("train.bytes_max", "1KiB")]),
+            "train.bytes_max: 1024 bytes hold 33 entries of 31 bytes; at least 64 are needed, write 1984 or more"
+        );
+        let fit = spec(l, &[("train.bytes_max", "31MB")]).unwrap();
+        assert_eq!(fit.entries_max, 1_000_000);
+        spec(l, &[("model.optimizer", "sgd"), ("model.schedule", "halve:100")]).unwrap();
     }
 }

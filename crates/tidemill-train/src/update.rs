@@ -1,32 +1,44 @@
 //! Step 5, update: predict, then learn.
 //!
 //! In: samples in batches. The trainer goes through a batch in mini-batches of `train.batch_size`: all samples of a
-//! mini-batch are predicted with the parameters as they were before it (phase 1), then its gradients are applied, for each
-//! key in sample order (phase 2). Threads share phase 1 by samples and phase 2 by parameter shards, so no sum is ever
-//! made by two threads, and any number of them leaves the same bits.
+//! mini-batch are predicted with the parameters as they were before it, then its gradients are applied, for each key in
+//! sample order. Linear models whose entries stand beside their keys take the path of [`linear`], all others that of
+//! [`general`]. Any number of threads leaves the same bits.
 
-mod phases;
+mod general;
+mod linear;
+mod state;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use tidemill_base::{
-    Error, Result, StateHash,
-    codec::{Decoder, Encoder},
+use std::sync::{
+    Arc, Mutex, RwLock,
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
-use tidemill_model::{Features, ParamTable, optimizer::Ftrl};
+
+use tidemill_base::{Result, StateHash, StateHasher};
+use tidemill_model::{
+    Features, ParamTable,
+    learner::Learner,
+    optimizer::{Optimizer, Pair},
+    params::TableSpec,
+};
 use tidemill_stream::join::{Matured, SampleKind};
 
-use crate::{TrainSpec, Validation, pool::Pool, spec::LEARNERS};
-use phases::Work;
+use crate::{TrainSpec, Validation, pool::Pool};
+use general::{Dense, EntryBlock, SLICE_SAMPLES, SliceScratch};
 
 /// Smaller batches are not worth a second thread.
 const SHARED_ROWS_MIN: usize = 512;
+/// Mini-batches of fewer samples are over before a second thread has begun.
+const SHARED_BATCH_SIZE_MIN: usize = 16;
+/// Parts of the table at most: there are so many groups of sums.
+const PARTS_MAX: usize = tidemill_model::learner::GROUPS;
 
 /// Samples to learn from.
 #[derive(Clone, Copy)]
 pub struct SampleBatch<'a> {
     /// Features of each sample.
     pub features: &'a Features,
-    /// Label of each: 0 or 1.
+    /// Label of each: 0 or 1, a number, or a class.
     pub labels: &'a [f32],
     /// What each row is. A [`SampleKind::Retract`] is directly followed by its [`SampleKind::Correct`].
     pub kinds: &'a [SampleKind],
@@ -34,15 +46,23 @@ pub struct SampleBatch<'a> {
     pub seqs: &'a [u64],
     /// True probability of each, where somebody knows it; NaN where not.
     pub oracle: Option<&'a [f64]>,
+    /// Sample weight of each, if they differ.
+    pub weights: Option<&'a [f32]>,
+    /// Group of each by which figures are told apart, if somebody asked.
+    pub groups: Option<&'a [u32]>,
 }
 
 /// Learns, and keeps score of its predictions.
 pub struct Trainer {
     pub(crate) spec: TrainSpec,
-    pub(crate) ftrl: Ftrl,
+    pub(crate) learner: Arc<dyn Learner>,
     pub(crate) table: ParamTable,
     /// Deltas taken so far.
     pub(crate) deltas: u64,
+    /// Whether dense parameters changed since the last delta.
+    pub(crate) dense_changed: bool,
+    blocks: Vec<EntryBlock>,
+    dense: Dense,
     pool: Pool,
     scratch: Scratch,
     validation: Validation,
@@ -66,7 +86,7 @@ pub struct TrainStats {
     pub refused_non_finite: u64,
     /// The least key among those.
     pub refused_key: Option<u64>,
-    /// Updates of new keys refused because the table was full (`train.entries_max`).
+    /// Updates of new keys refused because the table was full (`train.entries_max`) or the key not yet seen often enough.
     pub refused_admissions: u64,
     /// Parameter-update mini-batches.
     pub updates: u64,
@@ -88,72 +108,134 @@ struct Counts {
 /// What the threads write for one another. Plain atomics: the end of a phase orders them.
 #[derive(Default)]
 struct Scratch {
-    /// Of each row of the batch: bits of the logit; NaN where none was computed.
-    logits: Vec<AtomicU32>,
-    /// Of each row: bits of what its gradient is, for a feature of value 1; 0 changes nothing.
-    residuals: Vec<AtomicU32>,
-    /// Of each feature of the mini-batch: where phase 1 saw its entry.
-    places: Vec<AtomicU32>,
+    /// Of each row and output: bits of the score; NaN where none was computed.
+    scores: Vec<AtomicU32>,
+    /// Of each row and part of the table: bits of the part's sum.
+    sums: Vec<AtomicU32>,
+    own: Vec<Mutex<linear::Own>>,
+    slices: Vec<Mutex<SliceScratch>>,
 }
 
 impl Trainer {
     /// A model that has learned nothing. `threads` never matters to what it learns.
-    pub fn new(spec: &TrainSpec, threads: usize) -> Self {
-        let table = ParamTable::new(spec.entries_max, threads);
-        Self::with_table(spec, threads, table, Validation::new(spec.validate_window, spec.pending_max))
-    }
-
-    fn with_table(spec: &TrainSpec, threads: usize, table: ParamTable, validation: Validation) -> Self {
-        Self {
+    pub fn new(spec: &TrainSpec, threads: usize) -> Result<Self> {
+        let parts = parts(threads);
+        let learner = spec.model.build(spec.slots.len());
+        let table = ParamTable::new(table_spec(spec, &*learner), parts)?;
+        let validation = Validation::new(spec.task(), spec.validate_window, spec.pending_max);
+        let params = learner.start_dense(spec.seed);
+        let mut state = vec![0.0; spec.dense_optimizer.words(params.len())];
+        spec.dense_optimizer.start(&params, &mut state);
+        let dense = Dense { optimizer: spec.dense_optimizer, params: RwLock::new(params), state: Mutex::new(state) };
+        Ok(Self {
             spec: spec.clone(),
-            ftrl: spec.ftrl(),
-            pool: Pool::new(threads),
+            blocks: blocks(spec, &*learner),
+            learner,
+            pool: Pool::new(parts),
             table,
+            dense,
             deltas: 0,
+            dense_changed: false,
             scratch: Scratch::default(),
             validation,
             counts: Counts { non_finite_key: AtomicU64::new(u64::MAX), ..Counts::default() },
-        }
+        })
     }
 
     /// Predicts the samples, then learns from them, mini-batch by mini-batch; nothing is carried over to the next call.
     pub fn update(&mut self, batch: &SampleBatch) {
         batch.check();
-        let rows = batch.labels.len();
         let refused = refused_rows(batch.features);
-        self.scratch.make_room(batch, self.spec.batch_size);
-        let work = Work {
+        let rate = self.spec.schedule.rate(self.counts.samples);
+        match is_pairs(&self.spec, &*self.learner) {
+            true => match self.spec.optimizer {
+                Optimizer::Sgd(rule) => self.update_linear(batch, &refused, rule, rate),
+                Optimizer::Momentum(rule) => self.update_linear(batch, &refused, rule, rate),
+                Optimizer::Adagrad(rule) => self.update_linear(batch, &refused, rule, rate),
+                Optimizer::Ftrl(rule) => self.update_linear(batch, &refused, rule, rate),
+                Optimizer::Adam(_) => self.update_general(batch, &refused, rate),
+            },
+            false => self.update_general(batch, &refused, rate),
+        }
+        self.dense_changed |= self.learner.dense_dimension() > 0;
+        self.counts.updates += batch.labels.len().div_ceil(self.spec.batch_size) as u64;
+        self.keep_score(batch, &refused);
+    }
+
+    fn update_linear<R: Pair>(&mut self, batch: &SampleBatch, refused: &[bool], rule: R, rate: f32) {
+        let (rows, parts) = (batch.labels.len(), self.table.parts());
+        grow(&mut self.scratch.scores, rows);
+        grow(&mut self.scratch.sums, rows * parts);
+        grow(&mut self.scratch.own, parts);
+        let work = linear::Work {
             batch,
-            refused: &refused,
+            refused,
             batch_size: self.spec.batch_size,
-            ftrl: self.ftrl,
+            rule,
+            rate,
+            loss: self.spec.model.loss,
+            clip: self.spec.clip,
+            admit_after: self.spec.admit_after,
             table: &self.table,
-            scratch: &self.scratch,
+            own: &self.scratch.own,
+            sums: &self.scratch.sums,
+            scores: &self.scratch.scores,
             counts: &self.counts,
         };
-        let phases = 2 * rows.div_ceil(work.batch_size);
-        self.pool.run(rows >= SHARED_ROWS_MIN, phases, |phase, part, parts| {
-            let begin = phase / 2 * work.batch_size;
-            let mini_batch = begin..rows.min(begin + work.batch_size);
-            match phase % 2 {
-                0 => work.predict(&mini_batch, part, parts),
-                _ => work.learn(&mini_batch, part, parts),
-            }
+        if parts == 1 {
+            return work.alone();
+        }
+        let worth_sharing = rows >= SHARED_ROWS_MIN && self.spec.batch_size >= SHARED_BATCH_SIZE_MIN;
+        self.pool.run(worth_sharing, work.phases(), |phase, worker, workers| {
+            (worker..parts).step_by(workers).for_each(|part| work.phase(phase, part));
         });
-        self.counts.updates += rows.div_ceil(self.spec.batch_size) as u64;
-        self.keep_score(batch, &refused);
+    }
+
+    fn update_general(&mut self, batch: &SampleBatch, refused: &[bool], rate: f32) {
+        let rows = batch.labels.len();
+        grow(&mut self.scratch.scores, rows * self.learner.outputs());
+        grow(&mut self.scratch.slices, rows.min(self.spec.batch_size).div_ceil(SLICE_SAMPLES));
+        let work = general::Work {
+            batch,
+            refused,
+            batch_size: self.spec.batch_size,
+            learner: &*self.learner,
+            blocks: &self.blocks,
+            loss: self.spec.model.loss,
+            rate,
+            clip: self.spec.clip,
+            seed: self.spec.seed,
+            admit_after: self.spec.admit_after,
+            table: &self.table,
+            dense: &self.dense,
+            slices: &self.scratch.slices,
+            scores: &self.scratch.scores,
+            counts: &self.counts,
+        };
+        let worth_sharing = rows.min(self.spec.batch_size) >= 2 * SLICE_SAMPLES;
+        self.pool.run(worth_sharing, work.phases(), |phase, worker, workers| work.phase(phase, worker, workers));
     }
 
     /// Remembers the first prediction of each impression, and counts.
     fn keep_score(&mut self, batch: &SampleBatch, refused: &[bool]) {
+        let outputs = self.learner.outputs();
+        let mut scores = vec![0.0; outputs];
         for (row, (kind, seq)) in batch.kinds.iter().zip(batch.seqs).enumerate() {
             match (kind, is_refused(refused, row)) {
                 (SampleKind::Retract, _) => {}
                 (SampleKind::Correct, refused) => self.counts.corrections += !refused as u64,
                 (SampleKind::Final | SampleKind::Early, refused) => {
-                    let logit = f32::from_bits(self.scratch.logits[row].load(Relaxed));
-                    let oracle = batch.oracle.map_or(f64::NAN, |oracle| oracle[row]);
-                    self.validation.predicted(*seq, logit, oracle);
+                    // What was refused was never predicted, and says nothing about the learner's health.
+                    if !refused {
+                        let kept = &self.scratch.scores[row * outputs..][..outputs];
+                        scores
+                            .iter_mut()
+                            .zip(kept)
+                            .for_each(|(score, bits)| *score = f32::from_bits(bits.load(Relaxed)));
+                        let oracle = batch.oracle.map_or(f64::NAN, |oracle| oracle[row]);
+                        let group = batch.groups.map_or(0, |groups| groups[row]);
+                        self.validation.predicted(*seq, &scores, oracle, group);
+                    }
                     self.counts.samples += !refused as u64;
                     self.counts.refused_samples += refused as u64;
                 }
@@ -164,7 +246,7 @@ impl Trainer {
     /// Scores the predictions of impressions whose label is final. Each impression must be named once, also one whose
     /// sample never came to [`Trainer::update`]: it is counted as not scored.
     pub fn mature(&mut self, matured: &[Matured]) {
-        matured.iter().for_each(|m| self.validation.matured(m.seq, m.positive));
+        self.validation.labelled_all(matured.iter().map(|m| (m.seq, m.label)));
     }
 
     /// How good the predictions were.
@@ -172,9 +254,27 @@ impl Trainer {
         &self.validation
     }
 
+    /// A version was published: figures since the last version begin anew.
+    pub fn version_published(&mut self) {
+        self.validation.version_published();
+    }
+
+    /// What is being trained.
+    pub fn spec(&self) -> &TrainSpec {
+        &self.spec
+    }
+
     /// Identity of the parameters with their optimizer state: equal hashes mean equal bits.
     pub fn state_hash(&self) -> StateHash {
-        self.table.state_hash()
+        let table = self.table.state_hash();
+        let dense = self.dense.state.lock().expect("nobody panics while holding it");
+        if dense.is_empty() {
+            return table;
+        }
+        let mut hasher = StateHasher::new();
+        hasher.u64(table.0 as u64).u64((table.0 >> 64) as u64);
+        dense.iter().for_each(|word| _ = hasher.u64(u64::from(word.to_bits())));
+        hasher.finish()
     }
 
     /// Counts and sizes.
@@ -193,88 +293,80 @@ impl Trainer {
         }
     }
 
-    /// Appends the whole state: what [`Trainer::decode`] makes of it continues bit for bit.
-    pub fn encode(&self, out: &mut Encoder) {
-        encode_settings(&self.spec, out);
-        let c = &self.counts;
-        out.put_u64(self.deltas).put_u64(c.samples).put_u64(c.corrections).put_u64(c.refused_samples);
-        out.put_u64(c.updates).put_u64(c.non_finite.load(Relaxed)).put_u64(c.non_finite_key.load(Relaxed));
-        out.put_u64(c.not_admitted.load(Relaxed));
-        self.validation.encode(out);
-        self.table.encode(out);
+    pub(crate) fn dense_params(&self) -> Vec<f32> {
+        self.dense.params.read().expect("nobody panics while holding it").clone()
     }
 
-    /// Reads back what [`Trainer::encode`] wrote. Refuses the state of other settings.
-    pub fn decode(spec: &TrainSpec, threads: usize, from: &mut Decoder) -> Result<Self> {
-        check_settings(spec, from)?;
-        let mut next = || from.u64();
-        let (deltas, samples, corrections, refused_samples) = (next()?, next()?, next()?, next()?);
-        let updates = next()?;
-        let (non_finite, non_finite_key, not_admitted) = (next()?.into(), next()?.into(), next()?.into());
-        let counts =
-            Counts { samples, corrections, refused_samples, updates, non_finite, non_finite_key, not_admitted };
-        let validation = Validation::decode(spec.validate_window, spec.pending_max, from)?;
-        let table = ParamTable::decode(spec.entries_max, threads, from)?;
-        Ok(Self { deltas, counts, ..Self::with_table(spec, threads, table, validation) })
+    /// Writes the parameters of an entry's state to `out`.
+    pub(crate) fn read_entry(&self, state: &[f32], out: &mut [f32]) {
+        for block in &self.blocks {
+            block.optimizer.read(&state[block.words.clone()], &mut out[block.params.clone()]);
+        }
     }
 }
 
-/// Settings the state depends on.
-fn encode_settings(spec: &TrainSpec, out: &mut Encoder) {
-    out.put_str(LEARNERS[0]);
-    for x in [spec.alpha, spec.beta, spec.l1, spec.l2] {
-        out.put_f64(x);
-    }
-    out.put_u64(spec.batch_size as u64).put_u64(spec.validate_window);
+/// So many parts can share the work: a power of two, as sums are.
+fn parts(threads: usize) -> usize {
+    let threads = threads.clamp(1, PARTS_MAX);
+    1 << threads.ilog2()
 }
 
-fn check_settings(spec: &TrainSpec, from: &mut Decoder) -> Result<()> {
-    let learner = from.str()?;
-    if learner != LEARNERS[0] {
-        return Err(Error::conflict(format!("the checkpoint is of learner '{learner}', not '{}'", LEARNERS[0])));
-    }
-    let differs = |name: &str, was: f64, is: f64| match was.to_bits() == is.to_bits() {
-        true => Ok(()),
-        false => Err(Error::conflict(format!(
-            "the checkpoint was made with {name} = {was}, now it is {is}; set it back or train under another name"
-        ))),
+/// Whether entries are of one parameter whose state stands beside the key.
+fn is_pairs(spec: &TrainSpec, learner: &dyn Learner) -> bool {
+    learner.width() == 1 && learner.dense_dimension() == 0 && !matches!(spec.optimizer, Optimizer::Adam(_))
+}
+
+fn table_spec(spec: &TrainSpec, learner: &dyn Learner) -> TableSpec {
+    let words: usize = match is_pairs(spec, learner) {
+        true => 2,
+        // More than two, or they would stand beside the key.
+        false => blocks(spec, learner).last().map_or(0, |block| block.words.end).max(3),
     };
-    differs("model.alpha", from.f64()?, spec.alpha)?;
-    differs("model.beta", from.f64()?, spec.beta)?;
-    differs("model.l1", from.f64()?, spec.l1)?;
-    differs("model.l2", from.f64()?, spec.l2)?;
-    differs("train.batch_size", from.u64()? as f64, spec.batch_size as f64)?;
-    differs("validate.window", from.u64()? as f64, spec.validate_window as f64)
+    TableSpec { words, entries_max: spec.entries_max, admits_late: spec.admit_after > 1 }
+}
+
+fn blocks(spec: &TrainSpec, learner: &dyn Learner) -> Vec<EntryBlock> {
+    let (mut params, mut words) = (0, 0);
+    let next = |block: tidemill_model::learner::Block| {
+        let optimizer = if block.name == "linear" { spec.optimizer } else { spec.factors_optimizer };
+        let (first_param, first_word) = (params, words);
+        params += block.dimension;
+        words += optimizer.words(block.dimension);
+        EntryBlock { optimizer, spread: block.spread, params: first_param..params, words: first_word..words }
+    };
+    learner.blocks().into_iter().map(next).collect()
+}
+
+impl Counts {
+    #[cold]
+    fn refuse_non_finite(&self, key: u64) {
+        self.non_finite.fetch_add(1, Relaxed);
+        self.non_finite_key.fetch_min(key, Relaxed);
+    }
 }
 
 impl SampleBatch<'_> {
     /// Whatever is wrong here is a mistake of the caller, and would be learned for ever.
     fn check(&self) {
         let rows = self.labels.len();
-        let lengths = [self.features.len(), self.kinds.len(), self.seqs.len(), self.oracle.map_or(rows, <[f64]>::len)];
-        assert_eq!(lengths, [rows; 4], "lengths of features, kinds, seqs and oracle");
+        let lengths = [
+            self.features.len(),
+            self.kinds.len(),
+            self.seqs.len(),
+            self.oracle.map_or(rows, <[f64]>::len),
+            self.weights.map_or(rows, <[f32]>::len),
+            self.groups.map_or(rows, <[u32]>::len),
+        ];
+        assert_eq!(lengths, [rows; 6], "lengths of features, kinds, seqs, oracle, weights and groups");
         for (i, pair) in self.kinds.iter().enumerate().filter(|(_, kind)| **kind == SampleKind::Retract) {
             assert_eq!(self.kinds.get(i + 1), Some(&SampleKind::Correct), "row {i} is {pair:?}, and the next");
         }
     }
 }
 
-impl Scratch {
-    fn make_room(&mut self, batch: &SampleBatch, batch_size: usize) {
-        let rows = batch.labels.len();
-        let mut features_max = 0;
-        for begin in (0..rows).step_by(batch_size) {
-            let end = rows.min(begin + batch_size);
-            features_max = features_max.max(batch.features.range(end - 1).end - batch.features.range(begin).start);
-        }
-        let grow = |cells: &mut Vec<AtomicU32>, len: usize| {
-            if cells.len() < len {
-                cells.resize_with(len, AtomicU32::default);
-            }
-        };
-        grow(&mut self.logits, rows);
-        grow(&mut self.residuals, rows);
-        grow(&mut self.places, features_max);
+fn grow<T: Default>(cells: &mut Vec<T>, len: usize) {
+    if cells.len() < len {
+        cells.resize_with(len, T::default);
     }
 }
 

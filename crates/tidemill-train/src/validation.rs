@@ -1,128 +1,261 @@
 //! Progressive validation: each prediction, made before its sample was learned from, meets its final label.
 //!
-//! In: predictions by impression number, then final labels. Out: log loss beside the best possible, AUC and calibration,
-//! since the beginning and over the recent window. Scored in the order of the impressions: a prediction whose label has
-//! come waits for those before it. They wait in a ring of at most `2 * pending_max + 65,536` numbers; beyond it the oldest
-//! leave, and those without a label are given up and counted. Sums are made in that one order, with our own logarithm, so
-//! they are the same in every run. Probabilities are clipped to [1e-7, 1 - 1e-7] here, in the loss, and nowhere else.
+//! In: predictions by impression number, then final labels. Out: loss beside the best possible, AUC and calibration; since
+//! the beginning, over the recent window, since the last version and by group; and whether the learner diverges. Scored in
+//! the order of the impressions: a prediction whose label has come waits for those before it. They wait in a ring of at
+//! most `2 * pending_max + 65,536` numbers (fewer when each has many scores); beyond it the oldest leave, and those without
+//! a label are given up and counted. Sums are made in that one order, with our own logarithm, so they are the same in every
+//! run, and a restart at any place changes none of them.
 
+mod auc;
+mod groups;
+mod health;
 mod metrics;
 mod ring;
+mod score;
+#[cfg(test)]
+mod tests;
+mod window;
 
-use std::collections::VecDeque;
 use tidemill_base::{
-    Result,
+    Error, Result,
     codec::{Decoder, Encoder},
 };
 
+use groups::Groups;
+pub use groups::{GROUPS_MAX, GroupMetrics, OTHERS};
+pub use health::Health;
+use health::Watch;
 use metrics::Tally;
-pub use metrics::{Decile, Metrics};
-use ring::{Prediction, Ring};
+pub use metrics::{CLASSES_COUNTED_MAX, ClassCount, ClassMetrics, Decile, Metrics, RegressionMetrics};
+use ring::{Place, Ring};
+use score::Score;
+pub use window::WINDOW_MAX;
+use window::Window;
 
-/// Blocks of the recent window.
-const BLOCKS: usize = 10;
+/// Scores that wait, of models that have several for each prediction: 128 MiB, and as room grows by doubling, less than
+/// 256 MiB of memory.
+const WAITING_SCORES_MAX: usize = 1 << 25;
+
+/// What labels are, and so what scores mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Labels 0 and 1; the score is a logit.
+    Binary,
+    /// Labels are numbers; so is the score.
+    Regression,
+    /// Labels are 0, 1 and so on below this number, which is at least 2; one score for each, of which the softmax is the
+    /// probability.
+    Classes(u32),
+}
 
 /// Scores predictions against final labels.
 pub struct Validation {
     ring: Ring,
     tallies: Tallies,
+    task: Task,
+}
+
+/// Predictions with their labels, about to be scored together: the processor computes several while it would wait for one.
+struct Run {
+    scores: [f32; RUN],
+    oracles: [f32; RUN],
+    labels: [f32; RUN],
+    groups: [u16; RUN],
+    length: usize,
+}
+
+const RUN: usize = 64;
+
+struct Tallies {
+    task: Task,
+    overall: Tally,
+    /// Scores since the beginning; of a binary task.
+    histogram: auc::Histogram,
+    window: Window,
+    since_version: Tally,
+    /// Of the version before, with its AUC.
+    before_version: Option<(Tally, f64)>,
+    groups: Groups,
+    watch: Watch,
+    /// The label that came last, and how many times in a row.
+    run: (f32, u64),
     unscored: u64,
 }
 
-struct Tallies {
-    overall: Tally,
-    /// Full blocks of `block_samples`, oldest first, at most [`BLOCKS`]; the one being filled comes last.
-    recent: VecDeque<Tally>,
-    block_samples: u64,
-}
-
-/// How good the predictions were, since the beginning and recently.
+/// How good the predictions were.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// Samples scored.
-    pub samples: u64,
-    /// Of these, positive.
-    pub positives: u64,
-    /// Mean log loss; NaN without samples.
-    pub logloss: f64,
-    /// Log loss over the entropy of the base rate: 1 is as good as knowing the base rate; NaN when there is no entropy.
-    pub normalized_entropy: f64,
-    /// Mean log loss of the true probabilities, where they are known: no model can be expected to do better.
-    pub best_logloss: Option<f64>,
-    /// Area under the ROC curve, from a histogram of 4,096 scores; NaN while one class is missing.
-    pub auc: f64,
-    /// Mean predicted probability; NaN without samples.
-    pub mean_prediction: f64,
-    /// By predicted probability: [0, 0.1), [0.1, 0.2) and so on.
-    pub calibration: [Decile; 10],
+    /// Since the beginning.
+    pub overall: Metrics,
+    /// The last `validate.window` samples, exactly these, though never more than [`WINDOW_MAX`].
+    pub recent: Metrics,
+    /// Since the last version was published. Its AUC is over those of its samples that are in the recent window.
+    pub since_version: Metrics,
+    /// The same of the time between the last version and the one before.
+    pub before_version: Option<Metrics>,
+    /// By group number; empty when nobody asked.
+    pub groups: Vec<GroupMetrics>,
     /// Impressions that matured without a prediction to score: refused samples, and predictions given up.
     pub unscored: u64,
-    /// The same over the last `validate.window` samples, to a tenth of it more.
-    pub recent: Metrics,
+    /// The one label, and how many samples in a row had it, when it was all of the recent window (of 1,000 samples when
+    /// the window is shorter, of 100,000 when it is longer).
+    pub one_class: Option<(f32, u64)>,
+    /// Whether the learner diverges.
+    pub health: Health,
+}
+
+impl Task {
+    /// Scores of one prediction.
+    #[inline]
+    pub fn scores(self) -> usize {
+        match self {
+            Task::Binary | Task::Regression => 1,
+            Task::Classes(classes) => classes as usize,
+        }
+    }
+
+    /// The label, if it is one of this task.
+    #[inline]
+    fn label(self, label: f32) -> Option<f32> {
+        let fits = match self {
+            Task::Binary => label == 0.0 || label == 1.0,
+            Task::Regression => label.is_finite(),
+            Task::Classes(classes) => label >= 0.0 && label < classes as f32 && label as u32 as f32 == label,
+        };
+        if fits { Some(label) } else { None }
+    }
+
+    /// Counts by class; the last is shared when there are more classes than are counted.
+    fn classes_counted(self) -> usize {
+        match self {
+            Task::Binary | Task::Regression => 0,
+            Task::Classes(classes) => classes.min(CLASSES_COUNTED_MAX + 1) as usize,
+        }
+    }
 }
 
 impl Validation {
     /// Nothing scored yet. `window`: samples that recent figures are about; `pending_max`: impressions that may wait.
-    pub fn new(window: u64, pending_max: usize) -> Self {
-        Self {
-            ring: Ring::new(pending_max.saturating_mul(2).saturating_add(65_536)),
-            tallies: Tallies {
-                overall: Tally::default(),
-                recent: VecDeque::from([Tally::default()]),
-                block_samples: (window / BLOCKS as u64).max(1),
-            },
+    pub fn new(task: Task, window: u64, pending_max: usize) -> Self {
+        assert!(task.scores() >= 1 && task != Task::Classes(1), "{task:?}: at least two classes");
+        let places_max = pending_max.saturating_mul(2).saturating_add(65_536);
+        let ring = Ring::new(places_max.min(WAITING_SCORES_MAX / task.scores()).max(1), task.scores());
+        let window = Window::new(window);
+        let tallies = Tallies {
+            task,
+            overall: Tally::new(task),
+            histogram: auc::Histogram::default(),
+            since_version: Tally::new(task),
+            before_version: None,
+            groups: Groups::default(),
+            watch: Watch::new(task, window.length()),
+            run: (0.0, 0),
             unscored: 0,
-        }
+            window,
+        };
+        Self { ring, tallies, task }
     }
 
-    /// Keeps the prediction made for impression `seq`; only the first counts. `oracle` is NaN where it is not known.
-    pub fn predicted(&mut self, seq: u64, logit: f32, oracle: f64) {
+    /// Keeps the prediction made for impression `seq`; only the first counts. `scores` are raw, as the learner gave them;
+    /// if one is not finite, that speaks against the learner's health, so a sample that was refused before it was predicted
+    /// must not come here. `oracle` is what was truly to be expected (a probability, a number), NaN where it is not known;
+    /// of several classes it is not used. `group` numbers the value of the column asked for, from 1; 0: not asked.
+    #[inline]
+    pub fn predicted(&mut self, seq: u64, scores: &[f32], oracle: f64, group: u32) {
+        assert_eq!(scores.len(), self.task.scores(), "scores of impression {seq}");
         self.reach(seq);
-        self.ring.put(seq, Prediction { logit, oracle: oracle as f32 });
+        let scores = match scores {
+            // An infinite logit has its loss, an infinite number has none.
+            [number] if self.task == Task::Regression && number.is_infinite() => &[f32::NAN],
+            _ => scores,
+        };
+        self.ring.put(seq, scores, oracle as f32, groups::counted_as(group));
     }
 
-    /// Gives impression `seq` its final label. Predictions are scored in the order of their impressions.
-    pub fn matured(&mut self, seq: u64, positive: bool) {
+    /// Gives impression `seq` its final label. Predictions are scored in the order of their impressions. A label that the
+    /// task does not have counts as not scored.
+    #[inline]
+    pub fn labelled(&mut self, seq: u64, label: f32) {
         self.reach(seq);
-        if !self.ring.label(seq, positive) {
-            self.unscored += 1;
-        }
-        while let Some((prediction, positive)) = self.ring.pop() {
-            self.tallies.score(prediction, positive);
+        self.tallies.unscored += !self.ring.label(seq, self.task.label(label)) as u64;
+        while let Some(place) = self.ring.ready().copied() {
+            self.ring.leave();
+            self.tallies.score(&place, self.ring.scores());
         }
     }
 
+    /// The same for many, which is faster than one after the other.
+    #[inline]
+    pub fn labelled_all(&mut self, labels: impl IntoIterator<Item = (u64, f32)>) {
+        let mut run = Run::default();
+        for (seq, label) in labels {
+            if self.ring.gives_up_for(seq) {
+                // Those that leave the ring now come after those of the run.
+                self.tallies.score_run(&mut run);
+            }
+            self.reach(seq);
+            self.tallies.unscored += !self.ring.label(seq, self.task.label(label)) as u64;
+            while let Some(place) = self.ring.ready() {
+                if self.task == Task::Binary {
+                    run.push(place, &mut self.tallies);
+                    self.ring.leave();
+                } else {
+                    let place = *place;
+                    self.ring.leave();
+                    self.tallies.score(&place, self.ring.scores());
+                }
+            }
+        }
+        self.tallies.score_run(&mut run);
+    }
+
+    /// From here on, samples are scored since the new version.
+    pub fn version_published(&mut self) {
+        let tallies = &mut self.tallies;
+        let auc = tallies.window.auc(self.task, tallies.since_version.samples());
+        let before = std::mem::replace(&mut tallies.since_version, Tally::new(self.task));
+        tallies.before_version = Some((before, auc));
+    }
+
+    #[inline]
     fn reach(&mut self, seq: u64) {
         let tallies = &mut self.tallies;
-        self.unscored += self.ring.reach(seq, |prediction, positive| tallies.score(prediction, positive));
+        let given_up = self.ring.reach(seq, |place, scores| tallies.score(place, scores));
+        self.tallies.unscored += given_up;
     }
 
-    /// How good the predictions were.
+    /// How good the predictions were. Goes through the recent window and sorts it; [`Validation::overall`],
+    /// [`Validation::health`] and [`Validation::samples`] do not.
     pub fn summary(&self) -> Summary {
-        let mut recent = Tally::default();
-        self.tallies.recent.iter().for_each(|block| recent.merge(block));
-        let Metrics {
-            samples,
-            positives,
-            logloss,
-            normalized_entropy,
-            best_logloss,
-            auc,
-            mean_prediction,
-            calibration,
-        } = self.tallies.overall.metrics();
+        let tallies = &self.tallies;
+        let recent = tallies.window.metrics(self.task);
+        let since = tallies.since_version.samples();
+        let since_auc = match since >= tallies.window.len() as u64 {
+            true => recent.auc,
+            false => tallies.window.auc(self.task, since),
+        };
         Summary {
-            samples,
-            positives,
-            logloss,
-            normalized_entropy,
-            best_logloss,
-            auc,
-            mean_prediction,
-            calibration,
-            unscored: self.unscored,
-            recent: recent.metrics(),
+            overall: self.overall(),
+            since_version: tallies.since_version.metrics(self.task, since_auc),
+            before_version: tallies.before_version.as_ref().map(|(tally, auc)| tally.metrics(self.task, *auc)),
+            groups: tallies.groups.metrics(),
+            unscored: tallies.unscored,
+            one_class: tallies.one_class(),
+            health: tallies.watch.health().clone(),
+            recent,
         }
+    }
+
+    /// Figures since the beginning.
+    pub fn overall(&self) -> Metrics {
+        let auc = if self.task == Task::Binary { self.tallies.histogram.auc() } else { f64::NAN };
+        self.tallies.overall.metrics(self.task, auc)
+    }
+
+    /// Whether the learner diverges.
+    pub fn health(&self) -> &Health {
+        self.tallies.watch.health()
     }
 
     /// Samples scored since the beginning.
@@ -135,169 +268,157 @@ impl Validation {
         self.ring.waiting()
     }
 
-    pub(crate) fn encode(&self, out: &mut Encoder) {
-        self.ring.encode(out);
-        self.tallies.overall.encode(out);
-        out.put_varint(self.tallies.recent.len() as u64);
-        self.tallies.recent.iter().for_each(|block| block.encode(out));
-        out.put_u64(self.unscored);
+    /// Memory: what waits and the recent window, each of which has its bound; the rest is less than 200 KB.
+    pub fn bytes(&self) -> usize {
+        let tallies = &self.tallies;
+        size_of::<Self>() + size_of::<[[u32; 2]; 4096]>()
+            + self.ring.bytes() + tallies.window.bytes() + tallies.groups.bytes()
+            // Classes are counted in three tallies of three numbers, and in two blocks of one.
+            + self.task.classes_counted() * 11 * size_of::<u64>()
     }
 
-    pub(crate) fn decode(window: u64, pending_max: usize, from: &mut Decoder) -> Result<Self> {
-        let mut validation = Self::new(window, pending_max);
-        validation.ring.decode(from)?;
-        validation.tallies.overall = Tally::decode(from)?;
-        let blocks = from.count(1)?;
-        validation.tallies.recent = (0..blocks).map(|_| Tally::decode(from)).collect::<Result<_>>()?;
-        if validation.tallies.recent.is_empty() || blocks > BLOCKS + 1 {
-            return Err(tidemill_base::Error::corrupt(format!("validation: {blocks} blocks in the recent window")));
+    pub(crate) fn encode(&self, out: &mut Encoder) {
+        let tallies = &self.tallies;
+        self.task.encode(out);
+        self.ring.encode(out);
+        tallies.overall.encode(out);
+        tallies.histogram.encode(out);
+        tallies.window.encode(self.task, out);
+        tallies.since_version.encode(out);
+        out.put_u8(tallies.before_version.is_some() as u8);
+        if let Some((tally, auc)) = &tallies.before_version {
+            tally.encode(out);
+            out.put_f64(*auc);
         }
-        validation.unscored = from.u64()?;
+        tallies.groups.encode(out);
+        tallies.watch.encode(out);
+        out.put_f32(tallies.run.0).put_u64(tallies.run.1).put_u64(tallies.unscored);
+    }
+
+    /// Reads back what [`Validation::encode`] wrote for the same settings.
+    pub(crate) fn decode(task: Task, window: u64, pending_max: usize, from: &mut Decoder) -> Result<Self> {
+        task.check(from)?;
+        let mut validation = Self::new(task, window, pending_max);
+        validation.ring.decode(|label| task.label(label).is_some(), from)?;
+        let tallies = &mut validation.tallies;
+        tallies.overall = Tally::decode(task, from)?;
+        tallies.histogram = auc::Histogram::decode(from)?;
+        tallies.window = Window::decode(task, window, from)?;
+        tallies.since_version = Tally::decode(task, from)?;
+        if from.u8()? != 0 {
+            tallies.before_version = Some((Tally::decode(task, from)?, from.f64()?));
+        }
+        tallies.groups = Groups::decode(from)?;
+        tallies.watch = Watch::decode(task, tallies.window.length(), from)?;
+        tallies.run = (from.f32()?, from.u64()?);
+        tallies.unscored = from.u64()?;
         Ok(validation)
     }
 }
 
-impl Tallies {
-    fn score(&mut self, prediction: Prediction, positive: bool) {
-        let score = metrics::Score::of(prediction.logit, prediction.oracle, positive);
-        self.overall.add(&score);
-        let block = self.recent.back_mut().expect("there is always a block being filled");
-        block.add(&score);
-        if block.samples() == self.block_samples {
-            if self.recent.len() > BLOCKS {
-                self.recent.pop_front();
-            }
-            self.recent.push_back(Tally::default());
+impl Task {
+    fn encode(self, out: &mut Encoder) {
+        let (kind, classes) = match self {
+            Task::Binary => (0, 0),
+            Task::Regression => (1, 0),
+            Task::Classes(classes) => (2, classes),
+        };
+        out.put_u8(kind).put_u32(classes);
+    }
+
+    fn check(self, from: &mut Decoder) -> Result<()> {
+        let was = match (from.u8()?, from.u32()?) {
+            (0, _) => Task::Binary,
+            (1, _) => Task::Regression,
+            (2, classes) => Task::Classes(classes),
+            (other, _) => return Err(Error::corrupt(format!("validation: kind of task {other}"))),
+        };
+        match was == self {
+            true => Ok(()),
+            false => Err(Error::conflict(format!(
+                "the checkpoint was made with labels of {was:?}, now they are of {self:?}; set model.loss back or train \
+                 under another name"
+            ))),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Default for Run {
+    fn default() -> Self {
+        Self { scores: [0.0; RUN], oracles: [0.0; RUN], labels: [0.0; RUN], groups: [0; RUN], length: 0 }
+    }
+}
 
-    fn scored(samples: impl IntoIterator<Item = (f32, bool)>, window: u64) -> Summary {
-        let mut v = Validation::new(window, 100);
-        for (seq, (logit, positive)) in samples.into_iter().enumerate() {
-            v.predicted(seq as u64, logit, f64::NAN);
-            v.matured(seq as u64, positive);
+impl Run {
+    #[inline(always)]
+    fn push(&mut self, place: &Place, tallies: &mut Tallies) {
+        let i = self.length;
+        self.scores[i] = place.score;
+        self.oracles[i] = place.oracle;
+        self.labels[i] = place.label;
+        self.groups[i] = place.group;
+        self.length += 1;
+        if self.length == RUN {
+            tallies.score_run(self);
         }
-        v.summary()
     }
+}
 
-    #[test]
-    fn log_loss_entropy_and_calibration_are_the_textbooks() {
-        let logit = |p: f64| (p / (1.0 - p)).ln() as f32;
-        let s = scored([(logit(0.8), true), (logit(0.25), false), (logit(0.25), true), (logit(0.83), true)], 100);
-        // -(ln 0.8 + ln 0.75 + ln 0.25 + ln 0.83) / 4 = (0.223144 + 0.287682 + 1.386294 + 0.186330) / 4
-        assert!((s.logloss - 0.520862).abs() < 1e-6);
-        // base rate 3/4: entropy 0.562335
-        assert!((s.normalized_entropy - 0.520862 / 0.562335).abs() < 1e-5);
-        assert_eq!((s.samples, s.positives, s.best_logloss), (4, 3, None));
-        let decile = &s.calibration[8];
-        assert_eq!((decile.count, decile.mean_label), (2, 1.0));
-        assert!((decile.mean_prediction - 0.815).abs() < 1e-6);
-        assert_eq!((s.calibration[2].count, s.calibration[2].mean_label), (2, 0.5));
-        assert!(s.calibration[0].mean_prediction.is_nan());
-    }
-
-    #[test]
-    fn auc_counts_ordered_pairs_and_half_the_ties() {
-        // pairs: (1,0) ordered, (1,1) tie, (-2,0) wrong, (-2,1) wrong -> (1 + 0.5) / 4
-        assert_eq!(scored([(1.0, true), (-2.0, true), (0.0, false), (1.0, false)], 100).auc, 0.375);
-        assert_eq!(scored([(50.0, true), (-50.0, false)], 100).auc, 1.0);
-        assert!(scored([(1.0, true)], 100).auc.is_nan());
-    }
-
-    #[test]
-    fn a_sure_and_wrong_prediction_costs_the_clip_and_not_infinity() {
-        assert!((scored([(80.0, false)], 100).logloss - 1e7f64.ln()).abs() < 1e-9);
-        assert!((scored([(f32::NEG_INFINITY, true)], 100).logloss - 1e7f64.ln()).abs() < 1e-9);
-    }
-
-    #[test]
-    fn the_best_log_loss_is_the_oracles_on_the_labels_that_came() {
-        let mut v = Validation::new(100, 100);
-        for (seq, (oracle, positive)) in [(0.9, true), (0.2, false), (f64::NAN, true)].into_iter().enumerate() {
-            v.predicted(seq as u64, 0.0, oracle);
-            v.matured(seq as u64, positive);
-        }
-        let best = v.summary().best_logloss.unwrap();
-        assert!((best - (-(0.9f64.ln()) - 0.8f64.ln()) / 2.0).abs() < 1e-7, "{best}");
-    }
-
-    #[test]
-    fn the_recent_window_forgets_what_is_old() {
-        let samples = (0..1_000).map(|i| (if i < 500 { -3.0 } else { 3.0 }, true));
-        let s = scored(samples, 100);
-        assert_eq!((s.samples, s.recent.samples), (1_000, 100));
-        assert!(s.recent.logloss < 0.05 && s.logloss > 1.0);
-        // Between two blocks' ends: ten full blocks and the part of an eleventh.
-        assert_eq!(scored((0..157).map(|_| (0.0, true)), 100).recent.samples, 107);
-        assert_eq!(scored((0..7).map(|_| (0.0, true)), 100).recent.samples, 7);
-    }
-
-    #[test]
-    fn labels_meet_the_first_prediction_in_any_order_and_what_has_none_is_counted() {
-        let mut v = Validation::new(100, 100);
-        v.predicted(2, 1.0, f64::NAN);
-        v.predicted(0, -1.0, f64::NAN);
-        v.predicted(2, 9.0, f64::NAN);
-        v.matured(1, true);
-        v.matured(2, true);
-        v.matured(2, true);
-        v.matured(0, false);
-        v.predicted(0, 5.0, f64::NAN);
-        v.matured(0, true);
-        v.predicted(3, f32::NAN, f64::NAN);
-        v.matured(3, true);
-        let s = v.summary();
-        // -ln sigmoid(1) for both
-        assert!((s.logloss - 0.313262).abs() < 1e-6);
-        assert_eq!((s.samples, s.unscored, v.pending()), (2, 4, 0));
-    }
-
-    /// An impression whose label never comes must not hold all later ones in memory.
-    #[test]
-    fn the_ring_gives_up_its_oldest_beyond_its_bound() {
-        let mut v = Validation::new(100, 10);
-        let bound = 2 * 10 + 65_536;
-        v.predicted(0, 0.0, f64::NAN);
-        for seq in 1..=bound {
-            v.predicted(seq, 0.0, f64::NAN);
-            v.matured(seq, true);
-        }
-        assert_eq!((v.summary().unscored, v.pending()), (1, 0));
-        v.predicted(bound + 5_000_000_000, 0.0, f64::NAN);
-        v.matured(bound + 5_000_000_000, true);
-        v.matured(bound + 1, true);
-        // The last one waits behind numbers that were never predicted.
-        assert_eq!((v.summary().unscored, v.summary().samples), (2, bound));
-    }
-
-    #[test]
-    fn a_decoded_validation_continues_as_if_nothing_had_happened() {
-        let run = |restart_at: Option<u64>| {
-            let mut v = Validation::new(50, 100);
-            for seq in 0..300u64 {
-                v.predicted(seq, (seq % 13) as f32 - 6.0, 0.3);
-                if seq >= 20 {
-                    v.matured(seq - 20, seq % 3 == 0);
-                }
-                if restart_at == Some(seq) {
-                    let mut out = Encoder::new();
-                    v.encode(&mut out);
-                    let bytes = out.finish();
-                    let mut d = Decoder::new(&bytes, "test");
-                    v = Validation::decode(50, 100, &mut d).unwrap();
-                    d.end().unwrap();
-                }
+impl Tallies {
+    fn score(&mut self, place: &Place, scores: &[f32]) {
+        let Place { score, oracle, label, group, .. } = *place;
+        match self.task {
+            Task::Binary => {
+                self.score_binary(score, score::logistic(score, label), oracle, label, group);
             }
-            let mut out = Encoder::new();
-            v.encode(&mut out);
-            out.finish()
-        };
-        let expected = run(None);
-        (0..300).step_by(7).for_each(|at| assert!(run(Some(at)) == expected, "restart at {at}"));
+            _ if score.is_nan() => self.watch.not_a_number(self.task),
+            Task::Regression => self.add_number(group, Score::regression(score, oracle, label)),
+            Task::Classes(_) => self.add_number(group, Score::class(scores, label)),
+        }
+    }
+
+    /// Binary predictions; what they score together they would score one by one.
+    #[inline(always)]
+    fn score_run(&mut self, run: &mut Run) {
+        let (mut p, mut loss) = ([0.0; RUN], [0.0; RUN]);
+        for i in 0..run.length {
+            (p[i], loss[i]) = score::logistic(run.scores[i], run.labels[i]);
+        }
+        for i in 0..run.length {
+            self.score_binary(run.scores[i], (p[i], loss[i]), run.oracles[i], run.labels[i], run.groups[i]);
+        }
+        run.length = 0;
+    }
+
+    #[inline(always)]
+    fn score_binary(&mut self, logit: f32, maths: (f32, f64), oracle: f32, label: f32, group: u16) {
+        if logit.is_nan() {
+            self.watch.not_a_number(self.task);
+        } else {
+            self.add(Task::Binary, group, Score::binary(logit, maths, oracle, label));
+        }
+    }
+
+    /// Apart, so that the many samples of binary tasks go through code that is about them alone.
+    fn add_number(&mut self, group: u16, score: Score) {
+        self.add(self.task, group, score);
+    }
+
+    #[inline(always)]
+    fn add(&mut self, task: Task, group: u16, score: Score) {
+        self.overall.add(task, &score);
+        self.since_version.add(task, &score);
+        if task == Task::Binary {
+            self.histogram.add(score.rank, score.label > 0.0);
+        }
+        self.window.add(score);
+        self.groups.add(task, group, &score);
+        self.watch.add(task, &score);
+        self.run = if score.label == self.run.0 { (score.label, self.run.1 + 1) } else { (score.label, 1) };
+    }
+
+    fn one_class(&self) -> Option<(f32, u64)> {
+        let samples = (self.window.length() as u64).clamp(1_000, 100_000);
+        (self.run.1 >= samples).then_some(self.run)
     }
 }

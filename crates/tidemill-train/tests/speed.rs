@@ -13,7 +13,8 @@ const COLUMNS: u64 = 39;
 fn features(rng: &mut Rng) -> Features {
     let mut features = Features::new();
     for _ in 0..ROWS {
-        let sample: Vec<(u64, f32)> = (0..COLUMNS).map(|_| (mix64(rng.below(1 << 20)), 1.0)).collect();
+        let sample: Vec<(u16, u64, f32)> =
+            (0..COLUMNS).map(|slot| (slot as u16, mix64(rng.below(1 << 20)), 1.0)).collect();
         features.push(&sample);
     }
     features
@@ -27,9 +28,9 @@ fn samples_per_second_from_ready_features() {
     let labels: Vec<f32> = (0..ROWS).map(|_| rng.below(2) as f32).collect();
     let kinds = vec![SampleKind::Final; ROWS];
     let clock = SystemClock::new();
-    for batch_size in [32, 64, 128, 256] {
+    for batch_size in [1, 16, 64, 256] {
         for threads in [1, 2] {
-            let mut trainer = Trainer::new(&TrainSpec { batch_size, ..TrainSpec::default() }, threads);
+            let mut trainer = Trainer::new(&TrainSpec { batch_size, ..TrainSpec::default() }, threads).unwrap();
             let mut seq = 0;
             let mut pass = |trainer: &mut Trainer| {
                 let begin = clock.elapsed();
@@ -42,9 +43,11 @@ fn samples_per_second_from_ready_features() {
                         kinds: &kinds,
                         seqs: &seqs,
                         oracle: None,
+                        weights: None,
+                        groups: None,
                     });
                     let matured: Vec<Matured> =
-                        seqs.iter().map(|seq| Matured { seq: *seq, positive: seq % 2 == 0 }).collect();
+                        seqs.iter().map(|seq| Matured { seq: *seq, label: (seq % 2) as f32 }).collect();
                     trainer.mature(&matured);
                 }
                 (batches.len() * ROWS) as f64 / (clock.elapsed() - begin).as_secs_f64()

@@ -37,7 +37,7 @@ fn main() -> Result<()> {
 fn tell(dir: &Path) -> Result<()> {
     let job = bind(dir)?;
     read(&job)?;
-    let mut engine = Engine::new(&job, &TrainSpec::from_settings(&job.settings), 1)?;
+    let mut engine = Engine::new(&job, &TrainSpec::from_settings(&job.learner, &job.settings)?, 1)?;
     open(&job, &mut engine)?;
     let live = Arc::new(LiveModel::open(&engine.line.learning.trainer().snapshot(), 0, 0));
     let predictor = predictor(&job, live.clone())?;
@@ -46,7 +46,7 @@ fn tell(dir: &Path) -> Result<()> {
     publish(&mut engine, &live, &keys)?;
     register(&job, &engine, dir)?;
     let reply = predictor.predict(REQUEST, None)?;
-    let after = reply.predictions[0].probability;
+    let after = reply.predictions[0].number();
     stop(
         "serve/predict",
         &format!("{}@{}: probability {before} before the click, {after:.6} after it", reply.model, reply.version),
@@ -84,7 +84,7 @@ fn predictor(job: &TrainJob, live: Arc<LiveModel>) -> Result<Predictor> {
 const REQUEST: &[u8] = br#"{"rows":[{"user":"ann","item":"i7"}]}"#;
 
 fn predict(predictor: &Predictor) -> Result<f64> {
-    Ok(predictor.predict(REQUEST, None)?.predictions[0].probability)
+    Ok(predictor.predict(REQUEST, None)?.predictions[0].number())
 }
 
 /// Joins, extracts and learns the one sample; gives back its keys.
@@ -114,7 +114,7 @@ fn learn(job: &TrainJob, engine: &mut Engine, before: f64) -> Result<Vec<u64>> {
 fn publish(engine: &mut Engine, live: &LiveModel, keys: &[u64]) -> Result<()> {
     engine.publish(live, 1)?;
     let served = live.read();
-    let weight = |k: &u64| format!("{k:016x} -> weight {:+.6}", served.weights.weight(*k));
+    let weight = |k: &u64| format!("{k:016x} -> weight {:+.6}", served.weights.params(*k)[0]);
     stop("train/publish", &keys.iter().map(weight).collect::<Vec<_>>().join("\n"));
     Ok(())
 }

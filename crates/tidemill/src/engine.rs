@@ -87,7 +87,7 @@ impl Engine {
     pub fn version(&self, registry: &Registry, version: u64, fingerprint: u64, created_ms: i64) -> Result<VersionMeta> {
         self.line.learning.settle()?;
         let trainer = self.line.learning.trainer();
-        let (summary, snapshot) = (trainer.validation().summary(), trainer.snapshot());
+        let (summary, snapshot) = (trainer.validation().overall(), trainer.snapshot());
         let meta = VersionMeta {
             version,
             mini_batch: self.sequencer.mini_batch(),
@@ -102,6 +102,7 @@ impl Engine {
         };
         drop(trainer);
         registry.add(&meta, &snapshot)?;
+        self.line.learning.trainer().version_published();
         Ok(meta)
     }
 

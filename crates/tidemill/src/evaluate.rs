@@ -5,12 +5,12 @@ use std::path::Path;
 use tidemill_base::{Error, Result};
 use tidemill_model::{
     feature::{Extractor, Features},
-    weights::WeightTable,
+    weights::{ScoreScratch, WeightTable},
 };
 use tidemill_serve::registry::{Live, Registry};
 use tidemill_sql::EvaluateJob;
 use tidemill_stream::{sequencer::Sequencer, source, window::Window};
-use tidemill_train::{Summary, Validation};
+use tidemill_train::{Summary, TrainSpec, Validation};
 
 use crate::{engine, program, signal::Signal};
 
@@ -50,9 +50,13 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
             .ok_or_else(|| Error::not_found(format!("model '{}' has no version yet", job.model)))?,
     };
     let weights = WeightTable::from_snapshot(&registry.load(version)?);
+    let task = TrainSpec::from_settings(&trained.learner, &trained.settings)?.task();
+    let outputs = weights.outputs();
+    let (mut scratch, mut scores) = (ScoreScratch::default(), Vec::new());
     let extractor = Extractor::bind(&trained.columns, &job.pipeline.output)?;
-    let mut out = Evaluated { version, summary: Validation::new(1, 1).summary(), refused: 0, first_refusal: None };
-    let mut validation = Validation::new(100_000, 1);
+    let mut out =
+        Evaluated { version, summary: Validation::new(task, 10, 1).summary(), refused: 0, first_refusal: None };
+    let mut validation = Validation::new(task, 100_000, 1);
     let left = &job.pipeline.left;
     let window = Window { computed: left.computed.clone(), event_time: left.event_time, view: left.view.clone() };
     let mut sequencer = Sequencer::new(vec![(window, left.source.watermark_bound_ms)], source::CHUNK_ROWS_MAX);
@@ -72,17 +76,18 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
             let rows = job.pipeline.post.apply(&take.rows)?;
             rows.refused.iter().for_each(|(_, reason)| out.refuse(reason));
             let mut bad = Vec::new();
-            let labels = engine::labels(rows.rows.column(job.label), &mut bad)?;
+            let labels = engine::labels(rows.rows.column(job.label), weights.loss(), &mut bad)?;
             extractor.extract(&rows.rows, &mut features)?;
+            scores.clear();
+            weights.score(&features, &mut scratch, &mut scores);
             bad.extend(features.refused.iter().cloned());
             bad.sort();
             bad.dedup_by_key(|b| b.0);
             bad.iter().for_each(|(_, reason)| out.refuse(reason));
             for (i, &label) in labels.iter().enumerate() {
                 if bad.binary_search_by_key(&(i as u32), |b| b.0).is_err() {
-                    let (keys, values) = features.sample(i);
-                    validation.predicted(seq, weights.logit(keys, values), f64::NAN);
-                    validation.matured(seq, label > 0.5);
+                    validation.predicted(seq, &scores[i * outputs..][..outputs], f64::NAN, 0);
+                    validation.labelled(seq, label);
                     seq += 1;
                 }
             }

@@ -139,7 +139,7 @@ impl Job {
         push: &PushHub,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let spec = TrainSpec::from_settings(&bound.settings);
+        let spec = TrainSpec::from_settings(&bound.learner, &bound.settings)?;
         let dir = data.job(&bound.model)?;
         if options.from_scratch {
             fs::remove_dir_all(&dir).map_err(|e| Error::io("remove", &dir, e))?;

@@ -126,7 +126,7 @@ impl Status {
         let mut out = format!(
             "{:>9} events/s  {:>11} samples",
             thousands(self.events_per_s as u64),
-            thousands(self.summary.samples),
+            thousands(self.summary.overall.samples),
         );
         if recent.samples == 0 {
             out.push_str("  no label is final yet");
@@ -155,11 +155,11 @@ impl Status {
         let mut out = json!({
             "state": self.state,
             "model": self.model,
-            "samples": s.samples,
-            "positives": s.positives,
-            "logloss": number(s.logloss),
-            "auc": number(s.auc),
-            "normalized_entropy": number(s.normalized_entropy),
+            "samples": s.overall.samples,
+            "positives": s.overall.positives,
+            "logloss": number(s.overall.logloss),
+            "auc": number(s.overall.auc),
+            "normalized_entropy": number(s.overall.normalized_entropy),
             "recent": recent(s),
             "calibration": calibration(s),
             "version": self.version,
@@ -172,7 +172,7 @@ impl Status {
             "table_bytes": self.train.bytes,
             "peak_rss_bytes": peak_rss_bytes(),
         });
-        if let Some(best) = s.best_logloss {
+        if let Some(best) = s.overall.best_logloss {
             out["best_logloss"] = number(best);
         }
         if let Some(w) = &self.warning {
@@ -191,12 +191,12 @@ impl Status {
             "mini_batch": self.mini_batch,
             "events": self.counts.events,
             "events_per_s": self.events_per_s.round(),
-            "samples": s.samples,
-            "positives": s.positives,
-            "logloss": number(s.logloss),
-            "best_logloss": s.best_logloss.map(number),
+            "samples": s.overall.samples,
+            "positives": s.overall.positives,
+            "logloss": number(s.overall.logloss),
+            "best_logloss": s.overall.best_logloss.map(number),
             "recent": recent(s),
-            "auc": number(s.auc),
+            "auc": number(s.overall.auc),
             "calibration": calibration(s),
             "staleness_ms": self.staleness_ms,
             "event_time_ms": self.watermark_ms,
@@ -250,8 +250,8 @@ impl Status {
             c.samples_refused as f64,
         );
         put("sample_rows_total", "counter", "Sample rows learned from, retractions included.", c.sample_rows as f64);
-        put("samples_total", "counter", "Impressions with a final label.", s.samples as f64);
-        put("positives_total", "counter", "Impressions with a positive final label.", s.positives as f64);
+        put("samples_total", "counter", "Impressions with a final label.", s.overall.samples as f64);
+        put("positives_total", "counter", "Impressions with a positive final label.", s.overall.positives as f64);
         put("impressions_late_total", "counter", "Impressions behind the watermark.", j.late_impressions as f64);
         put(
             "impressions_duplicate_total",
@@ -323,7 +323,7 @@ fn recent(s: &Summary) -> Value {
 }
 
 fn calibration(s: &Summary) -> Value {
-    let deciles = s.calibration.iter();
+    let deciles = s.overall.calibration.iter();
     deciles
         .map(|d| json!({"count": d.count, "mean_p": number(d.mean_prediction), "mean_label": number(d.mean_label)}))
         .collect()

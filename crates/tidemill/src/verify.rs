@@ -44,7 +44,7 @@ pub fn verify(
             "version {version} of '{model}' was learned by an earlier program, whose journal is gone; it cannot be derived again"
         )));
     }
-    let spec = TrainSpec::from_settings(&job.settings);
+    let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
     let checkpoints = Checkpoints::reading(&dir.join("job"), job.fingerprint);
     // One before it: the checkpoint at the version itself would only prove that it can be read.
     let checkpoint = checkpoints.newest(meta.mini_batch.saturating_sub(1), |_| ())?;

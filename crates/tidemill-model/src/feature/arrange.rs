@@ -1,4 +1,4 @@
-//! Puts the features of one sample into ascending key order.
+//! Puts the features of one list into ascending key order.
 //!
 //! Keys are hashes, so their leading bits are uniform: one distribution by shard leaves next to nothing to sort. The order
 //! of equal keys stays as it was, so that their values are added in one order only.
@@ -24,30 +24,22 @@ pub(super) fn arrange(pairs: &mut [Pair], scratch: &mut Vec<Pair>) {
     insert_in_order(pairs);
 }
 
-/// Appends arranged pairs; values of equal keys are added.
-pub(super) fn append(pairs: &[Pair], keys: &mut Vec<u64>, values: &mut Vec<f32>) {
-    let first = keys.len();
-    keys.extend(pairs.iter().map(|pair| pair.0));
-    values.extend(pairs.iter().map(|pair| pair.1));
-    let twice = keys[first..].windows(2).fold(false, |twice, pair| twice | (pair[0] == pair[1]));
-    if twice {
-        add_equal(first, keys, values);
+/// Adds the values of equal keys of an arranged list, in their order.
+pub(super) fn sum_equal(pairs: &mut Vec<Pair>) {
+    let twice = pairs.windows(2).fold(false, |twice, pair| twice | (pair[0].0 == pair[1].0));
+    if !twice {
+        return;
     }
-}
-
-#[cold]
-fn add_equal(first: usize, keys: &mut Vec<u64>, values: &mut Vec<f32>) {
-    let mut last = first;
-    for i in first + 1..keys.len() {
-        if keys[i] == keys[last] {
-            values[last] += values[i];
+    let mut last = 0;
+    for i in 1..pairs.len() {
+        if pairs[i].0 == pairs[last].0 {
+            pairs[last].1 += pairs[i].1;
         } else {
             last += 1;
-            (keys[last], values[last]) = (keys[i], values[i]);
+            pairs[last] = pairs[i];
         }
     }
-    keys.truncate(last + 1);
-    values.truncate(last + 1);
+    pairs.truncate(last + 1);
 }
 
 fn insert_in_order(pairs: &mut [Pair]) {
@@ -104,9 +96,8 @@ mod tests {
 
     #[test]
     fn values_of_equal_keys_are_added_in_their_order() {
-        let (mut keys, mut values) = (vec![9], vec![9.0]);
-        append(&[(1, 1.0), (9, 0.5), (9, 0.25), (9, 2.0), (10, 3.0), (10, 1.0)], &mut keys, &mut values);
-        assert_eq!(keys, [9, 1, 9, 10]);
-        assert_eq!(values, [9.0, 1.0, 2.75, 4.0]);
+        let mut pairs = vec![(1, 1.0), (9, 0.5), (9, 0.25), (9, 2.0), (10, 3.0), (10, 1.0)];
+        sum_equal(&mut pairs);
+        assert_eq!(pairs, [(1, 1.0), (9, 2.75), (10, 4.0)]);
     }
 }

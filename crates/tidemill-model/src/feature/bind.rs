@@ -2,11 +2,13 @@
 //!
 //! In: specs and a schema. Out: an [`Extractor`], or an error that names the column, its type and what would work.
 
+use std::collections::BTreeMap;
+
 use arrow::datatypes::{DataType, Schema};
 use tidemill_base::{Error, Result};
 
 use super::{
-    BIAS_SLOT, ColumnSpec,
+    BIAS_SLOT, ColumnSpec, SLOTS_MAX,
     category::{Category, is_category},
     feature_key,
     number::is_number,
@@ -16,9 +18,15 @@ use super::{
 /// Turns rows into features; bound to a schema. [`Extractor::extract`] may run on many threads.
 #[derive(Clone, Debug)]
 pub struct Extractor {
+    /// Names of the slots, ascending; a slot's number is its place here.
     pub(super) slots: Vec<String>,
+    /// Of each slot.
     pub(super) sources: Vec<Source>,
-    pub(super) bias: u64,
+    /// Whether some slot is a list.
+    pub(super) has_lists: bool,
+    /// Numbers of the slots that are not lists.
+    pub(super) dense_pattern: Vec<u16>,
+    pub(super) dense_slots: usize,
     /// Columns read, with the types they were bound with.
     pub(super) types: Vec<(usize, DataType)>,
 }
@@ -27,20 +35,31 @@ pub struct Extractor {
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     Category(Category),
-    Number { column: usize, key: u64 },
-    Sparse { column: usize, seed: u64 },
-    Cross { parts: Vec<Category>, seed: u64, buckets: Option<u64> },
+    Number {
+        column: usize,
+        key: u64,
+    },
+    Sparse {
+        column: usize,
+        seed: u64,
+    },
+    Cross {
+        parts: Vec<Category>,
+        seed: u64,
+        buckets: Option<u64>,
+    },
+    /// The model's own constant.
+    Bias(u64),
 }
 
 impl Extractor {
     /// Binds the COLUMN clause to the columns of `schema`.
     pub fn bind(columns: &[ColumnSpec], schema: &Schema) -> Result<Self> {
-        let mut slots: Vec<String> = Vec::new();
-        let mut sources = Vec::new();
+        let mut bound: BTreeMap<String, Source> = BTreeMap::new();
         let mut types: Vec<(usize, DataType)> = Vec::new();
         for spec in columns {
             let slot = spec.slot_name();
-            if slots.contains(&slot) {
+            if bound.contains_key(&slot) {
                 return Err(Error::invalid(format!("COLUMN {spec}: slot '{slot}' is there already; write it once")));
             }
             if slot == BIAS_SLOT {
@@ -48,8 +67,7 @@ impl Extractor {
                     "COLUMN {spec}: slot '{slot}' is the model's own constant; rename the column with AS"
                 )));
             }
-            sources.push(bind_source(spec, schema)?);
-            slots.push(slot);
+            bound.insert(slot, bind_source(spec, schema)?);
             for column in spec.columns() {
                 let (index, data_type) = find(column, schema)?;
                 types.push((index, data_type.clone()));
@@ -57,11 +75,18 @@ impl Extractor {
         }
         types.sort_by_key(|(index, _)| *index);
         types.dedup();
-        slots.push(BIAS_SLOT.to_string());
-        Ok(Self { slots, sources, bias: feature_key(b"", slot_seed(BIAS_SLOT)), types })
+        bound.insert(BIAS_SLOT.to_string(), Source::Bias(feature_key(b"", slot_seed(BIAS_SLOT))));
+        if bound.len() > SLOTS_MAX {
+            return Err(Error::invalid(format!("COLUMN: {} slots; at most {SLOTS_MAX} are taken", bound.len())));
+        }
+        let (slots, sources): (Vec<String>, Vec<Source>) = bound.into_iter().unzip();
+        let is_dense = |source: &Source| !matches!(source, Source::Sparse { .. });
+        let dense_pattern: Vec<u16> = (0u16..).zip(&sources).filter(|(_, s)| is_dense(s)).map(|(i, _)| i).collect();
+        let dense_slots = dense_pattern.len();
+        Ok(Self { has_lists: dense_slots < slots.len(), slots, sources, dense_pattern, dense_slots, types })
     }
 
-    /// Names of the slots, in the order of the COLUMN clause, the bias last.
+    /// Names of the slots by slot number: ascending, so that the order of the COLUMN clause changes nothing.
     pub fn slots(&self) -> &[String] {
         &self.slots
     }

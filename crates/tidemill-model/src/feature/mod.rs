@@ -1,8 +1,8 @@
 //! Step 4, features: columns become keyed numbers, by one code path for training and for prediction.
 //!
-//! In: rows and the COLUMN clause. Out: [`Features`], for each sample its feature keys, ascending, each with a value. A key
-//! is a 64-bit hash of (slot, value), so there is no vocabulary and no table size to choose; the same values give the same
-//! keys on every machine and whatever the order of the columns.
+//! In: rows and the COLUMN clause. Out: [`Features`], for each sample its feature keys with slot and value. A key is a
+//! 64-bit hash of (slot, value), so there is no vocabulary and no table size to choose; the same values give the same keys,
+//! in the same order, on every machine and whatever the order of the columns.
 
 mod arrange;
 mod bind;
@@ -11,7 +11,7 @@ mod extract;
 mod number;
 mod spec;
 
-use tidemill_base::hash64;
+use tidemill_base::{hash64, hash64_of_u64};
 
 pub use bind::Extractor;
 pub use spec::ColumnSpec;
@@ -22,13 +22,18 @@ pub const BIAS_SLOT: &str = "bias";
 /// A sample with more features than this is refused: it is damage or an attack.
 pub const FEATURES_MAX: usize = 65_536;
 
+/// Slots a model may have.
+pub const SLOTS_MAX: usize = 1 << 16;
+
 /// Features of some samples, one after the other. Made to be used again: clearing keeps the memory.
 #[derive(Clone, Debug, Default)]
 pub struct Features {
-    /// Feature keys, ascending within a sample, none twice.
+    /// Feature keys: of each sample by slot, ascending within a slot, none twice.
     pub keys: Vec<u64>,
     /// The value of each key; finite.
     pub values: Vec<f32>,
+    /// The slot number of each key.
+    pub slots: Vec<u16>,
     /// For each sample where its features end.
     pub ends: Vec<u32>,
     /// Samples not to be learned from nor scored, ascending, each with the reason. They have no features.
@@ -65,11 +70,16 @@ impl Features {
         begin..self.ends[i] as usize
     }
 
-    /// Adds a sample. Keys may come in any order; values of a key that comes twice are added.
-    pub fn push(&mut self, features: &[(u64, f32)]) {
-        let mut pairs = features.to_vec();
-        arrange::arrange(&mut pairs, &mut Vec::new());
-        arrange::append(&pairs, &mut self.keys, &mut self.values);
+    /// Adds a sample: slot, key and value of each feature, in any order. Values of a key that comes twice in a slot are
+    /// added.
+    pub fn push(&mut self, features: &[(u16, u64, f32)]) {
+        let mut sorted = features.to_vec();
+        sorted.sort_by_key(|(slot, key, _)| (*slot, *key));
+        for same in sorted.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            self.slots.push(same[0].0);
+            self.keys.push(same[0].1);
+            self.values.push(same[1..].iter().fold(same[0].2, |sum, feature| sum + feature.2));
+        }
         self.ends.push(self.keys.len() as u32);
     }
 
@@ -77,6 +87,7 @@ impl Features {
     pub fn clear(&mut self) {
         self.keys.clear();
         self.values.clear();
+        self.slots.clear();
         self.ends.clear();
         self.refused.clear();
     }
@@ -90,6 +101,9 @@ fn slot_seed(slot: &str) -> u64 {
 /// The key of a value in a slot. Key 0 marks free places in tables; the one value in 2^64 that hashes to it shares key 1.
 #[inline(always)]
 fn feature_key(value: &[u8], slot_seed: u64) -> u64 {
-    let key = hash64(value, slot_seed);
+    let key = match value.first_chunk::<8>() {
+        Some(eight) if value.len() == 8 => hash64_of_u64(u64::from_le_bytes(*eight), slot_seed),
+        _ => hash64(value, slot_seed),
+    };
     key | (key == 0) as u64
 }

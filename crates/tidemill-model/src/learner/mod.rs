@@ -5,8 +5,12 @@
 //! knows no optimizer and no table: training and serving call the same [`Learner::forward`], so they agree to the bit. The
 //! result for a sample never depends on the other samples of its slice.
 
+mod ffm;
+mod fm;
 mod linear;
 
+pub use ffm::Ffm;
+pub use fm::Fm;
 pub use linear::Linear;
 
 /// Groups of parameter shards over which sums are laid out: the top three bits of a key. Up to so many threads or machines
@@ -116,3 +120,6 @@ pub fn group_of(key: u64) -> usize {
 pub fn add_groups(g: &[f32; GROUPS]) -> f32 {
     ((g[0] + g[1]) + (g[2] + g[3])) + ((g[4] + g[5]) + (g[6] + g[7]))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,19 +4,27 @@
 //! number. The weight is derived from (z, n) on every read and never stored: an update writes two floats, and a key inside
 //! the L1 ball costs nothing in a snapshot.
 
-/// The four settings of the paper.
+/// The four settings of the paper, and one for blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ftrl {
     per_alpha: f32,
     beta: f32,
     l1: f32,
     l2: f32,
+    group_l1: f32,
 }
 
 impl Ftrl {
     /// `alpha` and `beta` set the step, alpha / (beta + sqrt n), and must be positive; `l1` and `l2` pull weights to zero.
     pub fn new(alpha: f64, beta: f64, l1: f64, l2: f64) -> Self {
-        Self { per_alpha: (1.0 / alpha) as f32, beta: beta as f32, l1: l1 as f32, l2: l2 as f32 }
+        Self { per_alpha: (1.0 / alpha) as f32, beta: beta as f32, l1: l1 as f32, l2: l2 as f32, group_l1: 0.0 }
+    }
+
+    /// Also keeps a block at zero until its gradients together add up to more than `group_l1` times the root of its
+    /// dimension (Ni et al., "Adaptive Optimizers with Sparse Group Lasso", 2021, algorithm 1).
+    pub fn with_group_l1(mut self, group_l1: f64) -> Self {
+        self.group_l1 = group_l1 as f32;
+        self
     }
 
     /// The weight of an entry; zero (of either sign) inside the L1 ball.
@@ -41,6 +49,66 @@ impl Ftrl {
     fn weight_at(&self, z: f32, root: f32) -> f32 {
         let beyond_l1 = (z.abs() - self.l1).max(0.0);
         -(beyond_l1.copysign(z)) / ((self.beta + root) * self.per_alpha + self.l2)
+    }
+}
+
+// Blocks: [z..][n..].
+impl Ftrl {
+    #[inline]
+    pub(super) fn read(&self, state: &[f32], w: &mut [f32]) {
+        let (z, n) = state.split_at(w.len());
+        for ((w, z), n) in w.iter_mut().zip(z).zip(n) {
+            *w = self.weight_at(*z, n.sqrt());
+        }
+        if self.group_l1 > 0.0 {
+            let kept = self.kept(z);
+            w.iter_mut().for_each(|w| *w *= kept);
+        }
+    }
+
+    /// The z that gives these weights while n is 0.
+    pub(super) fn start(&self, w: &[f32], state: &mut [f32]) {
+        let (z, _) = state.split_at_mut(w.len());
+        for (z, w) in z.iter_mut().zip(w).filter(|(_, w)| **w != 0.0) {
+            *z = -(w * (self.beta * self.per_alpha + self.l2) + self.l1.copysign(*w));
+        }
+    }
+
+    #[inline]
+    pub(super) fn step_block(&self, state: &mut [f32], g: &[f32]) {
+        let (z, n) = state.split_at_mut(g.len());
+        let kept = if self.group_l1 > 0.0 { self.kept(z) } else { 1.0 };
+        for ((z, n), g) in z.iter_mut().zip(n).zip(g) {
+            let root = n.sqrt();
+            *n += g * g;
+            let sigma = (n.sqrt() - root) * self.per_alpha;
+            *z += g - sigma * (self.weight_at(*z, root) * kept);
+        }
+    }
+
+    /// What group L1 leaves of a block's weights.
+    fn kept(&self, z: &[f32]) -> f32 {
+        let beyond = |z: &f32| (z.abs() - self.l1).max(0.0);
+        let norm = z.iter().fold(0.0f32, |sum, z| sum + beyond(z) * beyond(z)).sqrt();
+        let off = self.group_l1 * (z.len() as f32).sqrt();
+        if norm > off { 1.0 - off / norm } else { 0.0 }
+    }
+}
+
+impl super::Pair for Ftrl {
+    #[inline(always)]
+    fn weight(&self, z: f32, n: f32) -> f32 {
+        Ftrl::weight(self, z, n)
+    }
+
+    #[inline(always)]
+    fn step(&self, z: f32, n: f32, gradient: f32, _rate: f32) -> Option<(f32, f32)> {
+        Ftrl::step(self, z, n, gradient)
+    }
+
+    #[inline(always)]
+    fn rate_at(&self, _z: f32, n: f32) -> f32 {
+        1.0 / ((self.beta + n.sqrt()) * self.per_alpha + self.l2)
     }
 }
 

@@ -1,5 +1,126 @@
-//! How an entry changes when a gradient arrives. One file per optimizer.
+//! How parameters change when a gradient arrives. One file per optimizer.
+//!
+//! In: the state of a block of parameters and its gradient. Out: the state after it. Every entry has its own clock: one that
+//! no sample names is neither read nor written, so it stays as it was to the bit, and what an optimizer counts (Adam's bias
+//! correction) it counts in the entry's own updates. A gradient that would leave the finite numbers is refused and the state
+//! left as it was.
+//!
+//! The state of a block of d parameters is `words(d)` floats: first what belongs to the block as a whole, then one array of
+//! d after the other. For one parameter and at most two words ([`Pair`]) that is (a, b), beside the key. Noise for
+//! differential privacy would be added to the gradient, in the caller, before [`Optimizer::step`].
 
+mod adagrad;
+mod adam;
 pub mod ftrl;
+mod momentum;
+mod penalty;
+pub mod schedule;
+mod sgd;
 
+pub use adagrad::Adagrad;
+pub use adam::Adam;
 pub use ftrl::Ftrl;
+pub use momentum::Momentum;
+pub use penalty::{Clip, Penalty};
+pub use schedule::Schedule;
+pub use sgd::Sgd;
+
+/// An optimizer whose state for one parameter takes at most two words, so that it stands beside the key.
+pub trait Pair: Copy + Send + Sync {
+    /// The parameter of a state; 0 for the state (0, 0).
+    fn weight(&self, a: f32, b: f32) -> f32;
+
+    /// The state after a gradient, whose step is scaled by `rate`; `None` when it would not be finite.
+    fn step(&self, a: f32, b: f32, gradient: f32, rate: f32) -> Option<(f32, f32)>;
+
+    /// How far the parameter moves for a gradient of 1, about, from this state.
+    fn rate_at(&self, a: f32, b: f32) -> f32;
+}
+
+/// An optimizer with its settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Optimizer {
+    /// Stochastic gradient descent.
+    Sgd(Sgd),
+    /// SGD with momentum.
+    Momentum(Momentum),
+    /// Adagrad.
+    Adagrad(Adagrad),
+    /// FTRL-proximal.
+    Ftrl(Ftrl),
+    /// Adam, or AMSGrad.
+    Adam(Adam),
+}
+
+/// Gradients from here on would overflow when squared and summed; no sensible sample makes one.
+const GRADIENT_MAX: f32 = 1e18;
+
+impl Optimizer {
+    /// Floats that a block of so many parameters takes with its state.
+    pub fn words(&self, dimension: usize) -> usize {
+        match self {
+            Self::Sgd(_) => dimension,
+            Self::Momentum(_) | Self::Adagrad(_) | Self::Ftrl(_) => 2 * dimension,
+            Self::Adam(adam) => adam.words(dimension),
+        }
+    }
+
+    /// Whether the rate may change with time. FTRL's weights are derived from its rate.
+    pub fn takes_schedule(&self) -> bool {
+        !matches!(self, Self::Ftrl(_))
+    }
+
+    /// Writes the parameters of a state to `out`.
+    #[inline]
+    pub fn read(&self, state: &[f32], out: &mut [f32]) {
+        match self {
+            Self::Ftrl(ftrl) => ftrl.read(state, out),
+            Self::Adam(_) => out.copy_from_slice(&state[Adam::CLOCK..][..out.len()]),
+            Self::Sgd(_) | Self::Momentum(_) | Self::Adagrad(_) => out.copy_from_slice(&state[..out.len()]),
+        }
+    }
+
+    /// Writes the state in which these parameters were never updated.
+    pub fn start(&self, parameters: &[f32], state: &mut [f32]) {
+        state.fill(0.0);
+        match self {
+            Self::Ftrl(ftrl) => ftrl.start(parameters, state),
+            Self::Adam(_) => state[Adam::CLOCK..][..parameters.len()].copy_from_slice(parameters),
+            Self::Sgd(_) | Self::Momentum(_) | Self::Adagrad(_) => {
+                state[..parameters.len()].copy_from_slice(parameters);
+            }
+        }
+    }
+
+    /// Changes a state by a gradient, whose step is scaled by `rate`. `false`: the gradient is no number or too large, and
+    /// nothing was changed.
+    #[inline]
+    pub fn step(&self, state: &mut [f32], gradient: &[f32], rate: f32) -> bool {
+        if !gradient.iter().fold(true, |good, g| good & (g.abs() < GRADIENT_MAX)) {
+            return false;
+        }
+        match self {
+            Self::Sgd(sgd) => sgd.step_block(state, gradient, rate),
+            Self::Momentum(momentum) => momentum.step_block(state, gradient, rate),
+            Self::Adagrad(adagrad) => adagrad.step_block(state, gradient, rate),
+            Self::Ftrl(ftrl) => ftrl.step_block(state, gradient),
+            Self::Adam(adam) => adam.step_block(state, gradient, rate),
+        }
+        true
+    }
+
+    /// What its name is in settings.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sgd(_) => "sgd",
+            Self::Momentum(_) => "momentum",
+            Self::Adagrad(_) => "adagrad",
+            Self::Ftrl(_) => "ftrl",
+            Self::Adam(adam) if adam.keeps_largest => "amsgrad",
+            Self::Adam(_) => "adam",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tidemill_base::{Error, Result, StateHash};
 use tidemill_model::{
     delta::Delta,
+    entries::Entries,
     feature::{ColumnSpec, Extractor, Features},
     snapshot::Snapshot,
 };
@@ -94,6 +95,7 @@ pub fn rows(lines: &[Value]) -> RecordBatch {
 pub fn keys(row: &Value) -> Vec<u64> {
     let mut features = Features::default();
     extractor().extract(&rows(std::slice::from_ref(row)), &mut features).unwrap();
+    features.keys.sort_unstable();
     features.keys
 }
 
@@ -114,7 +116,7 @@ pub fn meta(version: u64) -> VersionMeta {
 
 /// All weights `w`, for the features of one row.
 pub fn snapshot(row: &Value, w: f32) -> Snapshot {
-    Snapshot { entries: keys(row).into_iter().map(|k| (k, w)).collect(), ..Snapshot::default() }
+    Snapshot { entries: Entries::pairs(keys(row).into_iter().map(|k| (k, w))), ..Snapshot::default() }
 }
 
 pub fn temp_dir(name: &str) -> PathBuf {
@@ -165,7 +167,7 @@ impl FakeHost {
             broken: AtomicBool::new(false),
             offsets: AtomicU64::new(0),
             moment: AtomicU64::new(0),
-            weights: Mutex::new(newest.entries.into_iter().collect()),
+            weights: Mutex::new(newest.entries.iter().map(|(key, params)| (key, params[0])).collect()),
             shown: Mutex::default(),
         })
     }
@@ -178,9 +180,15 @@ impl FakeHost {
             *weight += by;
             (key, *weight)
         };
-        let entries = keys.iter().map(&mut set).collect();
+        let entries: BTreeMap<u64, f32> = keys.iter().map(&mut set).collect();
         let from = self.moment.fetch_add(1, SeqCst);
-        self.live.publish(Delta { from, to: from + 1, entries }, version, version * 100 + from).unwrap();
+        self.live
+            .publish(
+                Delta { from, to: from + 1, entries: Entries::pairs(entries), ..Delta::default() },
+                version,
+                version * 100 + from,
+            )
+            .unwrap();
     }
 
     fn take(&self, source: &str, lines: &[u8]) -> PushReply {

@@ -25,6 +25,7 @@ use crate::{
 pub(crate) struct Roles {
     pub label: usize,
     pub oracle: Option<usize>,
+    pub weight: Option<usize>,
 }
 
 /// The features of a job. `here` is where a COLUMN clause would stand.
@@ -59,7 +60,7 @@ fn all(except: &[Name], relation: &Relation, roles: &Roles) -> Checked<Vec<Colum
     let names = relation.names();
     let mut left_out: BTreeSet<usize> =
         (0..names.len()).filter(|&i| i == roles.label || is_made_into_label(relation, roles, i)).collect();
-    left_out.extend(roles.oracle);
+    left_out.extend(roles.oracle.into_iter().chain(roles.weight));
     for name in except {
         left_out.insert(place(name, &names)?);
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{parse::value::type_name, program::Known};
 
 /// Settings that change when and where, not what.
-const LEFT_OUT: [&str; 9] = [
+const LEFT_OUT: [&str; 11] = [
     "path",
     "pace",
     "follow",
@@ -28,6 +28,8 @@ const LEFT_OUT: [&str; 9] = [
     "publish.interval",
     "checkpoint.interval",
     "publish.every",
+    "publish.prune",
+    "validate.by",
 ];
 
 pub(crate) fn fingerprint(

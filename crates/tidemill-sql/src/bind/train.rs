@@ -34,11 +34,17 @@ pub(crate) fn train(tail: &TrainTail, relation: &Relation, catalog: &Catalog, kn
     let settings = source::settings(known.train_attributes.iter().copied(), &tail.settings, learner)?;
     let names = relation.names();
     let label = label(&tail.label, relation)?;
-    let roles = features::Roles { label, oracle: oracle(&settings, &tail.settings, relation)? };
+    let roles = features::Roles {
+        label,
+        oracle: oracle(&settings, &tail.settings, relation)?,
+        weight: weight(&settings, &tail.settings, relation)?,
+    };
+    let group = named(&settings, &tail.settings, relation, "validate.by")?.map(|(i, _)| i);
     let columns = features::bind(&tail.columns, relation, &roles, tail.label.span)?;
     let is_read = |name: &str| columns.iter().any(|spec| spec.columns().contains(&name));
     let features: BTreeSet<usize> = (0..names.len()).filter(|&i| is_read(names[i])).collect();
-    let needed: BTreeSet<usize> = features.iter().copied().chain([label]).chain(roles.oracle).collect();
+    let needed: BTreeSet<usize> =
+        features.iter().copied().chain([label]).chain(roles.oracle).chain(roles.weight).chain(group).collect();
     let needed: Vec<usize> = needed.into_iter().collect();
     let wanted = pipeline::wanted(relation, &needed, &features);
     let pipeline = pipeline::build(relation, &wanted, pending_max(&settings), &catalog.planner, tail.label.span)?;
@@ -109,24 +115,47 @@ fn pending_max(settings: &Settings) -> usize {
     }
 }
 
-/// The column with the true probability.
-fn oracle(settings: &Settings, written: &[Written], relation: &Relation) -> Checked<Option<usize>> {
-    const NAME: &str = "validate.oracle";
-    if !settings.names().any(|n| n == NAME) {
+/// The column that an attribute names, if one is written, and where.
+fn named(
+    settings: &Settings,
+    written: &[Written],
+    relation: &Relation,
+    attribute: &str,
+) -> Checked<Option<(usize, Span)>> {
+    if !settings.names().any(|n| n == attribute) {
         return Ok(None);
     }
-    let Some(text) = settings.text(NAME).filter(|t| !t.is_empty()) else { return Ok(None) };
-    let span = written.iter().find(|w| w.name.text.eq_ignore_ascii_case(NAME)).map_or(Span::empty(), |w| w.value_span);
+    let Some(text) = settings.text(attribute).filter(|t| !t.is_empty()) else { return Ok(None) };
+    let of_attribute = written.iter().find(|w| w.name.text.eq_ignore_ascii_case(attribute));
+    let span = of_attribute.map_or(Span::empty(), |w| w.value_span);
     let i = features::place(&Name { text, span }, &relation.names())?;
+    if relation.columns[i].is_feedback() {
+        return Err(Fault::new(span, format!("{attribute} '{}' is a feedback column", relation.columns[i].name)));
+    }
+    Ok(Some((i, span)))
+}
+
+/// The column with the true probability.
+fn oracle(settings: &Settings, written: &[Written], relation: &Relation) -> Checked<Option<usize>> {
+    let Some((i, span)) = named(settings, written, relation, "validate.oracle")? else { return Ok(None) };
     let column = &relation.columns[i];
     match plain_type(&column.ty) {
-        DataType::Float64 | DataType::Float32 if !column.is_feedback() => Ok(Some(i)),
-        DataType::Float64 | DataType::Float32 => {
-            Err(Fault::new(span, format!("validate.oracle '{}' is a feedback column", column.name)))
-        }
+        DataType::Float64 | DataType::Float32 => Ok(Some(i)),
         ty => {
             let message = format!("validate.oracle '{}' is {}; a probability is a DOUBLE", column.name, type_name(&ty));
             Err(Fault::new(span, message))
+        }
+    }
+}
+
+/// The column with sample weights.
+fn weight(settings: &Settings, written: &[Written], relation: &Relation) -> Checked<Option<usize>> {
+    let Some((i, span)) = named(settings, written, relation, "train.weight")? else { return Ok(None) };
+    let column = &relation.columns[i];
+    match plain_type(&column.ty) {
+        ty if ty.is_numeric() => Ok(Some(i)),
+        ty => {
+            Err(Fault::new(span, format!("train.weight '{}' is {}; a weight is a number", column.name, type_name(&ty))))
         }
     }
 }
@@ -136,7 +165,7 @@ fn label(name: &Name, relation: &Relation) -> Checked<usize> {
     let column = &relation.columns[i];
     let ty = plain_type(&column.ty);
     if !matches!(ty, DataType::Boolean | DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64) {
-        let message = format!("label '{}' is {}; a label is BOOLEAN or a number, 0 or 1", column.name, type_name(&ty));
+        let message = format!("label '{}' is {}; a label is BOOLEAN or a number", column.name, type_name(&ty));
         return Err(Fault::new(name.span, message).hint("compare in the SELECT: (x = 'yes') AS label"));
     }
     if let Some(join) = &relation.join

@@ -162,9 +162,9 @@ fn sources() {
             line 1 col 43: connector expects one of file, generator, http, got 'fiel'; did you mean 'file'?
               1 | CREATE SOURCE t (a INT) WITH (connector = 'fiel', path = 'x.csv')
                 |                                           ^^^^^^
-            line 1 col 25: connector 'file' needs path = '...'
+            line 1 col 43: connector 'file' needs path = '...'
               1 | CREATE SOURCE t (a INT) WITH (connector = 'file')
-                |                         ^^^^
+                |                                           ^^^^^^
             line 1 col 25: format cannot be told from 'x.dat'; write format = 'csv', 'tsv', 'json', 'parquet', 'libsvm', 'libfm' or 'vw'
               1 | CREATE SOURCE t (a INT) WITH (connector = 'file', path = 'x.dat')
                 |                         ^^^^

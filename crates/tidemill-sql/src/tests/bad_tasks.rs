@@ -67,7 +67,7 @@ fn tasks() {
             line 9 col 53: column 'cliked' not in SELECT list; did you mean 'clicked'?
               9 | SELECT * FROM samples TO TRAIN FTRLClassifier LABEL cliked INTO m
                 |                                                     ^^^^^^
-            line 9 col 53: label 'item' is STRING; a label is BOOLEAN or a number, 0 or 1; compare in the SELECT: (x = 'yes') AS label
+            line 9 col 53: label 'item' is STRING; a label is BOOLEAN or a number; compare in the SELECT: (x = 'yes') AS label
               9 | SELECT * FROM samples TO TRAIN FTRLClassifier LABEL item INTO m
                 |                                                     ^^^^
             line 9 col 53: not supported yet: a label of a join that is not whether feedback came; select (c.imp_id IS NOT NULL) AS label

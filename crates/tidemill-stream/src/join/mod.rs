@@ -44,12 +44,12 @@ pub enum SampleKind {
 }
 
 /// Impression `seq` has its final label.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Matured {
     /// Arrival number of the impression.
     pub seq: u64,
-    /// Whether feedback matched.
-    pub positive: bool,
+    /// Of a join: 1 when feedback matched, else 0.
+    pub label: f32,
 }
 
 /// When a sample leaves (the `EMIT` clause).
@@ -563,7 +563,7 @@ impl LabelJoin {
         self.known_count += 1;
         self.open_count -= 1;
         *if positive { &mut self.counts.positives } else { &mut self.counts.negatives } += 1;
-        self.out.matured.push(Matured { seq: p.seq, positive });
+        self.out.matured.push(Matured { seq: p.seq, label: positive as u8 as f32 });
         self.out.left_done.push(p.row);
         if let Some((_, right)) = p.matched {
             self.out.right_done.push(right);

@@ -60,7 +60,7 @@ fn step(join: &mut LabelJoin, s: &Step, seen: &mut Seen) {
         let at = matched.is_valid(i).then(|| matched.value(i));
         seen.rows.push((out.kinds[i], out.seqs[i], key, at));
     }
-    seen.matured.extend(out.matured.iter().map(|m| (m.seq, m.positive)));
+    seen.matured.extend(out.matured.iter().map(|m| (m.seq, m.label == 1.0)));
 }
 
 /// A stream with disorder up to `jitter_ms`, watermarks that promise just that, feedback before and after its impression,

@@ -206,8 +206,9 @@ fn summary_text(status: &Status, job: &Job) -> String {
     let s = &status.summary;
     let number = |x: f64| if x.is_finite() { format!("{x:.4}") } else { "-".into() };
     let best = s
+        .overall
         .best_logloss
-        .map(|b| format!(" (best possible {b:.4}, {:+.2}%)", (s.logloss / b - 1.0) * 100.0))
+        .map(|b| format!(" (best possible {b:.4}, {:+.2}%)", (s.overall.logloss / b - 1.0) * 100.0))
         .unwrap_or_default();
     let recent_best = s
         .recent
@@ -223,10 +224,10 @@ fn summary_text(status: &Status, job: &Job) -> String {
         status.model,
         status.version,
         thousands(status.counts.events),
-        thousands(s.samples),
-        thousands(s.positives),
-        number(s.logloss),
-        number(s.auc),
+        thousands(s.overall.samples),
+        thousands(s.overall.positives),
+        number(s.overall.logloss),
+        number(s.overall.auc),
         thousands(s.recent.samples),
         number(s.recent.logloss),
         number(s.recent.auc),
@@ -253,10 +254,10 @@ fn show_evaluated(model: &str, out: &crate::evaluate::Evaluated, json: bool) -> 
         let mut text = format!(
             "{model}@{} on {} samples ({} positive): log loss {:.4}, AUC {:.4}",
             out.version,
-            thousands(s.samples),
-            thousands(s.positives),
-            s.logloss,
-            s.auc
+            thousands(s.overall.samples),
+            thousands(s.overall.positives),
+            s.overall.logloss,
+            s.overall.auc
         );
         if let Some(reason) = &out.first_refusal {
             text.push_str(&format!("\n{} rows could not be scored; the first: {reason}", thousands(out.refused)));
@@ -264,8 +265,8 @@ fn show_evaluated(model: &str, out: &crate::evaluate::Evaluated, json: bool) -> 
         return print_line(&text);
     }
     let line = serde_json::json!({
-        "model": model, "version": out.version, "samples": s.samples, "positives": s.positives,
-        "logloss": s.logloss, "auc": s.auc, "refused": out.refused,
+        "model": model, "version": out.version, "samples": s.overall.samples, "positives": s.overall.positives,
+        "logloss": s.overall.logloss, "auc": s.overall.auc, "refused": out.refused,
     });
     print_line(&line.to_string())
 }

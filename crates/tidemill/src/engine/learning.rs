@@ -37,6 +37,10 @@ pub struct Lesson {
     pub seqs: Vec<u64>,
     /// True probabilities, where they are known.
     pub oracle: Option<Vec<f64>>,
+    /// Sample weights, where they differ.
+    pub weights: Option<Vec<f32>>,
+    /// Group of each sample, where somebody asked for figures by group.
+    pub groups: Option<Vec<u32>>,
     /// Impressions whose label became final.
     pub matured: Vec<Matured>,
 }
@@ -130,10 +134,18 @@ impl Learning {
 impl Shared {
     /// Learns one lesson; `false` once the learner has failed.
     fn learn(&self, lesson: &Lesson) -> bool {
-        let Lesson { mini_batch, features, labels, kinds, seqs, oracle, matured } = lesson;
+        let Lesson { mini_batch, features, labels, kinds, seqs, oracle, weights, groups, matured } = lesson;
         let update = || {
             let mut trainer = lock(&self.trainer);
-            trainer.update(&SampleBatch { features, labels, kinds, seqs, oracle: oracle.as_deref() });
+            trainer.update(&SampleBatch {
+                features,
+                labels,
+                kinds,
+                seqs,
+                oracle: oracle.as_deref(),
+                weights: weights.as_deref(),
+                groups: groups.as_deref(),
+            });
             trainer.mature(matured);
         };
         let outcome = catch_unwind(AssertUnwindSafe(update));

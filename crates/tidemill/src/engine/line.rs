@@ -14,7 +14,10 @@ use tidemill_base::{
     Error, Result,
     codec::{Decoder, Encoder},
 };
-use tidemill_model::feature::{Extractor, Features};
+use tidemill_model::{
+    feature::{Extractor, Features},
+    loss::Loss,
+};
 use tidemill_sql::{Pipeline, TrainJob};
 use tidemill_stream::{
     Transform,
@@ -22,7 +25,7 @@ use tidemill_stream::{
     sequencer::Cut,
     window::Window,
 };
-use tidemill_train::{TrainSpec, Trainer};
+use tidemill_train::{GROUPS_MAX, OTHERS, TrainSpec, Trainer};
 
 use super::learning::{Learning, Lesson};
 
@@ -48,12 +51,18 @@ pub struct LineCounts {
     pub sample_rows: u64,
 }
 
+/// Characters of a value that tell its group apart.
+const GROUP_NAME_MAX: usize = 200;
+
 /// One job's stretch of the line.
 pub struct Line {
     joining: Joining,
     post: Arc<dyn Transform>,
     label: usize,
+    loss: Loss,
     oracle: Option<usize>,
+    weight: Option<usize>,
+    groups: Option<Groups>,
     extractor: Extractor,
     /// What is learned.
     pub learning: Learning,
@@ -104,20 +113,26 @@ impl Line {
             }
         };
         let output = &job.pipeline.output;
-        let oracle =
-            match &spec.oracle {
-                None => None,
-                Some(name) => Some(output.index_of(name).map_err(|_| {
-                    Error::invalid(format!("validate.oracle: column '{name}' is not in the SELECT list"))
-                })?),
+        let column = |attribute: &str, name: &Option<String>| {
+            let index = |name: &String| {
+                let not_there = |_| Error::invalid(format!("{attribute}: column '{name}' is not in the SELECT list"));
+                output.index_of(name).map_err(not_there)
             };
+            name.as_ref().map(index).transpose()
+        };
+        let oracle = column("validate.oracle", &spec.oracle)?;
+        let weight = column("train.weight", &spec.weight)?;
+        let groups = column("validate.by", &spec.group_by)?.map(Groups::new);
         let extractor = Extractor::bind(&job.columns, output)?;
-        let trainer = Trainer::new(&spec.clone().with_slots(extractor.slots()), threads);
+        let trainer = Trainer::new(&spec.clone().with_slots(extractor.slots()), threads)?;
         Ok(Self {
             joining,
             post: job.pipeline.post.clone(),
             label: job.label,
+            loss: spec.model.loss,
             oracle,
+            weight,
+            groups,
             extractor,
             learning: Learning::new(trainer, threads > 1),
             counts: LineCounts::default(),
@@ -167,8 +182,16 @@ impl Line {
                 Some(join.encode(out))
             }
         };
+        if let Some(groups) = &self.groups {
+            groups.encode(out);
+        }
         self.learning.trainer().encode(out);
         rows
+    }
+
+    /// Values of the column that figures are told apart by, by group number from 1.
+    pub fn group_names(&self) -> Vec<String> {
+        self.groups.as_ref().map_or(Vec::new(), Groups::names)
     }
 
     /// Takes back what [`Line::encode`] and the rows behind it wrote, on any number of threads.
@@ -179,6 +202,9 @@ impl Line {
             (0, Joining::None(next)) => *next = d.u64()?,
             (1, Joining::Label(join)) => join.restore(d)?,
             _ => return Err(Error::conflict("the checkpoint was written by a program with another join")),
+        }
+        if let Some(groups) = &mut self.groups {
+            groups.decode(d)?;
         }
         let trainer = Trainer::decode(&spec.clone().with_slots(self.extractor.slots()), threads, d)?;
         self.learning = Learning::new(trainer, threads > 1);
@@ -202,7 +228,7 @@ impl Line {
                 let seqs: Vec<u64> = (*next..*next + n).collect();
                 *next += n;
                 // Should a label not be usable, the number matures all the same.
-                let matured = seqs.iter().map(|&seq| Matured { seq, positive: false }).collect();
+                let matured = seqs.iter().map(|&seq| Matured { seq, label: f32::NAN }).collect();
                 let kinds = vec![SampleKind::Final; n as usize];
                 Ok(Some(Samples { rows, kinds, seqs, labels: Vec::new(), matured }))
             }
@@ -246,9 +272,16 @@ impl Line {
         self.reject("select", &t.refused, rejected);
         samples.rows = t.rows;
         let mut bad = Vec::new();
-        samples.labels = labels(samples.rows.column(self.label), &mut bad)?;
+        samples.labels = labels(samples.rows.column(self.label), self.loss, &mut bad)?;
         self.reject("label", &bad, rejected);
-        samples.without(&bad)
+        let mut samples = samples.without(&bad)?;
+        if let Some(column) = self.weight {
+            let mut bad = Vec::new();
+            weights(samples.rows.column(column), &mut bad)?;
+            self.reject("weight", &bad, rejected);
+            samples = samples.without(&bad)?;
+        }
+        Ok(samples)
     }
 
     /// Step 4, model/feature: columns become (slot, key, value).
@@ -268,6 +301,8 @@ impl Line {
     pub fn update(&mut self, mut samples: Samples, mini_batch: u64) -> Result<()> {
         self.counts.sample_rows += samples.labels.len() as u64;
         self.lesson.oracle = self.oracle.map(|c| to_f64(samples.rows.column(c))).transpose()?;
+        self.lesson.weights = self.weight.map(|c| weights(samples.rows.column(c), &mut Vec::new())).transpose()?;
+        self.lesson.groups = self.groups.as_mut().map(|groups| groups.of(&samples.rows)).transpose()?;
         samples.mature();
         let Samples { labels, kinds, seqs, matured, .. } = samples;
         let lesson = Lesson { mini_batch, labels, kinds, seqs, matured, ..std::mem::take(&mut self.lesson) };
@@ -316,34 +351,103 @@ impl Samples {
     fn mature(&mut self) {
         let is_aligned = self.matured.iter().map(|m| m.seq).eq(self.seqs.iter().copied());
         if is_aligned {
-            self.matured.iter_mut().zip(&self.labels).for_each(|(m, label)| m.positive = *label > 0.5);
+            self.matured.iter_mut().zip(&self.labels).for_each(|(m, label)| m.label = *label);
         } else {
             let of: BTreeMap<u64, f32> = self.seqs.iter().copied().zip(self.labels.iter().copied()).collect();
             for m in &mut self.matured {
-                m.positive = of.get(&m.seq).map_or(m.positive, |label| *label > 0.5);
+                m.label = of.get(&m.seq).copied().unwrap_or(m.label);
             }
         }
     }
 }
 
-/// Labels as 0 or 1; rows without one, or with another number, are named in `bad`.
-pub fn labels(column: &ArrayRef, bad: &mut Vec<(u32, String)>) -> Result<Vec<f32>> {
-    let numbers: ArrayRef = match column.data_type() {
-        DataType::Float32 => column.clone(),
-        t if t.is_numeric() || *t == DataType::Boolean => {
-            cast(column, &DataType::Float32).map_err(|e| Error::invalid(format!("label: {e}")))?
-        }
-        t => return Err(Error::invalid(format!("the label has type {t}; it must be a number or a BOOLEAN"))),
-    };
-    let numbers: &Float32Array = numbers.as_primitive::<Float32Type>();
+/// Labels as numbers; rows without one, or with one that the loss does not take, are named in `bad`.
+pub fn labels(column: &ArrayRef, loss: Loss, bad: &mut Vec<(u32, String)>) -> Result<Vec<f32>> {
+    let numbers = to_f32(column, "the label")?;
     for i in 0..numbers.len() {
         if numbers.is_null(i) {
             bad.push((i as u32, "label is missing".into()));
-        } else if !matches!(numbers.value(i), 0.0 | 1.0) {
-            bad.push((i as u32, format!("label must be 0 or 1, got {}", numbers.value(i))));
+        } else if let Err(why) = loss.check_label(numbers.value(i)) {
+            bad.push((i as u32, why));
         }
     }
     Ok(numbers.values().to_vec())
+}
+
+/// Sample weights; rows with one that is missing, negative or no number are named in `bad`.
+fn weights(column: &ArrayRef, bad: &mut Vec<(u32, String)>) -> Result<Vec<f32>> {
+    let numbers = to_f32(column, "the weight")?;
+    for i in 0..numbers.len() {
+        if numbers.is_null(i) {
+            bad.push((i as u32, "weight is missing".into()));
+        } else if !(numbers.value(i) >= 0.0 && numbers.value(i).is_finite()) {
+            bad.push((i as u32, format!("weight must be a number from 0, got {}", numbers.value(i))));
+        }
+    }
+    Ok(numbers.values().to_vec())
+}
+
+fn to_f32(column: &ArrayRef, what: &str) -> Result<Float32Array> {
+    let numbers: ArrayRef = match column.data_type() {
+        DataType::Float32 => column.clone(),
+        t if t.is_numeric() || *t == DataType::Boolean => {
+            cast(column, &DataType::Float32).map_err(|e| Error::invalid(format!("{what}: {e}")))?
+        }
+        t => return Err(Error::invalid(format!("{what} has type {t}; it must be a number or a BOOLEAN"))),
+    };
+    Ok(numbers.as_primitive::<Float32Type>().clone())
+}
+
+/// Numbers for the values of a column, in the order in which they came; beyond the bound all share one.
+pub struct Groups {
+    column: usize,
+    numbers: BTreeMap<String, u32>,
+}
+
+impl Groups {
+    fn new(column: usize) -> Self {
+        Self { column, numbers: BTreeMap::new() }
+    }
+
+    /// The values by group number, from 1.
+    pub fn names(&self) -> Vec<String> {
+        let mut by_number: Vec<(u32, &String)> = self.numbers.iter().map(|(name, number)| (*number, name)).collect();
+        by_number.sort_unstable();
+        by_number.into_iter().map(|(_, name)| name.clone()).collect()
+    }
+
+    fn of(&mut self, rows: &RecordBatch) -> Result<Vec<u32>> {
+        let text =
+            cast(rows.column(self.column), &DataType::Utf8).map_err(|e| Error::invalid(format!("validate.by: {e}")))?;
+        let text = text.as_string::<i32>();
+        let number = |i: usize| {
+            let name = if text.is_null(i) { "NULL" } else { text.value(i) };
+            if let Some(number) = self.numbers.get(name) {
+                return *number;
+            }
+            if self.numbers.len() == GROUPS_MAX as usize {
+                return OTHERS;
+            }
+            let number = self.numbers.len() as u32 + 1;
+            self.numbers.insert(name.chars().take(GROUP_NAME_MAX).collect(), number);
+            number
+        };
+        Ok((0..text.len()).map(number).collect())
+    }
+
+    fn encode(&self, out: &mut Encoder) {
+        let names = self.names();
+        out.put_varint(names.len() as u64);
+        names.iter().for_each(|name| _ = out.put_str(name));
+    }
+
+    fn decode(&mut self, d: &mut Decoder) -> Result<()> {
+        self.numbers.clear();
+        for number in 1..=d.count(1)? as u32 {
+            self.numbers.insert(d.str()?.to_string(), number);
+        }
+        Ok(())
+    }
 }
 
 fn to_f64(column: &ArrayRef) -> Result<Vec<f64>> {

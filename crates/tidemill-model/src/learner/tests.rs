@@ -1,0 +1,146 @@
+//! Every learner against its formula in f64, its gradient against finite differences, and group sums against one sum.
+
+use super::*;
+use tidemill_base::Rng;
+
+struct Case {
+    ends: Vec<u32>,
+    keys: Vec<u64>,
+    values: Vec<f32>,
+    slots: Vec<u16>,
+    params: Vec<f32>,
+    dense: Vec<f32>,
+}
+
+const SLOTS: usize = 5;
+
+impl Case {
+    /// Samples with several features in a slot, lacking slots, and none at all.
+    fn new(learner: &dyn Learner, seed: u64) -> Self {
+        let mut rng = Rng::seeded(seed);
+        let (mut ends, mut keys, mut values, mut slots) = (vec![], vec![], vec![], vec![]);
+        for count in [5, 1, 0, 7, 3] {
+            let mut of_sample: Vec<u16> = (0..count).map(|_| rng.below(SLOTS as u64) as u16).collect();
+            of_sample.sort_unstable();
+            slots.extend(of_sample);
+            keys.extend((0..count).map(|_| rng.next_u64()));
+            values.extend((0..count).map(|_| rng.normal() as f32));
+            ends.push(keys.len() as u32);
+        }
+        let params = (0..keys.len() * learner.width()).map(|_| rng.normal() as f32 * 0.5).collect();
+        Self { ends, keys, values, slots, params, dense: learner.start_dense(seed) }
+    }
+
+    fn slice(&self) -> Slice<'_> {
+        let Self { ends, keys, values, slots, params, .. } = self;
+        Slice { ends, keys, values, slots, params, dropout: None }
+    }
+
+    fn scores(&self, learner: &dyn Learner) -> Vec<f32> {
+        let mut scores = vec![0.0; self.ends.len() * learner.outputs()];
+        learner.forward(&self.slice(), &self.dense, &mut Vec::new(), &mut scores);
+        scores
+    }
+}
+
+fn learners() -> Vec<(&'static str, Box<dyn Learner>)> {
+    vec![
+        ("linear", Box::new(Linear { outputs: 1 })),
+        ("softmax", Box::new(Linear { outputs: 3 })),
+        ("fm 1", Box::new(Fm { factors: 1, spread: 0.1 })),
+        ("fm 8", Box::new(Fm { factors: 8, spread: 0.1 })),
+        ("ffm 4", Box::new(Ffm { factors: 4, slots: SLOTS, spread: 0.1 })),
+        ("ffm 8", Box::new(Ffm { factors: 8, slots: SLOTS, spread: 0.1 })),
+        ("ffm 3", Box::new(Ffm { factors: 3, slots: SLOTS, spread: 0.1 })),
+    ]
+}
+
+#[test]
+fn gradients_are_the_slopes_of_the_scores() {
+    for (name, learner) in learners() {
+        let mut case = Case::new(&*learner, 5);
+        let mut rng = Rng::seeded(9);
+        let slopes: Vec<f32> = (0..case.ends.len() * learner.outputs()).map(|_| rng.normal() as f32).collect();
+        let mut work = Vec::new();
+        let mut scores = vec![0.0; slopes.len()];
+        learner.forward(&case.slice(), &case.dense, &mut work, &mut scores);
+        let mut gradients = vec![f32::NAN; case.params.len()];
+        let mut dense = vec![0.0; learner.dense_dimension()];
+        learner.backward(&case.slice(), &case.dense, &mut work, &slopes, &mut gradients, &mut dense);
+        let objective = |scores: &[f32]| scores.iter().zip(&slopes).map(|(s, g)| f64::from(s * g)).sum::<f64>();
+        for (i, gradient) in gradients.iter().enumerate() {
+            let before = case.params[i];
+            let mut at = |w: f32| {
+                case.params[i] = w;
+                objective(&case.scores(&*learner))
+            };
+            let expected = (at(before + 0.01) - at(before - 0.01)) / 0.02;
+            case.params[i] = before;
+            let off = (f64::from(*gradient) - expected).abs();
+            assert!(off < 1e-3 * expected.abs().max(1.0), "{name}, parameter {i}: {gradient}, not {expected}");
+        }
+        for (i, gradient) in dense.iter().enumerate() {
+            let before = case.dense[i];
+            let mut at = |w: f32| {
+                case.dense[i] = w;
+                objective(&case.scores(&*learner))
+            };
+            let expected = (at(before + 0.002) - at(before - 0.002)) / 0.004;
+            case.dense[i] = before;
+            let off = (f64::from(*gradient) - expected).abs();
+            assert!(off < 5e-3 * expected.abs().max(1.0), "{name}, dense parameter {i}: {gradient}, not {expected}");
+        }
+    }
+}
+
+/// What a sample scores must not depend on the samples beside it, or serving would answer otherwise than training did.
+#[test]
+fn a_sample_scores_the_same_alone_and_among_others() {
+    for (name, learner) in learners() {
+        let case = Case::new(&*learner, 6);
+        let together = case.scores(&*learner);
+        for i in 0..case.ends.len() {
+            let range = case.slice().range(i);
+            let alone = Slice {
+                ends: &[range.len() as u32],
+                keys: &case.keys[range.clone()],
+                values: &case.values[range.clone()],
+                slots: &case.slots[range.clone()],
+                params: &case.params[range.start * learner.width()..range.end * learner.width()],
+                dropout: None,
+            };
+            let mut scores = vec![0.0; learner.outputs()];
+            learner.forward(&alone, &case.dense, &mut Vec::new(), &mut scores);
+            let expected = &together[i * learner.outputs()..][..learner.outputs()];
+            assert!(scores.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}, sample {i}");
+        }
+    }
+}
+
+/// The definition of both machines: every pair of features, one after the other.
+#[test]
+fn factorisation_machines_score_every_pair_of_features() {
+    for (k, aware) in [(8, false), (4, true), (3, true)] {
+        let learner: Box<dyn Learner> = match aware {
+            true => Box::new(Ffm { factors: k, slots: SLOTS, spread: 0.1 }),
+            false => Box::new(Fm { factors: k, spread: 0.1 }),
+        };
+        let case = Case::new(&*learner, 7);
+        let width = learner.width();
+        for (i, score) in case.scores(&*learner).iter().enumerate() {
+            let mut expected = 0.0f64;
+            for a in case.slice().range(i) {
+                expected += f64::from(case.params[a * width] * case.values[a]);
+                for b in a + 1..case.slice().range(i).end {
+                    let of = |i: usize, other: usize| {
+                        let slot = if aware { case.slots[other] as usize } else { 0 };
+                        &case.params[i * width + 1 + slot * k..][..k]
+                    };
+                    let dot: f64 = of(a, b).iter().zip(of(b, a)).map(|(p, q)| f64::from(p * q)).sum();
+                    expected += dot * f64::from(case.values[a] * case.values[b]);
+                }
+            }
+            assert!((f64::from(*score) - expected).abs() < 1e-4 * expected.abs().max(1.0), "{score}, not {expected}");
+        }
+    }
+}

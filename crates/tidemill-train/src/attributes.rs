@@ -1,0 +1,150 @@
+//! The attributes of `TO TRAIN ... WITH`, each declared once.
+
+use tidemill_base::attribute::{Attribute, Type};
+
+use crate::validation::WINDOW_MAX;
+
+const OPTIMIZERS: &[&str] = &["sgd", "momentum", "adagrad", "ftrl", "adam", "amsgrad"];
+
+const fn number(name: &'static str, min: f64, max: f64, default: Option<&'static str>, doc: &'static str) -> Attribute {
+    Attribute { name, ty: Type::Number { min, max }, default, doc }
+}
+
+const fn integer(name: &'static str, min: i64, max: i64, default: &'static str, doc: &'static str) -> Attribute {
+    Attribute { name, ty: Type::Integer { min, max }, default: Some(default), doc }
+}
+
+const fn text(name: &'static str, default: &'static str, doc: &'static str) -> Attribute {
+    Attribute { name, ty: Type::Text, default: Some(default), doc }
+}
+
+const fn optimizer(name: &'static str, doc: &'static str) -> Attribute {
+    Attribute { name, ty: Type::Choice(OPTIMIZERS), default: None, doc }
+}
+
+const fn duration(name: &'static str, default: &'static str, doc: &'static str) -> Attribute {
+    Attribute { name, ty: Type::Duration, default: Some(default), doc }
+}
+
+/// Every attribute of `TO TRAIN ... WITH`.
+pub static ATTRIBUTES: [Attribute; 40] = [
+    optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
+    number(
+        "model.alpha",
+        1e-9,
+        1e3,
+        None,
+        "learning rate of weights: 0.1, for momentum 0.01, for adam and amsgrad 0.001",
+    ),
+    number(
+        "model.beta",
+        0.0,
+        1e6,
+        Some("1"),
+        "ftrl, adagrad: how slowly a key's learning rate falls: alpha / (beta + sqrt(sum of squared gradients))",
+    ),
+    number(
+        "model.l1",
+        0.0,
+        1e6,
+        Some("0"),
+        "keeps the weight of a key at zero until its gradients add up to more than this",
+    ),
+    number("model.l2", 0.0, 1e6, Some("0"), "pulls weights towards zero"),
+    number(
+        "model.group_l1",
+        0.0,
+        1e6,
+        Some("0"),
+        "keeps all factors of a key at zero until their gradients together add up to more than this",
+    ),
+    number("model.momentum", 0.0, 0.9999, Some("0.9"), "momentum: how much of the last step goes on"),
+    number("model.beta1", 0.0, 0.9999, Some("0.9"), "adam, amsgrad: how slowly the mean of the gradients moves"),
+    number("model.beta2", 0.0, 0.999_999, Some("0.999"), "adam, amsgrad: how slowly the mean of their squares moves"),
+    number("model.epsilon", 1e-12, 1.0, Some("1e-8"), "adam, amsgrad: keeps steps small where gradients are"),
+    text(
+        "model.schedule",
+        "constant",
+        "learning rate over time: constant, inverse:DECAY, halve:SAMPLES or warmup:SAMPLES; not for ftrl",
+    ),
+    number("model.clip_value", 1e-9, 1e30, None, "brings each component of a gradient within this"),
+    number("model.clip_norm", 1e-9, 1e30, None, "scales gradients longer than this down to it"),
+    integer("model.factors", 1, 1024, "8", "FM, FFM: dimension of the factors (4 for FFM unless said otherwise)"),
+    optimizer("model.factors_optimizer", "optimizer of factors and embeddings; adagrad unless said otherwise"),
+    number("model.factors_alpha", 1e-9, 1e3, None, "learning rate of factors and embeddings"),
+    number("model.factors_l2", 0.0, 1e6, Some("0"), "pulls factors and embeddings towards zero"),
+    number(
+        "model.spread",
+        0.0,
+        10.0,
+        None,
+        "standard deviation of the factors a new key begins with, drawn by its key",
+    ),
+    integer("model.embedding", 1, 1024, "8", "deep learners: dimension of a key's embedding"),
+    text("model.layers", "128,64", "deep learners: units of the hidden layers"),
+    number("model.dropout", 0.0, 0.95, Some("0"), "deep learners: share of hidden units left out while learning"),
+    optimizer("model.dense_optimizer", "optimizer of the layers; adam unless said otherwise"),
+    number("model.dense_alpha", 1e-9, 1e3, None, "learning rate of the layers"),
+    number(
+        "model.huber_delta",
+        1e-9,
+        1e9,
+        None,
+        "regressions: the loss is linear beyond this error (Huber), not squared",
+    ),
+    integer("model.classes", 2, 10_000, "2", "SoftmaxRegression: how many classes labels name, from 0"),
+    integer("model.seed", 0, i64::MAX, "0", "what new factors and layers are drawn from"),
+    integer(
+        "train.batch_size",
+        1,
+        1 << 20,
+        "64",
+        "samples predicted with the same parameters before the next update of them",
+    ),
+    integer("train.passes", 1, 10_000, "1", "times bounded input is learned from, from features kept the first time"),
+    text("train.weight", "", "column with the weight of each sample: how many times it counts"),
+    integer("train.admit_after", 1, 255, "1", "times a key must be seen before it has an entry, counted by a sketch"),
+    integer(
+        "train.entries_max",
+        64,
+        1 << 40,
+        "40000000",
+        "keys the parameter table admits (40,000,000 take about 1 GiB); later new keys are counted, not learned",
+    ),
+    Attribute {
+        name: "train.bytes_max",
+        ty: Type::Bytes,
+        default: None,
+        doc: "bytes the parameter table may take; lowers train.entries_max to what fits",
+    },
+    number(
+        "publish.prune",
+        0.0,
+        1e6,
+        Some("0"),
+        "entries whose parameters are all this small are left out of versions",
+    ),
+    integer(
+        "publish.every",
+        0,
+        i64::MAX,
+        "0",
+        "sample rows learned between versions, beside publish.interval; 0 publishes at the end of bounded input only",
+    ),
+    duration("publish.interval", "10s", "time between versions over live input"),
+    duration("checkpoint.interval", "10s", "time between checkpoints"),
+    text(
+        "validate.oracle",
+        "",
+        "column that holds the true probability of a positive label, where it is known: gives the best possible log loss",
+    ),
+    integer("validate.window", 10, WINDOW_MAX as i64, "100000", "samples that recent figures are about"),
+    text("validate.by", "", "column by whose values figures are told apart, up to 1,000 of them"),
+    integer(
+        "join.pending_max",
+        1,
+        1 << 32,
+        "1000000",
+        "impressions that may wait for feedback; beyond it the oldest leaves with the label known so far and is counted",
+    ),
+];
