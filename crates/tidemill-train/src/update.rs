@@ -66,6 +66,7 @@ pub struct Trainer {
     pool: Pool,
     scratch: Scratch,
     validation: Validation,
+    pass_losses: Vec<f64>,
     counts: Counts,
 }
 
@@ -138,6 +139,7 @@ impl Trainer {
             dense_changed: false,
             scratch: Scratch::default(),
             validation,
+            pass_losses: Vec::new(),
             counts: Counts { non_finite_key: AtomicU64::new(u64::MAX), ..Counts::default() },
         })
     }
@@ -257,6 +259,19 @@ impl Trainer {
     /// A version was published: figures since the last version begin anew.
     pub fn version_published(&mut self) {
         self.validation.version_published();
+    }
+
+    /// Another pass over the same samples begins: figures begin anew, and those of the pass before are kept.
+    pub fn next_pass(&mut self) {
+        let overall = self.validation.overall();
+        let loss = overall.regression.map_or(overall.logloss, |regression| regression.rmse);
+        self.pass_losses.push(loss);
+        self.validation = Validation::new(self.spec.task(), self.spec.validate_window, self.spec.pending_max);
+    }
+
+    /// Mean log loss (of regressions the RMSE) of each pass that is over.
+    pub fn pass_losses(&self) -> &[f64] {
+        &self.pass_losses
     }
 
     /// What is being trained.

@@ -12,9 +12,12 @@
 
 mod learning;
 mod line;
+mod passes;
+
+use std::path::Path;
 
 use tidemill_base::{
-    Result, StateHash,
+    Error, Result, StateHash,
     codec::{Decoder, Encoder},
 };
 use tidemill_serve::{
@@ -31,6 +34,8 @@ use tidemill_stream::{
 use tidemill_train::TrainSpec;
 
 pub use learning::{Learning, Lesson};
+use passes::{LessonReader, LessonWriter, Progress};
+
 pub use line::{Line, LineCounts, Rejected, Samples, labels, windows};
 
 /// Events in one mini-batch of ordered partitions at most: large enough that the cost of a mini-batch is lost in its events.
@@ -46,6 +51,9 @@ pub struct Engine {
     /// Steps 3 to 6: what waits and what is learned.
     pub line: Line,
     delta_sequence: u64,
+    passes_max: u64,
+    passes: Progress,
+    reader: Option<LessonReader>,
 }
 
 impl Engine {
@@ -56,7 +64,14 @@ impl Engine {
         if let Some(join) = &job.pipeline.join {
             sequencer.bound_ahead(1, join.right.source.ahead_max_ms);
         }
-        Ok(Self { sequencer, line: Line::new(job, spec, threads)?, delta_sequence: 0 })
+        Ok(Self {
+            sequencer,
+            line: Line::new(job, spec, threads)?,
+            delta_sequence: 0,
+            passes_max: spec.passes,
+            passes: Progress::default(),
+            reader: None,
+        })
     }
 
     /// Takes one mini-batch down the line, up to the parameters. What could not be used is appended to `rejected`.
@@ -72,10 +87,63 @@ impl Engine {
         self.line.update(samples, self.sequencer.mini_batch())
     }
 
+    /// Mini-batches learned, those of later passes included.
+    pub fn mini_batch_number(&self) -> u64 {
+        self.sequencer.mini_batch() + self.passes.lessons_total
+    }
+
+    /// Keeps what pass 1 learns in `dir`, where there is more than one.
+    pub fn keep_lessons(&mut self, dir: &Path) -> Result<()> {
+        if self.passes_max > 1 {
+            self.line.keep_lessons(LessonWriter::open(dir)?);
+        }
+        Ok(())
+    }
+
+    /// Once the sources have ended: learns the next mini-batch of the next pass; `false` when all passes are done.
+    pub fn learn_again(&mut self, dir: &Path) -> Result<bool> {
+        loop {
+            if let Some(reader) = &mut self.reader {
+                if self.line.learn_again(reader, self.sequencer.mini_batch() + self.passes.lessons_total + 1)? {
+                    self.passes.lessons += 1;
+                    self.passes.lessons_total += 1;
+                    return Ok(true);
+                }
+                self.reader = None;
+                let (came, expected) = (std::mem::take(&mut self.passes.lessons), self.line.lessons());
+                if came != expected {
+                    return Err(Error::corrupt(format!(
+                        "the kept features in {} are {came} of {expected} mini-batches; start with --from-scratch",
+                        dir.display()
+                    )));
+                }
+                if self.passes.begun + 1 >= self.passes_max {
+                    return Ok(false);
+                }
+            } else if self.passes.lessons == 0 && self.passes.begun + 1 >= self.passes_max {
+                return Ok(false);
+            }
+            if self.passes.lessons == 0 {
+                self.passes.begun += 1;
+                self.line.learning.settle()?;
+                self.line.learning.trainer().next_pass();
+                self.line.flush_lessons()?;
+            }
+            let mut reader = LessonReader::open(dir)?;
+            reader.skip(self.passes.lessons)?;
+            self.reader = Some(reader);
+        }
+    }
+
+    /// The pass that is going on, from 1.
+    pub fn pass(&self) -> u64 {
+        1 + self.passes.begun
+    }
+
     /// 7 train/publish: what changed since the last call goes to the serving side, where 9 serve/predict reads it.
     pub fn publish(&mut self, live: &LiveModel, version: u64) -> Result<bool> {
         // In this order: what is learned in between is in the delta and not yet in the number.
-        let learned = self.line.learning.learned_to(self.sequencer.mini_batch());
+        let learned = self.line.learning.learned_to(self.mini_batch_number());
         let mut delta = self.line.learning.trainer().take_delta();
         delta.from = self.delta_sequence;
         self.delta_sequence += 1;
@@ -90,7 +158,7 @@ impl Engine {
         let (summary, snapshot) = (trainer.validation().overall(), trainer.snapshot());
         let meta = VersionMeta {
             version,
-            mini_batch: self.sequencer.mini_batch(),
+            mini_batch: self.mini_batch_number(),
             state_hash: trainer.state_hash(),
             samples: summary.samples,
             positives: summary.positives,
@@ -122,12 +190,14 @@ impl Engine {
     /// Appends everything a restarted engine needs to go on bit for bit, but for the rows that wait: those come behind it.
     pub fn encode(&self, out: &mut Encoder) -> Result<Option<JoinRows>> {
         self.line.learning.settle()?;
+        out.put_u64(self.passes.begun).put_u64(self.passes.lessons).put_u64(self.passes.lessons_total);
         self.sequencer.encode(out);
         Ok(self.line.encode(out))
     }
 
     /// Takes back what [`Engine::encode`] and the rows behind it wrote; the partitions must have been added.
     pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
+        self.passes = Progress { begun: d.u64()?, lessons: d.u64()?, lessons_total: d.u64()? };
         self.sequencer.restore(d)?;
         self.line.restore(spec, threads, d)
     }

@@ -35,7 +35,7 @@ use tidemill_stream::{
     source::{self, Connector},
     window::END_OF_TIME,
 };
-use tidemill_train::TrainSpec;
+use tidemill_train::{Health, TrainSpec};
 
 use crate::{
     engine::{Engine, Rejected},
@@ -43,7 +43,7 @@ use crate::{
     signal::Signal,
     status::{History, Point, Status, thousands},
 };
-pub use checkpoint::Checkpoints;
+pub use checkpoint::{Checkpoint, Checkpoints};
 use dead_letter::DeadLetter;
 pub use journal::{Journal, Past};
 use save::{Body, Saver};
@@ -153,10 +153,12 @@ impl Job {
             warning = Some(format!("version {} is passed over: {}", damaged.version, damaged.reason));
         }
         let checkpoint = checkpoints.newest(u64::MAX, |e| warning = Some(format!("{e}; using the one before it")))?;
-        let after = checkpoint.as_ref().map_or(0, |c| c.mini_batch);
+        let after = checkpoint.as_ref().map_or(Ok(0), Checkpoint::streamed)?;
         let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
         let mut engine = Engine::new(&bound, &spec, options.threads)?;
+        check_passes(&spec, &bound)?;
         open_partitions(&mut engine, &bound, &past, push, Some(&mut journal))?;
+        engine.keep_lessons(&dir)?;
         // Only now: a program whose sources cannot be opened leaves nothing behind that would stand in the next one's way.
         if let Some(text) = program {
             atomic_file::replace(&dir.join("program.sql"), text.as_bytes())?;
@@ -167,6 +169,7 @@ impl Job {
         if let Some(c) = &checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
             let mut d = Decoder::new(&c.body, &what);
+            d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
             engine.restore(&spec, options.threads, &mut d)?;
@@ -243,7 +246,7 @@ impl Job {
     /// Makes the model readable by requests while it learns.
     pub fn serve(&mut self) -> Arc<LiveModel> {
         let mut trainer = self.engine.line.learning.trainer();
-        let live = LiveModel::open(&trainer.snapshot(), self.version, self.engine.sequencer.mini_batch());
+        let live = LiveModel::open(&trainer.snapshot(), self.version, self.engine.mini_batch_number());
         trainer.take_delta();
         self.live.insert(Arc::new(live)).clone()
     }
@@ -323,6 +326,12 @@ impl Job {
                     self.publish_live()?;
                     signal.wait(wait.min(WAIT_AT_MOST));
                 }
+            }
+            self.tick(watcher)?;
+        }
+        while self.engine.learn_again(&self.dir)? {
+            if signal.is_stopped() {
+                return Ok(Ending::Stopped);
             }
             self.tick(watcher)?;
         }
@@ -435,16 +444,24 @@ impl Job {
             }
             other => {
                 self.timing.disk_full = None;
-                self.not_published = None;
                 other
             }
         }
     }
 
-    /// Writes what is learned as a version, unless the last version is just that.
+    /// Writes what is learned as a version, unless the last version is just that, or the learner diverges: then the last
+    /// good version stays, and learning goes on.
     fn publish_version(&mut self) -> Result<()> {
         self.timing.versioned = self.clock.elapsed();
-        let mini_batch = self.engine.sequencer.mini_batch();
+        self.engine.line.learning.settle()?;
+        let health = self.engine.line.learning.trainer().validation().health().clone();
+        if let Health::Diverging { why } = health {
+            self.not_published = Some(format!("version not published: the learner diverges: {why}"));
+            self.version_rows = self.rows_learned();
+            return Ok(());
+        }
+        self.not_published = None;
+        let mini_batch = self.engine.mini_batch_number();
         if let Some(last) = self.registry.list().into_iter().rev().find(|v| v.mini_batch == mini_batch)
             && last.fingerprint == self.bound.fingerprint
             && last.state_hash == self.engine.state_hash()?
@@ -464,6 +481,7 @@ impl Job {
     /// What a checkpoint holds, as of now. Short: what is long is written from it later ([`Body::finish`]).
     fn body(&mut self) -> Result<Body> {
         let mut out = Encoder::new();
+        out.put_u64(self.engine.sequencer.mini_batch());
         out.put_u64(self.dead_letter.flush()).put_u64(self.version_rows);
         let rows = self.engine.encode(&mut out)?;
         Ok(Body { out, rows })
@@ -479,7 +497,7 @@ impl Job {
         if self.saver.is_idle() {
             keep_prints(&mut self.engine, &mut self.journal)?;
             let body = self.body()?;
-            self.saver.start(self.engine.sequencer.mini_batch(), body, self.journal.sync_handle()?);
+            self.saver.start(self.engine.mini_batch_number(), body, self.journal.sync_handle()?);
         }
         Ok(())
     }
@@ -495,7 +513,7 @@ impl Job {
         keep_prints(&mut self.engine, &mut self.journal)?;
         let body = self.body()?;
         self.journal.sync()?;
-        self.saver.write(self.engine.sequencer.mini_batch(), body)
+        self.saver.write(self.engine.mini_batch_number(), body)
     }
 
     /// How long until a mini-batch that ends at this event time is due; zero when nobody paces.
@@ -576,7 +594,10 @@ impl Job {
             state: state.to_string(),
             model: self.bound.model.clone(),
             version: self.version,
-            mini_batch: self.engine.sequencer.mini_batch(),
+            mini_batch: self.engine.mini_batch_number(),
+            pass: (self.engine.pass(), self.spec.passes),
+            pass_losses: trainer.pass_losses().to_vec(),
+            group_names: self.engine.line.group_names(),
             events_per_s: self.timing.rate.2,
             counts: self.engine.line.counts(),
             join: self.engine.line.join_counts(),
@@ -680,6 +701,17 @@ fn check_program(dir: &Path, job: &TrainJob) -> Result<Option<String>> {
             job.model,
             dir.display()
         ))),
+    }
+}
+
+/// Only what ends can be learned from again.
+fn check_passes(spec: &TrainSpec, job: &TrainJob) -> Result<()> {
+    match inputs(job).into_iter().find(|i| spec.passes > 1 && !i.source.bounded()) {
+        Some(input) => Err(Error::invalid(format!(
+            "train.passes = {}: source '{}' never ends; passes need sources that do",
+            spec.passes, input.source.name
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod engine;
 pub mod evaluate;
+pub mod figures;
 pub mod host;
 pub mod job;
 pub mod program;

@@ -9,7 +9,10 @@ use tidemill_base::StateHash;
 use tidemill_stream::join::JoinCounts;
 use tidemill_train::{Summary, TrainStats};
 
-use crate::engine::LineCounts;
+use crate::{
+    engine::LineCounts,
+    figures::{self, number},
+};
 
 /// A moment of a job.
 #[derive(Clone, Debug)]
@@ -22,6 +25,12 @@ pub struct Status {
     pub version: u64,
     /// Mini-batches processed.
     pub mini_batch: u64,
+    /// The pass that is going on, from 1, and how many there are.
+    pub pass: (u64, u64),
+    /// Mean loss of each pass that is over.
+    pub pass_losses: Vec<f64>,
+    /// Values that figures are told apart by, by group number from 1.
+    pub group_names: Vec<String>,
     /// Events a second over the last second or so; over the whole run at its end.
     pub events_per_s: f64,
     /// Events and refusals.
@@ -128,19 +137,17 @@ impl Status {
             thousands(self.events_per_s as u64),
             thousands(self.summary.overall.samples),
         );
-        if recent.samples == 0 {
-            out.push_str("  no label is final yet");
-        } else {
-            let _ = write!(out, "  log loss {:.4}", recent.logloss);
-        }
-        if let Some(best) = recent.best_logloss {
-            let _ = write!(out, " (best {best:.4}, {:+.1}%)", (recent.logloss / best - 1.0) * 100.0);
-        }
-        if recent.auc.is_finite() {
-            let _ = write!(out, "  AUC {:.4}", recent.auc);
+        match recent.samples {
+            0 => out.push_str("  no label is final yet"),
+            _ => {
+                let _ = write!(out, "  {}", figures::words(recent));
+            }
         }
         if let Some(ms) = self.staleness_ms {
             let _ = write!(out, "  staleness {ms:.0} ms");
+        }
+        if self.pass.1 > 1 {
+            let _ = write!(out, "  pass {} of {}", self.pass.0, self.pass.1);
         }
         let _ = write!(out, "  version {}", self.version);
         if self.state != "learning" {
@@ -155,15 +162,14 @@ impl Status {
         let mut out = json!({
             "state": self.state,
             "model": self.model,
-            "samples": s.overall.samples,
-            "positives": s.overall.positives,
-            "logloss": number(s.overall.logloss),
-            "auc": number(s.overall.auc),
-            "normalized_entropy": number(s.overall.normalized_entropy),
-            "recent": recent(s),
-            "calibration": calibration(s),
+            "recent": figures::json(&s.recent),
+            "since_version": figures::json(&s.since_version),
+            "calibration": figures::calibration(&s.overall),
+            "groups": figures::groups(&s.groups, &self.group_names),
             "version": self.version,
             "mini_batch": self.mini_batch,
+            "pass": self.pass.0,
+            "pass_losses": self.pass_losses.iter().copied().map(number).collect::<Vec<_>>(),
             "state_hash": self.state_hash.map(|h| h.to_string()),
             "events": self.counts.events,
             "events_per_s": self.events_per_s.round(),
@@ -172,8 +178,11 @@ impl Status {
             "table_bytes": self.train.bytes,
             "peak_rss_bytes": peak_rss_bytes(),
         });
-        if let Some(best) = s.overall.best_logloss {
-            out["best_logloss"] = number(best);
+        if let (Some(out), Value::Object(overall)) = (out.as_object_mut(), figures::json(&s.overall)) {
+            out.extend(overall);
+        }
+        if let Some(one) = figures::one_class(&self.summary) {
+            out["one_class"] = one.into();
         }
         if let Some(w) = &self.warning {
             out["warning"] = w.clone().into();
@@ -195,9 +204,9 @@ impl Status {
             "positives": s.overall.positives,
             "logloss": number(s.overall.logloss),
             "best_logloss": s.overall.best_logloss.map(number),
-            "recent": recent(s),
+            "recent": figures::json(&s.recent),
             "auc": number(s.overall.auc),
-            "calibration": calibration(s),
+            "calibration": figures::calibration(&s.overall),
             "staleness_ms": self.staleness_ms,
             "event_time_ms": self.watermark_ms,
             "watermark_ms": self.watermark_ms,
@@ -310,28 +319,6 @@ impl Status {
         put("resident_bytes", "gauge", "Resident memory.", proc_status_bytes("VmRSS:") as f64);
         out
     }
-}
-
-fn recent(s: &Summary) -> Value {
-    let r = &s.recent;
-    let mut out =
-        json!({"samples": r.samples, "positives": r.positives, "logloss": number(r.logloss), "auc": number(r.auc)});
-    if let Some(best) = r.best_logloss {
-        out["best_logloss"] = number(best);
-    }
-    out
-}
-
-fn calibration(s: &Summary) -> Value {
-    let deciles = s.overall.calibration.iter();
-    deciles
-        .map(|d| json!({"count": d.count, "mean_p": number(d.mean_prediction), "mean_label": number(d.mean_label)}))
-        .collect()
-}
-
-/// Six digits are what these figures carry; a figure that is not there yet is null.
-fn number(x: f64) -> Value {
-    if x.is_finite() { ((x * 1e6).round() / 1e6).into() } else { Value::Null }
 }
 
 /// `1234567` as `1,234,567`.

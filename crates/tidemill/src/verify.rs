@@ -8,7 +8,7 @@ use tidemill_train::TrainSpec;
 
 use crate::{
     engine::Engine,
-    job::{Checkpoints, Journal, open_partitions},
+    job::{Checkpoint, Checkpoints, Journal, open_partitions},
     program,
     push::PushHub,
 };
@@ -49,8 +49,9 @@ pub fn verify(
     // One before it: the checkpoint at the version itself would only prove that it can be read.
     let checkpoint = checkpoints.newest(meta.mini_batch.saturating_sub(1), |_| ())?;
     let from = checkpoint.as_ref().map_or(0, |c| c.mini_batch);
-    let past = Journal::read(&dir.join("job"), from, meta.mini_batch)?;
-    if past.last_mini_batch < meta.mini_batch {
+    let streamed = checkpoint.as_ref().map_or(Ok(0), Checkpoint::streamed)?;
+    let past = Journal::read(&dir.join("job"), streamed, meta.mini_batch)?;
+    if past.last_mini_batch < meta.mini_batch && spec.passes == 1 {
         return Err(Error::corrupt(format!(
             "the journal ends at mini-batch {}, version {version} stands on mini-batch {}",
             past.last_mini_batch, meta.mini_batch
@@ -61,13 +62,22 @@ pub fn verify(
     if let Some(c) = &checkpoint {
         let what = format!("checkpoint {}", c.mini_batch);
         let mut d = Decoder::new(&c.body, &what);
-        let _ = (d.u64()?, d.u64()?);
+        let _ = (d.u64()?, d.u64()?, d.u64()?);
         engine.restore(&spec, threads, &mut d)?;
     }
     let mini_batches = past.cuts.len() as u64;
     for (i, record) in past.cuts.into_iter().enumerate() {
         engine.replay(record, &mut Vec::new())?;
         progress(i as u64 + 1, mini_batches);
+    }
+    while engine.mini_batch_number() < meta.mini_batch {
+        if !engine.learn_again(&dir.join("job"))? {
+            return Err(Error::corrupt(format!(
+                "version {version} stands on mini-batch {}, and all passes end at {}",
+                meta.mini_batch,
+                engine.mini_batch_number()
+            )));
+        }
     }
     Ok(Verified { derived: engine.state_hash()?, meta, from_mini_batch: from, mini_batches })
 }

@@ -19,6 +19,8 @@ impl Trainer {
         out.put_u64(self.deltas).put_u64(c.samples).put_u64(c.corrections).put_u64(c.refused_samples);
         out.put_u64(c.updates).put_u64(c.non_finite.load(Relaxed)).put_u64(c.non_finite_key.load(Relaxed));
         out.put_u64(c.not_admitted.load(Relaxed));
+        out.put_varint(self.pass_losses.len() as u64);
+        self.pass_losses.iter().for_each(|loss| _ = out.put_f64(*loss));
         self.validation.encode(out);
         let dense = self.dense.state.lock().expect("nobody panics while holding it");
         out.put_varint(dense.len() as u64);
@@ -36,6 +38,7 @@ impl Trainer {
         let (non_finite, non_finite_key, not_admitted) = (next()?.into(), next()?.into(), next()?.into());
         trainer.counts =
             Counts { samples, corrections, refused_samples, updates, non_finite, non_finite_key, not_admitted };
+        trainer.pass_losses = (0..from.count(8)?).map(|_| from.f64()).collect::<Result<_>>()?;
         trainer.validation = Validation::decode(spec.task(), spec.validate_window, spec.pending_max, from)?;
         let words = from.count(4)?;
         let mut state = trainer.dense.state.lock().expect("nobody else has it");

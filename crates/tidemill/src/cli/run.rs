@@ -15,6 +15,7 @@ use tidemill_sql::{Input, Program, Statement, TrainJob};
 use super::{DataDirectory, ProgramText, Serving, models, screen::Screen};
 use crate::{
     evaluate::evaluate,
+    figures,
     host::AppHost,
     job::{Ending, Job, Options, inputs},
     program,
@@ -150,8 +151,9 @@ impl Session {
         if self.server.is_some() {
             let live = job.serve();
             self.host.serve(job.bound(), live, job.registry().clone())?;
-            self.tell_address();
+            // First the figures, then the address: who is told it finds them there.
             job.show(&mut screen, "learning");
+            self.tell_address();
         }
         let ending = job.run(&self.signal, &mut screen);
         screen.end();
@@ -204,37 +206,30 @@ fn stop_on_signals(signal: Arc<Signal>) -> Result<()> {
 
 fn summary_text(status: &Status, job: &Job) -> String {
     let s = &status.summary;
-    let number = |x: f64| if x.is_finite() { format!("{x:.4}") } else { "-".into() };
-    let best = s
-        .overall
-        .best_logloss
-        .map(|b| format!(" (best possible {b:.4}, {:+.2}%)", (s.overall.logloss / b - 1.0) * 100.0))
-        .unwrap_or_default();
-    let recent_best = s
-        .recent
-        .best_logloss
-        .map(|b| format!(" (best possible {b:.4}, {:+.2}%)", (s.recent.logloss / b - 1.0) * 100.0))
-        .unwrap_or_default();
     let refused = status.counts.events_refused + status.counts.samples_refused;
+    let positives = match s.overall.regression.is_some() {
+        true => String::new(),
+        false => format!(", {} positive", thousands(s.overall.positives)),
+    };
     let mut out = format!(
-        "{} {}@{} after {} events: {} samples, {} positive\n\
-         log loss {}{best}, AUC {}; over the last {}: {}{recent_best}, AUC {}\n\
+        "{} {}@{} after {} events: {} samples{positives}\n{}; over the last {}: {}\n\
          {} events/s, {} entries, state {}",
         status.state,
         status.model,
         status.version,
         thousands(status.counts.events),
         thousands(s.overall.samples),
-        thousands(s.overall.positives),
-        number(s.overall.logloss),
-        number(s.overall.auc),
+        figures::words(&s.overall),
         thousands(s.recent.samples),
-        number(s.recent.logloss),
-        number(s.recent.auc),
+        figures::words(&s.recent),
         thousands(status.events_per_s as u64),
         thousands(status.train.entries),
         status.state_hash.map(|h| h.to_string()).unwrap_or_default(),
     );
+    if !status.pass_losses.is_empty() {
+        let losses: Vec<String> = status.pass_losses.iter().map(|loss| format!("{loss:.4}")).collect();
+        out.push_str(&format!("\nmean loss of the passes before this one: {}", losses.join(", ")));
+    }
     if refused > 0 {
         let (path, not_kept) = job.dead_letter();
         out.push_str(&format!("\n{} events or samples were refused; see {}", thousands(refused), path.display()));
@@ -252,22 +247,20 @@ fn show_evaluated(model: &str, out: &crate::evaluate::Evaluated, json: bool) -> 
     let s = &out.summary;
     if !json {
         let mut text = format!(
-            "{model}@{} on {} samples ({} positive): log loss {:.4}, AUC {:.4}",
+            "{model}@{} on {} samples: {}",
             out.version,
             thousands(s.overall.samples),
-            thousands(s.overall.positives),
-            s.overall.logloss,
-            s.overall.auc
+            figures::words(&s.overall)
         );
         if let Some(reason) = &out.first_refusal {
             text.push_str(&format!("\n{} rows could not be scored; the first: {reason}", thousands(out.refused)));
         }
         return print_line(&text);
     }
-    let line = serde_json::json!({
-        "model": model, "version": out.version, "samples": s.overall.samples, "positives": s.overall.positives,
-        "logloss": s.overall.logloss, "auc": s.overall.auc, "refused": out.refused,
-    });
+    let mut line = serde_json::json!({"model": model, "version": out.version, "refused": out.refused});
+    if let (Some(line), serde_json::Value::Object(figures)) = (line.as_object_mut(), figures::json(&s.overall)) {
+        line.extend(figures);
+    }
     print_line(&line.to_string())
 }
 

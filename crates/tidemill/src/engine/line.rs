@@ -27,7 +27,10 @@ use tidemill_stream::{
 };
 use tidemill_train::{GROUPS_MAX, OTHERS, TrainSpec, Trainer};
 
-use super::learning::{Learning, Lesson};
+use super::{
+    learning::{Learning, Lesson},
+    passes::{LessonReader, LessonWriter},
+};
 
 /// A row that was read but not learned from, with the reason; goes to the dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +72,10 @@ pub struct Line {
     counts: LineCounts,
     /// The lesson that is being made.
     lesson: Lesson,
+    /// Where lessons are kept for later passes.
+    keeping: Option<LessonWriter>,
+    /// Lessons given to the learner by the stream.
+    lessons: u64,
 }
 
 enum Joining {
@@ -137,6 +144,8 @@ impl Line {
             learning: Learning::new(trainer, threads > 1),
             counts: LineCounts::default(),
             lesson: Lesson::default(),
+            keeping: None,
+            lessons: 0,
         })
     }
 
@@ -172,6 +181,7 @@ impl Line {
     pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
         let c = self.counts;
         out.put_u64(c.events).put_u64(c.events_refused).put_u64(c.samples_refused).put_u64(c.sample_rows);
+        out.put_u64(self.lessons);
         let rows = match &self.joining {
             Joining::None(next) => {
                 out.put_u8(0).put_u64(*next);
@@ -198,6 +208,7 @@ impl Line {
     pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
         self.counts =
             LineCounts { events: d.u64()?, events_refused: d.u64()?, samples_refused: d.u64()?, sample_rows: d.u64()? };
+        self.lessons = d.u64()?;
         match (d.u8()?, &mut self.joining) {
             (0, Joining::None(next)) => *next = d.u64()?,
             (1, Joining::Label(join)) => join.restore(d)?,
@@ -306,8 +317,36 @@ impl Line {
         samples.mature();
         let Samples { labels, kinds, seqs, matured, .. } = samples;
         let lesson = Lesson { mini_batch, labels, kinds, seqs, matured, ..std::mem::take(&mut self.lesson) };
+        self.lessons += 1;
+        if let Some(keeping) = &mut self.keeping {
+            keeping.keep(&lesson)?;
+        }
         self.lesson = self.learning.learn(lesson)?;
         Ok(())
+    }
+
+    /// Keeps all lessons from here on, for later passes.
+    pub fn keep_lessons(&mut self, writer: LessonWriter) {
+        self.keeping = Some(writer);
+    }
+
+    /// Learns the next lesson of `reader`; `false` at its end.
+    pub fn learn_again(&mut self, reader: &mut LessonReader, mini_batch: u64) -> Result<bool> {
+        let mut lesson = std::mem::take(&mut self.lesson);
+        let is_one = reader.next(&mut lesson)?;
+        lesson.mini_batch = mini_batch;
+        self.lesson = if is_one { self.learning.learn(lesson)? } else { lesson };
+        Ok(is_one)
+    }
+
+    /// Lessons the stream has given: as many must come again in every pass.
+    pub fn lessons(&self) -> u64 {
+        self.lessons
+    }
+
+    /// Hands what is kept to the operating system, so that it can be read.
+    pub fn flush_lessons(&mut self) -> Result<()> {
+        self.keeping.as_mut().map_or(Ok(()), LessonWriter::flush)
     }
 
     /// Features of the samples extracted last.

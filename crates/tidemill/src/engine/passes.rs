@@ -26,6 +26,18 @@ const ALL_FINAL: u8 = 1;
 const ONE_LENGTH: u8 = 2;
 const ALL_ONES: u8 = 4;
 const ONE_PATTERN: u8 = 8;
+const WEIGHTED: u8 = 16;
+
+/// How far the passes have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Passes begun beyond the first.
+    pub begun: u64,
+    /// Lessons learned in the last of these.
+    pub lessons: u64,
+    /// Lessons learned in all of them.
+    pub lessons_total: u64,
+}
 
 /// The lessons of pass 1 on their way into the file.
 pub struct LessonWriter {
@@ -88,10 +100,23 @@ impl LessonReader {
         decode(payload, lesson).map_err(|e| e.at(self.path.display()))?;
         Ok(true)
     }
+
+    /// Passes over the next lessons.
+    pub fn skip(&mut self, lessons: u64) -> Result<()> {
+        for _ in 0..lessons {
+            if self.log.next()?.is_none() {
+                return Err(Error::corrupt(format!(
+                    "{} ends before the lesson that was learned last; start with --from-scratch",
+                    self.path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn encode(lesson: &Lesson, out: &mut Vec<u8>) {
-    let Lesson { mini_batch, features, labels, kinds, seqs, .. } = lesson;
+    let Lesson { mini_batch, features, labels, kinds, seqs, weights, .. } = lesson;
     let rows = labels.len();
     let stride = features.keys.len().checked_div(rows).unwrap_or(0);
     let one_length = features.ends.iter().enumerate().all(|(i, end)| *end as usize == (i + 1) * stride);
@@ -99,7 +124,13 @@ fn encode(lesson: &Lesson, out: &mut Vec<u8>) {
     let one_pattern = one_length && features.slots.chunks_exact(stride.max(1)).all(|slots| slots == pattern);
     let all_final = kinds.iter().all(|kind| *kind == SampleKind::Final);
     let all_ones = features.values.iter().all(|value| *value == 1.0);
-    let flags = [(all_final, ALL_FINAL), (one_length, ONE_LENGTH), (all_ones, ALL_ONES), (one_pattern, ONE_PATTERN)];
+    let flags = [
+        (all_final, ALL_FINAL),
+        (one_length, ONE_LENGTH),
+        (all_ones, ALL_ONES),
+        (one_pattern, ONE_PATTERN),
+        (weights.is_some(), WEIGHTED),
+    ];
     let flags = flags.iter().filter(|(is, _)| *is).fold(0, |flags, (_, flag)| flags | flag);
 
     let mut head = Encoder::new();
@@ -107,6 +138,7 @@ fn encode(lesson: &Lesson, out: &mut Vec<u8>) {
     out.extend_from_slice(head.as_slice());
     labels.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
     seqs.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
+    weights.iter().flatten().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
     if !all_final {
         out.extend(kinds.iter().map(|kind| *kind as u8));
     }
@@ -132,6 +164,10 @@ fn decode(payload: &[u8], lesson: &mut Lesson) -> Result<()> {
     }
     numbers(d.take(rows * 4)?, &mut lesson.labels, f32::from_le_bytes);
     numbers(d.take(rows * 8)?, &mut lesson.seqs, u64::from_le_bytes);
+    lesson.weights = is(WEIGHTED).then(Vec::new);
+    if let Some(weights) = &mut lesson.weights {
+        numbers(d.take(rows * 4)?, weights, f32::from_le_bytes);
+    }
     lesson.kinds.clear();
     match is(ALL_FINAL) {
         true => lesson.kinds.resize(rows, SampleKind::Final),
@@ -169,12 +205,14 @@ fn decode(payload: &[u8], lesson: &mut Lesson) -> Result<()> {
     }
     numbers(d.take(features * 8)?, keys, u64::from_le_bytes);
     d.end()?;
-    lesson.oracle = None;
+    (lesson.oracle, lesson.groups) = (None, None);
     lesson.matured.clear();
-    lesson.matured.extend(lesson.seqs.iter().zip(&lesson.labels).zip(&lesson.kinds).filter_map(|((seq, label), kind)| {
-        let is_last_word = matches!(kind, SampleKind::Final | SampleKind::Correct);
-        is_last_word.then_some(Matured { seq: *seq, label: *label })
-    }));
+    lesson.matured.extend(lesson.seqs.iter().zip(&lesson.labels).zip(&lesson.kinds).filter_map(
+        |((seq, label), kind)| {
+            let is_last_word = matches!(kind, SampleKind::Final | SampleKind::Correct);
+            is_last_word.then_some(Matured { seq: *seq, label: *label })
+        },
+    ));
     Ok(())
 }
 
@@ -189,4 +227,55 @@ fn kind(byte: u8) -> Result<SampleKind> {
     let all = [Final, Early, Retract, Correct];
     let found = all.into_iter().find(|kind| *kind as u8 == byte);
     found.ok_or_else(|| Error::corrupt(format!("a lesson names sample kind {byte}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lesson(mini_batch: u64, rows: u64, odd: bool) -> Lesson {
+        let mut lesson = Lesson { mini_batch, ..Lesson::default() };
+        for i in 0..rows {
+            let mut features = vec![(0, i * 7 + 1, 1.0), (1, i + 2, 1.0), (2, 99, 1.0)];
+            if odd {
+                features[1].2 = 0.5 + i as f32;
+                features.truncate(1 + (i % 3) as usize);
+            }
+            lesson.features.push(&features);
+            lesson.labels.push((i % 2) as f32);
+            lesson.kinds.push(if odd && i % 2 == 1 { SampleKind::Early } else { SampleKind::Final });
+            lesson.seqs.push(i + 100);
+        }
+        lesson.weights = odd.then(|| (0..rows).map(|i| i as f32 + 0.5).collect());
+        lesson
+    }
+
+    #[test]
+    fn lessons_come_back_as_they_were_kept_and_are_kept_once() {
+        let dir = std::env::temp_dir().join(format!("tidemill-passes-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let lessons = [lesson(3, 5, false), lesson(4, 6, true), lesson(9, 0, false), lesson(10, 1, true)];
+        let mut writer = LessonWriter::open(&dir).unwrap();
+        writer.keep(&lessons[0]).unwrap();
+        writer.keep(&lessons[1]).unwrap();
+        writer.flush().unwrap();
+        let mut writer = LessonWriter::open(&dir).unwrap();
+        lessons.iter().for_each(|lesson| writer.keep(lesson).unwrap());
+        writer.flush().unwrap();
+        let mut reader = LessonReader::open(&dir).unwrap();
+        let mut back = Lesson::default();
+        for lesson in &lessons {
+            assert!(reader.next(&mut back).unwrap());
+            assert_eq!((back.mini_batch, &back.labels, &back.seqs), (lesson.mini_batch, &lesson.labels, &lesson.seqs));
+            assert_eq!((&back.kinds, &back.weights), (&lesson.kinds, &lesson.weights));
+            let (a, b) = (&back.features, &lesson.features);
+            assert_eq!((&a.keys, &a.values, &a.slots, &a.ends), (&b.keys, &b.values, &b.slots, &b.ends));
+        }
+        assert!(!reader.next(&mut back).unwrap());
+        let mut reader = LessonReader::open(&dir).unwrap();
+        reader.skip(3).unwrap();
+        assert!(reader.next(&mut back).unwrap() && back.mini_batch == 10);
+        assert!(reader.skip(1).unwrap_err().message().contains("--from-scratch"));
+    }
 }

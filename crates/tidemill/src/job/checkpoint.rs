@@ -34,6 +34,13 @@ pub struct Checkpoint {
     pub body: Vec<u8>,
 }
 
+impl Checkpoint {
+    /// The last mini-batch of the stream that it covers: with several passes it may cover mini-batches beyond the stream.
+    pub fn streamed(&self) -> Result<u64> {
+        Decoder::new(&self.body, "checkpoint").u64()
+    }
+}
+
 /// The checkpoint directory of one job.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
