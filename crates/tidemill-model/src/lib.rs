@@ -21,5 +21,6 @@ pub mod weights;
 pub use delta::Delta;
 pub use feature::{ColumnSpec, Extractor, Features};
 pub use params::ParamTable;
+pub use prefetch::prefetch;
 pub use snapshot::Snapshot;
 pub use weights::WeightTable;

@@ -2,7 +2,7 @@
 
 /// Asks for the cache line that holds `items[i]`; an index beyond the end is harmless.
 #[inline(always)]
-pub(crate) fn prefetch<T>(items: &[T], i: usize) {
+pub fn prefetch<T>(items: &[T], i: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

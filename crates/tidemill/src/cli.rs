@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what comes of it. Errors go to stderr as `error[kind]: sentence`, and the exit
 //! code follows from the kind.
 
+mod bench;
 mod check;
 mod demo;
 mod models;
@@ -31,6 +32,9 @@ enum Command {
     /// Look at models and their versions, go back to one, derive one again
     #[command(subcommand)]
     Models(models::Models),
+    /// Measure this build on this machine, beside what the machine allows
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 /// A program: a file or a text.
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Check(text) => check::run(&text),
         Command::Models(models) => models.run(),
+        Command::Bench(bench) => bench.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -34,7 +34,8 @@ use tidemill_stream::{
 use tidemill_train::TrainSpec;
 
 pub use learning::{Learning, Lesson};
-use passes::{LessonReader, LessonWriter, Progress};
+pub use passes::LessonReader;
+use passes::{LessonWriter, Progress};
 
 pub use line::{Line, LineCounts, Rejected, Samples, labels, windows};
 

@@ -116,6 +116,8 @@ struct Timing {
     disk_full: Option<Duration>,
     pace: Option<(Duration, i64)>,
     staleness_ms: Option<f64>,
+    /// Samples a second in passes beyond the first.
+    pass_rate: Option<f64>,
 }
 
 const SHOW_EVERY: Duration = Duration::from_millis(100);
@@ -329,12 +331,18 @@ impl Job {
             }
             self.tick(watcher)?;
         }
+        self.engine.line.learning.settle()?;
+        let (begin, before) = (self.clock.elapsed(), self.engine.line.learning.trainer().stats().samples);
         while self.engine.learn_again(&self.dir)? {
             if signal.is_stopped() {
                 return Ok(Ending::Stopped);
             }
             self.tick(watcher)?;
         }
+        self.engine.line.learning.settle()?;
+        let samples = self.engine.line.learning.trainer().stats().samples - before;
+        let seconds = (self.clock.elapsed() - begin).as_secs_f64();
+        self.timing.pass_rate = (samples > 0).then(|| samples as f64 / seconds.max(1e-9));
         Ok(Ending::Finished)
     }
 
@@ -598,6 +606,7 @@ impl Job {
             pass: (self.engine.pass(), self.spec.passes),
             pass_losses: trainer.pass_losses().to_vec(),
             group_names: self.engine.line.group_names(),
+            pass_rate: self.timing.pass_rate,
             events_per_s: self.timing.rate.2,
             counts: self.engine.line.counts(),
             join: self.engine.line.join_counts(),

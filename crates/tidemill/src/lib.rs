@@ -3,6 +3,7 @@
 //! [`engine`] is the line end to end; [`job`] runs it with a clock, a journal and checkpoints; [`host`] shows it to the
 //! server; [`cli`] is the program's face. Only this floor reads the clock, the environment and the command line.
 
+pub mod bench;
 pub mod cli;
 pub mod engine;
 pub mod evaluate;

@@ -29,6 +29,8 @@ pub struct Status {
     pub pass: (u64, u64),
     /// Mean loss of each pass that is over.
     pub pass_losses: Vec<f64>,
+    /// Samples a second in passes beyond the first, from kept features.
+    pub pass_rate: Option<f64>,
     /// Values that figures are told apart by, by group number from 1.
     pub group_names: Vec<String>,
     /// Events a second over the last second or so; over the whole run at its end.
@@ -180,6 +182,9 @@ impl Status {
         });
         if let (Some(out), Value::Object(overall)) = (out.as_object_mut(), figures::json(&s.overall)) {
             out.extend(overall);
+        }
+        if let Some(rate) = self.pass_rate {
+            out["pass_samples_per_s"] = rate.round().into();
         }
         if let Some(one) = figures::one_class(&self.summary) {
             out["one_class"] = one.into();

@@ -1,0 +1,46 @@
+//! `tidemill bench`: figures of this machine, beside what it allows.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use tidemill_base::Result;
+
+use super::run::print_line;
+use crate::bench::train::{self, Plan};
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(super) enum Bench {
+    /// Learning: from text, from kept features, on one core and two; speed with accuracy, and the ceiling
+    Train(Train),
+}
+
+#[derive(Args)]
+pub(super) struct Train {
+    /// Directory with c3m.train.csv, c3m.test.csv, c500k.train.csv and c500k.test.csv; without it clicks are made
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Rows to make when there is no --data
+    #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    rows: u64,
+    /// Rounds; cases take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Only cases with this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Bench {
+    pub(super) fn run(self) -> Result<()> {
+        let Self::Train(Train { data, rows, rounds, only, json }) = self;
+        let plan = Plan { data, rows, rounds: rounds as usize, only };
+        for case in train::run(&plan, &mut |text| eprintln!("{text}"))? {
+            print_line(&if json { case.to_json("train").to_string() } else { case.to_text() })?;
+        }
+        Ok(())
+    }
+}
