@@ -1,63 +1,75 @@
 //! Counting how often a key without an entry was seen, in little room.
 //!
 //! A count-min sketch (Cormode and Muthukrishnan 2005) with conservative update, blocked: a key's four counters of one
-//! byte share a cache line. It never counts too low, until it ages: once a line has been counted into eight times on
-//! average, all counters are halved, so that keys seen once long ago do not add up. Part of the state, like the entries.
+//! byte share a cache line. A count is never too low, until it ages: while as many keys are counted as eight times the
+//! lines, every line is halved once, one line after the other, so that keys seen once long ago do not add up and no call
+//! halves them all. Part of the state, like the entries.
 
 use tidemill_base::{
-    Result,
+    Error, Result, StateHasher,
     codec::{Decoder, Encoder},
     rng::mix64,
 };
 
-const LINES: usize = 1 << 10;
-const LINE_BYTES: usize = 64;
-const AGE_AFTER: u32 = 8 * LINES as u32;
+use super::memory::Memory;
 
-/// One shard's counters: 64 KiB.
-#[derive(Clone, Debug, PartialEq)]
+const LINE_BYTES: usize = 64;
+const COUNTED_PER_LINE: u64 = 8;
+
+/// One shard's counters.
 pub(super) struct Sketch {
-    counters: Vec<u8>,
-    counted: u32,
+    lines: Memory<[u8; LINE_BYTES]>,
+    counted: u64,
 }
 
 impl Sketch {
-    pub(super) fn new() -> Self {
-        Self { counters: vec![0; LINES * LINE_BYTES], counted: 0 }
+    /// Room for at most so many bytes: a power of two of lines.
+    pub(super) fn reserve(bytes: usize) -> Result<Self> {
+        let lines = 1 << (bytes / LINE_BYTES).max(1).ilog2();
+        let mut lines = Memory::reserve(lines, 0)?;
+        lines.use_to(lines.len());
+        Ok(Self { lines, counted: 0 })
     }
 
     /// Counts a key once more; returns how often it was seen, this time included.
     pub(super) fn count(&mut self, key: u64) -> u8 {
+        let mask = self.lines.len() - 1;
         self.counted += 1;
-        if self.counted == AGE_AFTER {
-            self.counted = 0;
-            self.counters.iter_mut().for_each(|counter| *counter /= 2);
+        if self.counted.is_multiple_of(COUNTED_PER_LINE) {
+            let next = (self.counted / COUNTED_PER_LINE) as usize & mask;
+            self.lines[next].iter_mut().for_each(|counter| *counter /= 2);
         }
         let bits = mix64(key);
-        let line = (bits >> 32) as usize % LINES * LINE_BYTES;
-        let counters = &mut self.counters[line..line + LINE_BYTES];
+        let line = &mut self.lines[(bits >> 32) as usize & mask];
         let places = [0, 6, 12, 18].map(|shift| (bits >> shift) as usize % LINE_BYTES);
-        let least = places.iter().map(|place| counters[*place]).min().unwrap_or(0);
+        let least = places.iter().map(|place| line[*place]).min().unwrap_or(0);
         let more = least.saturating_add(1);
-        places.iter().for_each(|place| counters[*place] = counters[*place].max(more));
+        places.iter().for_each(|place| line[*place] = line[*place].max(more));
         more
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.counters.capacity()
+        self.lines.resident_in_order()
+    }
+
+    pub(super) fn hash(&self, hasher: &mut StateHasher) {
+        hasher.u64(self.counted).bytes(self.lines.as_flattened());
     }
 
     pub(super) fn encode(&self, out: &mut Encoder) {
-        out.put_u32(self.counted).put_bytes(&self.counters);
+        out.put_u64(self.counted).put_bytes(self.lines.as_flattened());
     }
 
-    pub(super) fn decode(&mut self, d: &mut Decoder) -> Result<()> {
-        self.counted = d.u32()?.min(AGE_AFTER - 1);
-        let counters = d.bytes()?;
-        if counters.len() != self.counters.len() {
-            return Err(tidemill_base::Error::corrupt(format!("an admission sketch of {} bytes", counters.len())));
+    pub(super) fn decode(&mut self, from: &mut Decoder) -> Result<()> {
+        self.counted = from.u64()?;
+        let (counters, expected) = (from.bytes()?, self.lines.len() * LINE_BYTES);
+        if counters.len() != expected {
+            let found = counters.len();
+            return Err(Error::conflict(format!(
+                "parameters: an admission sketch of {found} bytes, now it has {expected}; give sketch_bytes as it was"
+            )));
         }
-        self.counters.copy_from_slice(counters);
+        self.lines.as_flattened_mut().copy_from_slice(counters);
         Ok(())
     }
 }
@@ -66,9 +78,13 @@ impl Sketch {
 mod tests {
     use super::*;
 
+    fn sketch() -> Sketch {
+        Sketch::reserve(65_536).unwrap()
+    }
+
     #[test]
     fn a_key_is_counted_exactly_while_few_are_seen_and_never_too_low() {
-        let mut sketch = Sketch::new();
+        let mut sketch = sketch();
         assert_eq!([1, 2, 3].map(|_| sketch.count(77)), [1, 2, 3]);
         (1..1_000).for_each(|i| _ = sketch.count(mix64(i)));
         assert!(sketch.count(77) >= 4);
@@ -77,12 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn old_counts_fade() {
-        let mut sketch = Sketch::new();
-        (0..10).for_each(|_| _ = sketch.count(5));
-        (0..4 * AGE_AFTER as u64).for_each(|i| _ = sketch.count(mix64(i + 9)));
+    fn old_counts_fade_and_new_keys_stay_new() {
+        let mut sketch = sketch();
+        (0..200).for_each(|_| _ = sketch.count(5));
+        (0..200_000).for_each(|i| _ = sketch.count(mix64(i + 9)));
         let faded = sketch.count(5);
-        assert!(faded < 250, "{faded}: saturated by others");
-        assert!(sketch.counters.iter().map(|c| u64::from(*c)).sum::<u64>() > 0);
+        assert!(faded < 10, "{faded} of 200 are left after 24 halvings");
+        let often = (500_000..501_000).filter(|i| sketch.count(mix64(*i)) > 3).count();
+        assert!(often < 50, "{often} of 1,000 new keys were counted more than three times");
     }
 }

@@ -13,30 +13,31 @@ pub(super) struct Rows {
     stride: usize,
     length: usize,
     used: usize,
-    rows_max: usize,
     free: Vec<u32>,
+}
+
+/// Words from one row to the next: rows begin at 16 bytes, those of a cache line or more at a cache line.
+pub(super) fn stride(length: usize) -> usize {
+    length.next_multiple_of(if length >= 16 { 16 } else { 4 })
 }
 
 impl Rows {
     /// Room for `rows_max` rows of `length` words.
     pub(super) fn reserve(length: usize, rows_max: usize) -> Result<Self> {
-        // Rows of a cache line or more begin on one.
-        let stride = length.next_multiple_of(if length >= 16 { 16 } else { 4 });
-        let words = Memory::reserve(stride.saturating_mul(rows_max))?;
-        Ok(Self { words, stride, length, used: 0, rows_max, free: Vec::new() })
+        let stride = stride(length);
+        let words = Memory::reserve(stride.saturating_mul(rows_max), 0)?;
+        Ok(Self { words, stride, length, used: 0, free: Vec::new() })
     }
 
-    /// A row of zeros; `None` when there are no more.
-    pub(super) fn take(&mut self) -> Option<u32> {
+    /// A row of zeros. No more than `rows_max` are ever in use, because no more entries are admitted.
+    pub(super) fn take(&mut self) -> u32 {
         if let Some(row) = self.free.pop() {
             self.get_mut(row).fill(0.0);
-            return Some(row);
+            return row;
         }
-        let row = self.used;
-        (row < self.rows_max).then(|| {
-            self.used += 1;
-            row as u32
-        })
+        self.used += 1;
+        self.words.use_to(self.used * self.stride);
+        (self.used - 1) as u32
     }
 
     /// Takes a row back.
@@ -46,22 +47,24 @@ impl Rows {
 
     #[inline(always)]
     pub(super) fn get(&self, row: u32) -> &[f32] {
-        &self.words[row as usize * self.stride..][..self.length]
+        let begin = row as usize * self.stride;
+        &self.words[begin..begin + self.length]
     }
 
     #[inline(always)]
     pub(super) fn get_mut(&mut self, row: u32) -> &mut [f32] {
-        &mut self.words[row as usize * self.stride..][..self.length]
+        let begin = row as usize * self.stride;
+        &mut self.words[begin..begin + self.length]
     }
 
     /// Asks the processor for the first lines of a row; it fetches what follows by itself.
     #[inline(always)]
     pub(super) fn prefetch(&self, row: u32) {
         let begin = row as usize * self.stride;
-        (0..self.length.min(64)).step_by(16).for_each(|i| crate::prefetch::prefetch(&self.words, begin + i));
+        (0..self.length.min(64)).step_by(16).for_each(|i| self.words.prefetch(begin + i));
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.used * self.stride * size_of::<f32>() + self.free.capacity() * size_of::<u32>()
+        self.words.resident_in_order() + self.free.capacity() * size_of::<u32>()
     }
 }
