@@ -26,12 +26,14 @@ pub struct Delta {
     pub entries: Entries,
     /// All dense parameters as of `to`; empty for a learner without.
     pub dense: Vec<f32>,
+    /// Everything there is comes anew: entries that are not named are removed.
+    pub anew: bool,
 }
 
 impl Delta {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.dense.is_empty()
+        self.entries.is_empty() && self.dense.is_empty() && !self.anew
     }
 
     /// Makes one delta of this and the one that follows it.
@@ -42,19 +44,25 @@ impl Delta {
                 next.from, next.to, self.from, self.to
             )));
         }
-        self.entries = self.entries.merged(&next.entries);
+        self.append(next.clone());
+        Ok(())
+    }
+
+    /// [`Delta::merge`] for one that is known to follow.
+    pub fn append(&mut self, next: Delta) {
+        self.entries = if next.anew { next.entries } else { self.entries.merged(&next.entries) };
+        self.anew |= next.anew;
         if !next.dense.is_empty() {
-            self.dense.clone_from(&next.dense);
+            self.dense = next.dense;
         }
         self.to = next.to;
-        Ok(())
     }
 
     /// The delta as bytes, with a checksum.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         MAGIC.iter().for_each(|byte| _ = out.put_u8(*byte));
-        out.put_u32(FORMAT).put_u64(self.from).put_u64(self.to);
+        out.put_u32(FORMAT).put_u64(self.from).put_u64(self.to).put_u8(self.anew as u8);
         self.entries.encode(&mut out);
         out.put_varint(self.dense.len() as u64);
         self.dense.iter().for_each(|x| _ = out.put_f32(*x));
@@ -77,12 +85,12 @@ impl Delta {
         if d.left() < 8 || hash64(&bytes[..content], 0).to_le_bytes() != bytes[content..] {
             return Err(Error::corrupt(format!("{what}: checksum does not match (bytes 0 to {})", bytes.len())));
         }
-        let (from, to) = (d.u64()?, d.u64()?);
+        let (from, to, anew) = (d.u64()?, d.u64()?, d.u8()? != 0);
         let entries = Entries::decode(&mut d)?;
         let dense = (0..d.count(4)?).map(|_| d.f32()).collect::<Result<_>>()?;
         d.u64()?;
         d.end()?;
-        Ok(Self { from, to, entries, dense })
+        Ok(Self { from, to, entries, dense, anew })
     }
 }
 
@@ -92,7 +100,8 @@ mod tests {
 
     #[test]
     fn a_delta_comes_back_and_damage_is_named() {
-        let delta = Delta { from: 3, to: 4, entries: Entries::pairs([(1, 0.5), (9, 0.0)]), dense: vec![0.25] };
+        let delta =
+            Delta { from: 3, to: 4, entries: Entries::pairs([(1, 0.5), (9, 0.0)]), dense: vec![0.25], anew: true };
         let bytes = delta.encode();
         assert_eq!(Delta::decode(&bytes, "delta 4").unwrap(), delta);
         let message = |bytes: &[u8]| Delta::decode(bytes, "delta 4").unwrap_err().message().to_string();

@@ -79,6 +79,10 @@ impl WeightTable {
 
     /// Brings the parameters to the moment `delta.to`. They must be at `delta.from`, or between the two.
     pub fn apply(&mut self, delta: &Delta) {
+        if delta.anew {
+            self.allocate(delta.entries.len());
+            self.rows.truncate(if self.width > 1 { self.width } else { 0 });
+        }
         self.set_all(&delta.entries);
         if !delta.dense.is_empty() {
             self.dense.clone_from(&delta.dense);

@@ -168,14 +168,8 @@ impl Behind {
             return;
         }
         let mut all = self.owed.remove(0);
-        for next in self.owed.drain(..) {
-            // What is owed came in sequence, so each follows the one before it.
-            all.entries = all.entries.merged(&next.entries);
-            all.to = next.to;
-            if !next.dense.is_empty() {
-                all.dense = next.dense;
-            }
-        }
+        // What is owed came in sequence, so each follows the one before it.
+        self.owed.drain(..).for_each(|next| all.append(next));
         self.owed.push(all);
         self.served = 0;
     }

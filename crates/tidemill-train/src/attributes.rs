@@ -27,7 +27,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 40] = [
+pub static ATTRIBUTES: [Attribute; 41] = [
     optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
     number(
         "model.alpha",
@@ -115,7 +115,13 @@ pub static ATTRIBUTES: [Attribute; 40] = [
         name: "train.bytes_max",
         ty: Type::Bytes,
         default: None,
-        doc: "bytes the parameter table may take; lowers train.entries_max to what fits",
+        doc: "bytes the parameter table may take, whatever comes",
+    },
+    Attribute {
+        name: "train.when_full",
+        ty: Type::Choice(&["refuse", "evict"]),
+        default: Some("refuse"),
+        doc: "what happens to a new key that finds no room: it is refused, or the entries with the smallest parameters leave",
     },
     number(
         "publish.prune",

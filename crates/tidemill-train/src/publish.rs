@@ -1,6 +1,10 @@
 //! Step 7, publish: what leaves the trainer. Parameters only, no optimizer state.
 
-use tidemill_model::{Delta, Snapshot, entries::Entries};
+use tidemill_model::{
+    Delta, Snapshot,
+    entries::Entries,
+    params::{Listener, Taken},
+};
 
 use crate::Trainer;
 
@@ -11,22 +15,29 @@ impl Trainer {
         let width = self.learner.width();
         let mut entries = Entries::new(width);
         let mut params = vec![0.0; width];
+        let mut anew = false;
         for part in 0..self.table.parts() {
             let mut removed = Vec::new();
-            self.table.write(part).take_changed(
+            let taken = self.table.write(part).take_changed(
+                Listener::Deltas,
                 |entry| {
                     self.published(entry.state, &mut params);
                     entries.push(entry.key, &params);
                 },
                 |key| removed.push(key),
             );
+            anew |= taken == Taken::Anew;
             params.fill(0.0);
             removed.into_iter().for_each(|key| entries.push(key, &params));
         }
-        entries.sort();
         self.deltas += 1;
         let dense = if std::mem::take(&mut self.dense_changed) { self.dense_params() } else { Vec::new() };
-        Delta { from: self.deltas - 1, to: self.deltas, entries, dense }
+        if anew {
+            let Snapshot { entries, dense, .. } = self.snapshot();
+            return Delta { from: self.deltas - 1, to: self.deltas, entries, dense, anew };
+        }
+        entries.sort();
+        Delta { from: self.deltas - 1, to: self.deltas, entries, dense, anew }
     }
 
     /// The whole model as it is now. Deltas taken after it may be applied to it.

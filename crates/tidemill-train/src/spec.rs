@@ -46,8 +46,12 @@ pub struct TrainSpec {
     pub weight: Option<String>,
     /// `train.admit_after`
     pub admit_after: u8,
-    /// `train.entries_max`, lowered to what `train.bytes_max` allows.
+    /// `train.entries_max`
     pub entries_max: usize,
+    /// `train.bytes_max`: of the parameter table.
+    pub bytes_max: usize,
+    /// `train.when_full`: whether entries of least worth leave, or new keys are refused.
+    pub evicts: bool,
     /// `publish.prune`
     pub prune: f32,
     /// `publish.every`; `None`: at the end only.
@@ -67,9 +71,6 @@ pub struct TrainSpec {
     /// Names of the feature slots, by slot number; the engine fills them in after binding.
     pub slots: Vec<String>,
 }
-
-/// What an entry of two words takes at most, with everything: 16 bytes in a table filled to 53%, and its share of marks.
-const PAIR_BYTES: usize = 31;
 
 impl TrainSpec {
     /// Reads the settings, which were made with [`ATTRIBUTES`].
@@ -102,6 +103,8 @@ impl TrainSpec {
             weight: column("train.weight"),
             admit_after: s.integer("train.admit_after") as u8,
             entries_max: s.integer("train.entries_max") as usize,
+            bytes_max: s.integer_opt("train.bytes_max").map_or(usize::MAX, |bytes| bytes as usize),
+            evicts: s.text("train.when_full").as_deref() == Some("evict"),
             prune: s.number("publish.prune") as f32,
             publish_every: (every > 0).then_some(every),
             publish_interval_ms: s.integer("publish.interval"),
@@ -112,36 +115,16 @@ impl TrainSpec {
             pending_max: s.integer("join.pending_max") as usize,
             slots: Vec::new(),
         };
-        spec.checked(s)
+        spec.checked()
     }
 
-    fn checked(mut self, s: &Settings) -> Result<Self> {
+    fn checked(self) -> Result<Self> {
         if self.schedule != Schedule::Constant && !self.optimizer.takes_schedule() {
             return Err(Error::invalid(
                 "model.schedule: ftrl derives its weights from one rate; use another model.optimizer, or constant",
             ));
         }
-        if let Some(bytes) = s.integer_opt("train.bytes_max") {
-            let fit = bytes as usize / self.entry_bytes();
-            if fit < 64 {
-                return Err(Error::invalid(format!(
-                    "train.bytes_max: {bytes} bytes hold {fit} entries of {} bytes; at least 64 are needed, write {} or more",
-                    self.entry_bytes(),
-                    64 * self.entry_bytes()
-                )));
-            }
-            self.entries_max = self.entries_max.min(fit);
-        }
         Ok(self)
-    }
-
-    /// What an entry takes at most.
-    fn entry_bytes(&self) -> usize {
-        let learner = self.model.build(self.slots.len().max(1));
-        match learner.width() {
-            1 => PAIR_BYTES,
-            width => PAIR_BYTES + (self.factors_optimizer.words(width) * 4).next_multiple_of(64),
-        }
     }
 
     /// The same with the slots' names.
@@ -173,6 +156,7 @@ impl TrainSpec {
             ("train.batch_size", self.batch_size.to_string()),
             ("train.passes", self.passes.to_string()),
             ("train.admit_after", self.admit_after.to_string()),
+            ("train.when_full", if self.evicts { "evict" } else { "refuse" }.to_string()),
             ("validate.window", self.validate_window.to_string()),
         ]
     }
@@ -273,12 +257,6 @@ mod tests {
         assert!(why(l, &[("model.schedule", "halve:100")]).contains("use another model.optimizer"));
         assert!(why(l, &[("model.schedule", "fast")]).starts_with("model.schedule expects constant"));
         assert!(why(l, &[("model.huber_delta", "1")]).contains("only regressions"));
-        assert_eq!(
-            why(l, &[("train.bytes_max", "1KiB")]),
-            "train.bytes_max: 1024 bytes hold 33 entries of 31 bytes; at least 64 are needed, write 1984 or more"
-        );
-        let fit = spec(l, &[("train.bytes_max", "31MB")]).unwrap();
-        assert_eq!(fit.entries_max, 1_000_000);
         spec(l, &[("model.optimizer", "sgd"), ("model.schedule", "halve:100")]).unwrap();
     }
 }

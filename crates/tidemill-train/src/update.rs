@@ -33,6 +33,9 @@ const SHARED_BATCH_SIZE_MIN: usize = 16;
 /// Parts of the table at most: there are so many groups of sums.
 const PARTS_MAX: usize = tidemill_model::learner::GROUPS;
 
+/// Bytes for counting keys that are not admitted yet.
+const SKETCH_BYTES: usize = 4 << 20;
+
 /// Samples to learn from.
 #[derive(Clone, Copy)]
 pub struct SampleBatch<'a> {
@@ -122,7 +125,8 @@ impl Trainer {
     pub fn new(spec: &TrainSpec, threads: usize) -> Result<Self> {
         let parts = parts(threads);
         let learner = spec.model.build(spec.slots.len());
-        let table = ParamTable::new(table_spec(spec, &*learner), parts)?;
+        let blocks = blocks(spec, &*learner);
+        let table = with_policy(ParamTable::new(table_spec(spec, &*learner), parts)?, spec, &blocks);
         let validation = Validation::new(spec.task(), spec.validate_window, spec.pending_max);
         let params = learner.start_dense(spec.seed);
         let mut state = vec![0.0; spec.dense_optimizer.words(params.len())];
@@ -130,7 +134,7 @@ impl Trainer {
         let dense = Dense { optimizer: spec.dense_optimizer, params: RwLock::new(params), state: Mutex::new(state) };
         Ok(Self {
             spec: spec.clone(),
-            blocks: blocks(spec, &*learner),
+            blocks,
             learner,
             pool: Pool::new(parts),
             table,
@@ -337,7 +341,24 @@ fn table_spec(spec: &TrainSpec, learner: &dyn Learner) -> TableSpec {
         // More than two, or they would stand beside the key.
         false => blocks(spec, learner).last().map_or(0, |block| block.words.end).max(3),
     };
-    TableSpec { words, entries_max: spec.entries_max, admits_late: spec.admit_after > 1 }
+    let sketch_bytes = if spec.admit_after > 1 { SKETCH_BYTES } else { 0 };
+    TableSpec { words, entries_max: spec.entries_max, bytes_max: spec.bytes_max, sketch_bytes, ages: false }
+}
+
+/// What happens to a new key that finds no room: it is refused, or the entries of least worth leave, those whose
+/// parameters are smallest.
+fn with_policy(table: ParamTable, spec: &TrainSpec, blocks: &[EntryBlock]) -> ParamTable {
+    if !spec.evicts {
+        return table;
+    }
+    let blocks = blocks.to_vec();
+    table.evicting(Arc::new(move |state| {
+        let mut params = vec![0.0; blocks.last().map_or(0, |block| block.params.end)];
+        for block in &blocks {
+            block.optimizer.read(&state[block.words.clone()], &mut params[block.params.clone()]);
+        }
+        params.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()))
+    }))
 }
 
 fn blocks(spec: &TrainSpec, learner: &dyn Learner) -> Vec<EntryBlock> {

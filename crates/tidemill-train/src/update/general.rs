@@ -161,7 +161,7 @@ impl Work<'_> {
         let width = self.learner.width();
         let of = |key: u64| parts[part_of(key, parts.len())];
         s.places.clear();
-        keys.iter().take(AHEAD).for_each(|key| of(*key).prefetch(*key));
+        keys.iter().take(AHEAD).for_each(|key| _ = of(*key).prefetch(*key));
         for (i, key) in keys.iter().enumerate() {
             if let Some(next) = keys.get(i + AHEAD) {
                 of(*next).prefetch(*next);

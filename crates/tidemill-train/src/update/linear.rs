@@ -24,14 +24,13 @@ use tidemill_stream::join::SampleKind;
 
 use super::{Counts, SampleBatch, is_refused};
 
-/// How many features ahead memory is asked for: as many as are read while one access to memory takes its time.
-const AHEAD: usize = 48;
-
 /// What a part keeps from predicting until it learns.
 #[derive(Default)]
 pub(super) struct Own {
     /// Which features of the mini-batch are this part's, by number; empty while there is one part: all are.
     features: Vec<u32>,
+    /// Their keys.
+    keys: Vec<u64>,
     /// For each sample where its own features end.
     ends: Vec<u32>,
     /// Where the entry of each own feature was seen.
@@ -70,29 +69,24 @@ impl<R: Pair> Work<'_, R> {
 
     /// The whole batch, by one thread, in a table of one part.
     pub(super) fn alone(&self) {
-        let mut part = self.table.write(0);
+        let mut table = self.table.write(0);
         let mut own = self.own[0].lock().expect("nobody panics while holding it");
         let mut slopes = Vec::new();
         for i in 0..self.phases() - 1 {
             let rows = self.mini_batch(i);
             let first = self.batch.features.range(rows.start).start;
-            own.places.clear();
+            let last = self.batch.features.range(rows.end - 1).end;
+            table.locate_all(&self.batch.features.keys[first..last], &mut own.places);
             slopes.clear();
             for row in rows.clone() {
                 let range = self.batch.features.range(row);
-                let sums = match self.batch.kinds[row] {
-                    SampleKind::Retract => [0.0; GROUPS],
-                    _ => self.sum(&part, range.clone(), |i| i, &mut own.places),
-                };
-                if self.batch.kinds[row] == SampleKind::Retract {
-                    own.places.resize(range.end - first, ABSENT);
-                }
+                let sums = self.sum(&table, &own.places[range.start - first..range.end - first], range, |i| i);
                 slopes.push(self.slope(row, tree(&sums)));
             }
             let mut not_admitted = 0;
             for (row, slope) in rows.zip(&slopes).filter(|(_, slope)| **slope != 0.0) {
                 for i in self.batch.features.range(row) {
-                    not_admitted += self.step(&mut part, i, own.places[i - first], *slope);
+                    not_admitted += self.step(&mut table, i, own.places[i - first], *slope);
                 }
             }
             self.counts.not_admitted.fetch_add(not_admitted, Relaxed);
@@ -116,7 +110,6 @@ impl<R: Pair> Work<'_, R> {
         let Features { keys, .. } = self.batch.features;
         own.features.clear();
         own.ends.clear();
-        own.places.clear();
         for row in rows.clone() {
             let range = self.batch.features.range(row);
             // Without a branch: whose a feature is cannot be guessed.
@@ -129,14 +122,14 @@ impl<R: Pair> Work<'_, R> {
             own.features.truncate(end);
             own.ends.push(end as u32);
         }
-        own.features.iter().take(AHEAD).for_each(|i| table.prefetch(keys[*i as usize]));
+        own.keys.clear();
+        own.keys.extend(own.features.iter().map(|i| keys[*i as usize]));
+        table.locate_all(&own.keys, &mut own.places);
         let mut begin = 0;
         for (row, end) in rows.zip(&own.ends) {
             let range = begin..*end as usize;
             begin = range.end;
-            let features = &own.features;
-            let ahead = |i: usize| features.get(i + AHEAD).map_or(keys.len(), |i| *i as usize);
-            let sums = self.sum_of(table, range.clone(), |i| features[i] as usize, ahead, &mut own.places);
+            let sums = self.sum(table, &own.places[range.clone()], range, |i| own.features[i] as usize);
             self.sums[row * parts + part].store(tree(&sums).to_bits(), Relaxed);
         }
     }
@@ -162,40 +155,21 @@ impl<R: Pair> Work<'_, R> {
         self.counts.not_admitted.fetch_add(not_admitted, Relaxed);
     }
 
+    /// Adds up weight times value by group.
     #[inline(always)]
     fn sum(
         &self,
         table: &Part,
+        places: &[Place],
         range: Range<usize>,
         feature: impl Fn(usize) -> usize,
-        places: &mut Vec<Place>,
-    ) -> [f32; GROUPS] {
-        self.sum_of(table, range, feature, |i| i + AHEAD, places)
-    }
-
-    /// Adds up weight times value by group, and asks for the entries that come next.
-    #[inline(always)]
-    fn sum_of(
-        &self,
-        table: &Part,
-        range: Range<usize>,
-        feature: impl Fn(usize) -> usize,
-        ahead: impl Fn(usize) -> usize,
-        places: &mut Vec<Place>,
     ) -> [f32; GROUPS] {
         let Features { keys, values, .. } = self.batch.features;
         let mut groups = [0.0f32; GROUPS];
-        places.reserve(range.len());
-        for i in range {
-            if let Some(key) = keys.get(ahead(i)) {
-                table.prefetch(*key);
-            }
-            let key = keys[feature(i)];
-            let place = table.locate(key);
-            places.push(place);
-            if place != ABSENT {
-                let (a, b) = table.pair(place);
-                groups[group_of(key)] += self.rule.weight(a, b) * values[feature(i)];
+        for (i, place) in range.zip(places) {
+            if *place != ABSENT {
+                let (a, b) = table.pair(*place);
+                groups[group_of(keys[feature(i)])] += self.rule.weight(a, b) * values[feature(i)];
             }
         }
         groups

@@ -8,7 +8,7 @@ use tidemill_base::{
 };
 use tidemill_model::ParamTable;
 
-use super::{Counts, Trainer, parts, table_spec};
+use super::{Counts, Trainer, parts, table_spec, with_policy};
 use crate::{TrainSpec, Validation};
 
 impl Trainer {
@@ -51,7 +51,8 @@ impl Trainer {
         spec.dense_optimizer.read(&state, &mut trainer.dense.params.write().expect("nobody else has it"));
         drop(state);
         trainer.dense_changed = words > 0;
-        trainer.table = ParamTable::decode(table_spec(spec, &*trainer.learner), parts(threads), from)?;
+        let table = ParamTable::decode(table_spec(spec, &*trainer.learner), parts(threads), from)?;
+        trainer.table = with_policy(table, spec, &trainer.blocks);
         trainer.pool = crate::pool::Pool::new(parts(threads));
         Ok(trainer)
     }
