@@ -214,8 +214,8 @@ mod tests {
             };
             let mut correction = vec![0.0; scores.len()];
             loss.corrections(scores, labels[0], labels[1], &mut correction);
-            for i in 0..scores.len() {
-                assert!((correction[i] - (slopes(labels[1])[i] - slopes(labels[0])[i])).abs() < 1e-6, "{loss:?}");
+            for (i, correction) in correction.iter().enumerate() {
+                assert!((correction - (slopes(labels[1])[i] - slopes(labels[0])[i])).abs() < 1e-6, "{loss:?}");
             }
         }
     }

@@ -3,6 +3,8 @@
 //! In: values of one row after the other, column by column. Out: a `RecordBatch` of the declared schema. A row that turns out
 //! bad in its third column leaves no trace: [`Columns::rollback`] cuts every column to the rows that were committed.
 
+pub(super) mod block;
+
 use std::sync::Arc;
 
 use arrow::{
@@ -79,6 +81,13 @@ impl Columns {
     #[inline]
     pub(super) fn commit(&mut self) {
         self.rows += 1;
+        debug_assert!(self.columns.iter().all(|c| c.len() == self.rows));
+    }
+
+    /// `rows` rows are complete; whatever some columns were given beyond them is forgotten.
+    pub(super) fn commit_rows(&mut self, rows: usize) {
+        self.rows += rows;
+        self.rollback();
         debug_assert!(self.columns.iter().all(|c| c.len() == self.rows));
     }
 

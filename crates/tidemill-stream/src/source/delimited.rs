@@ -4,14 +4,21 @@
 //! declared are passed over; without one they go by position. Quoting is RFC 4180's, and a quoted field is never NULL.
 //! The hot loops are free functions over bytes; a row is split once, and only declared fields are looked at again.
 
+mod index;
+
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use tidemill_base::Result;
 
 use super::{
-    columns::{Column, Columns},
+    columns::{
+        Column, Columns,
+        block::{Block, Fields},
+    },
     text::RowDecoder,
     words::{find_name, nearest, show},
 };
+
+use index::Index;
 
 /// Delimiters that are tried to name the one that would have fit.
 const LIKELY_DELIMITERS: [u8; 5] = [b',', b'\t', b';', b'|', b' '];
@@ -29,6 +36,30 @@ pub(super) struct Delimited {
     /// Ends of the fields of the row at hand.
     ends: Vec<u32>,
     unquoted: Vec<u8>,
+    /// Fields of the block at hand.
+    index: Index,
+    valid: Vec<u64>,
+}
+
+/// One column's fields in a block.
+struct ColumnFields<'a> {
+    text: &'a [u8],
+    index: &'a Index,
+    width: usize,
+    column: usize,
+}
+
+impl Fields for ColumnFields<'_> {
+    #[inline(always)]
+    fn write(&self, first: usize, from: &mut [u32], to: &mut [u32]) {
+        self.index.write_fields(first * self.width + self.column, self.width, from, to);
+        if self.column + 1 == self.width {
+            // `\r\n` ends a row as `\n` does.
+            for (from, to) in from.iter().zip(to) {
+                *to -= (*from < *to && self.text[*to as usize - 1] == b'\r') as u32;
+            }
+        }
+    }
 }
 
 impl Delimited {
@@ -44,6 +75,8 @@ impl Delimited {
             width,
             ends: Vec::new(),
             unquoted: Vec::new(),
+            index: Index::default(),
+            valid: Vec::new(),
         })
     }
 
@@ -152,6 +185,25 @@ impl RowDecoder for Delimited {
             Err(_) => self.columns.rollback(),
         }
         put
+    }
+
+    fn takes_blocks(&self) -> bool {
+        // Lines of one column may be blank.
+        self.width > 1 && self.delimiter.is_ascii()
+    }
+
+    fn push_block(&mut self, text: &[u8], rows_max: usize) -> (usize, usize) {
+        let text = match std::str::from_utf8(text) {
+            Ok(_) => text,
+            Err(e) => &text[..memchr::memrchr(b'\n', &text[..e.valid_up_to()]).map_or(0, |newline| newline + 1)],
+        };
+        let mut rows = self.index.fill(text, self.delimiter, self.width, rows_max);
+        for (column, &i) in self.columns.all().iter_mut().zip(&self.fields) {
+            let fields = ColumnFields { text, index: &self.index, width: self.width, column: i };
+            rows = column.push_block(&Block { text, null: &self.null, rows }, &fields, &mut self.valid);
+        }
+        self.columns.commit_rows(rows);
+        (rows, self.index.begin(rows * self.width))
     }
 
     fn finish(&mut self) -> RecordBatch {

@@ -3,6 +3,8 @@
 //! In: one field. Out: the number, or whether the text is no number at all or one too large for the type. Decimal fractions
 //! come out correctly rounded, as `str::parse` gives them: the fast path only takes what is exact.
 
+pub(super) mod eight;
+
 /// Why a field is not a number of the type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotANumber {

@@ -121,6 +121,24 @@ impl LineReader {
         }
     }
 
+    /// Complete lines without quotes that are at hand, in `bytes_max` bytes at most: perhaps none.
+    pub(super) fn block(&mut self, bytes_max: usize) -> &[u8] {
+        // A byte-order mark may stand at the very beginning.
+        if self.at == 0 && self.start == 0 {
+            return &[];
+        }
+        let end = if self.quoting.is_some() { self.find_quote() } else { self.end };
+        let text = &self.buffer[self.start..end.min(self.start + bytes_max)];
+        &text[..memchr::memrchr(b'\n', text).map_or(0, |newline| newline + 1)]
+    }
+
+    /// Goes behind the first `bytes` bytes of a block: whole lines.
+    pub(super) fn pass(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.go_behind(self.start + bytes - 1);
+        }
+    }
+
     /// What stands behind the last newline.
     fn last_line(&mut self) -> Result<Line<'_>> {
         if self.end - self.start > ROW_BYTES_MAX {
