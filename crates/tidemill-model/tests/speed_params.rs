@@ -9,7 +9,7 @@ use std::hint::black_box;
 use memmap2::{Advice, MmapMut, MmapOptions};
 use tidemill_base::{Rng, rng::mix64};
 use tidemill_model::{
-    optimizer::Ftrl,
+    optimizer::{Ftrl, Pair},
     params::{Listener, ParamTable, TableSpec},
 };
 
@@ -90,7 +90,7 @@ fn ceiling(entries: usize) -> f64 {
             let g = if sum > 0.0 { 0.01 } else { -0.01 };
             for id in &ids {
                 let flat = &mut table[*id];
-                if let Some((z, n)) = ftrl.step(flat.z, flat.n, g) {
+                if let Some((z, n)) = ftrl.checked_step(flat.z, flat.n, g, 1.0) {
                     (flat.z, flat.n) = (z, n);
                 }
             }
@@ -132,7 +132,7 @@ fn ours(table: &ParamTable, entries: usize, listens: bool) -> f64 {
             }
             let g = if sum > 0.0 { 0.01 } else { -0.01 };
             for (key, place) in keys.iter().zip(&places) {
-                part.update_pair(*key, *place, |z, n| ftrl.step(z, n, g));
+                part.update_pair(*key, *place, |z, n| ftrl.checked_step(z, n, g, 1.0));
             }
         }
         sum

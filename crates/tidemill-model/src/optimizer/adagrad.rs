@@ -1,7 +1,7 @@
 //! Adagrad (Duchi, Hazan and Singer, "Adaptive Subgradient Methods", JMLR 2011): n <- n + g^2;
 //! w <- w - alpha g / (beta + sqrt n). State: [w..][n..].
 
-use super::{GRADIENT_MAX, Pair, Penalty};
+use super::{Pair, Penalty};
 
 /// n <- n + g^2; w <- w - alpha g / (beta + sqrt n), then the penalty's proximal step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,10 +39,10 @@ impl Pair for Adagrad {
     }
 
     #[inline(always)]
-    fn step(&self, w: f32, n: f32, gradient: f32, rate: f32) -> Option<(f32, f32)> {
+    fn step(&self, w: f32, n: f32, gradient: f32, rate: f32) -> (f32, f32) {
         let mut state = [w, n];
         self.step_block(&mut state, &[gradient], rate);
-        (gradient.abs() < GRADIENT_MAX).then_some((state[0], state[1]))
+        (state[0], state[1])
     }
 
     #[inline(always)]

@@ -33,16 +33,15 @@ impl Ftrl {
         self.weight_at(z, n.sqrt())
     }
 
-    /// The entry's state after gradient `g`; `None` when the gradient is not finite or so large that the state would not be.
+    /// The entry's state after gradient `g`; not finite when the gradient is not, or so large that the state would not be.
     #[inline(always)]
-    pub fn step(&self, z: f32, n: f32, g: f32) -> Option<(f32, f32)> {
+    pub fn step(&self, z: f32, n: f32, g: f32) -> (f32, f32) {
         let root = n.sqrt();
         let n_after = n + g * g;
         // The difference of the roots and not its rearrangement g*g / (sum of roots): these differences add up to the
         // root that `weight` uses, also where n has grown so large that a gradient no longer changes it.
         let sigma = (n_after.sqrt() - root) * self.per_alpha;
-        let z_after = z + (g - sigma * self.weight_at(z, root));
-        (z_after.is_finite() && n_after.is_finite()).then_some((z_after, n_after))
+        (z + (g - sigma * self.weight_at(z, root)), n_after)
     }
 
     #[inline(always)]
@@ -102,7 +101,7 @@ impl super::Pair for Ftrl {
     }
 
     #[inline(always)]
-    fn step(&self, z: f32, n: f32, gradient: f32, _rate: f32) -> Option<(f32, f32)> {
+    fn step(&self, z: f32, n: f32, gradient: f32, _rate: f32) -> (f32, f32) {
         Ftrl::step(self, z, n, gradient)
     }
 
@@ -138,7 +137,7 @@ mod tests {
         for (alpha, beta, l1, l2) in [(0.1, 1.0, 0.0, 0.0), (0.05, 1.0, 1.0, 2.0), (1.0, 0.5, 3.0, 0.0)] {
             let gradients: Vec<f64> = (0..400).map(|_| rng.normal() * 0.3 + 0.05).collect();
             let ftrl = Ftrl::new(alpha, beta, l1, l2);
-            let (z, n) = gradients.iter().fold((0.0, 0.0), |(z, n), g| ftrl.step(z, n, *g as f32).unwrap());
+            let (z, n) = gradients.iter().fold((0.0, 0.0), |(z, n), g| ftrl.step(z, n, *g as f32));
             let (ours, expected) = (ftrl.weight(z, n) as f64, reference(alpha, beta, l1, l2, &gradients));
             assert!((ours - expected).abs() < 1e-4 * expected.abs().max(0.1), "{ours} against {expected}");
         }
@@ -147,9 +146,9 @@ mod tests {
     #[test]
     fn inside_the_l1_ball_the_weight_is_zero() {
         let ftrl = Ftrl::new(0.1, 1.0, 1.0, 0.0);
-        let (z, n) = ftrl.step(0.0, 0.0, 0.9).unwrap();
+        let (z, n) = ftrl.step(0.0, 0.0, 0.9);
         assert_eq!(ftrl.weight(z, n), 0.0);
-        let (z, n) = ftrl.step(z, n, 0.9).unwrap();
+        let (z, n) = ftrl.step(z, n, 0.9);
         // z = 1.8, n = 1.62: -(1.8 - 1) / ((1 + sqrt 1.62) / 0.1) = -0.8 / 22.728 = -0.035199
         assert!((ftrl.weight(z, n) + 0.035199).abs() < 1e-6);
     }
@@ -158,7 +157,7 @@ mod tests {
     fn a_gradient_that_would_leave_the_finite_numbers_is_refused() {
         let ftrl = Ftrl::new(0.1, 1.0, 0.0, 0.0);
         for g in [f32::NAN, f32::INFINITY, -f32::INFINITY, 1e30] {
-            assert_eq!(ftrl.step(0.5, 0.25, g), None);
+            assert_eq!(super::super::Pair::checked_step(&ftrl, 0.5, 0.25, g, 1.0), None);
         }
     }
 }

@@ -30,8 +30,22 @@ pub trait Pair: Copy + Send + Sync {
     /// The parameter of a state; 0 for the state (0, 0).
     fn weight(&self, a: f32, b: f32) -> f32;
 
-    /// The state after a gradient, whose step is scaled by `rate`; `None` when it would not be finite.
-    fn step(&self, a: f32, b: f32, gradient: f32, rate: f32) -> Option<(f32, f32)>;
+    /// The state after a gradient, whose step is scaled by `rate`. Only [`Pair::is_good`] tells whether it may be kept.
+    fn step(&self, a: f32, b: f32, gradient: f32, rate: f32) -> (f32, f32);
+
+    /// Whether a state that came out of a step with this gradient may be kept: all numbers are finite.
+    #[inline(always)]
+    fn is_good(a: f32, b: f32, gradient: f32) -> bool {
+        // All three are looked at always: cheaper than a branch, and a vector of them is one operation.
+        (a.abs() < f32::INFINITY) & (b.abs() < f32::INFINITY) & (gradient.abs() < GRADIENT_MAX)
+    }
+
+    /// The state after a gradient; `None` when it would not be finite.
+    #[inline(always)]
+    fn checked_step(&self, a: f32, b: f32, gradient: f32, rate: f32) -> Option<(f32, f32)> {
+        let (a, b) = self.step(a, b, gradient, rate);
+        Self::is_good(a, b, gradient).then_some((a, b))
+    }
 
     /// How far the parameter moves for a gradient of 1, about, from this state.
     fn rate_at(&self, a: f32, b: f32) -> f32;

@@ -2,7 +2,7 @@
 //!
 //! An entry's momentum goes on only when the entry is touched: its clock is its own.
 
-use super::{GRADIENT_MAX, Pair, Penalty};
+use super::{Pair, Penalty};
 
 /// m <- mu m + g; w <- w - eta m, then the penalty's proximal step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,10 +38,10 @@ impl Pair for Momentum {
     }
 
     #[inline(always)]
-    fn step(&self, w: f32, m: f32, gradient: f32, rate: f32) -> Option<(f32, f32)> {
+    fn step(&self, w: f32, m: f32, gradient: f32, rate: f32) -> (f32, f32) {
         let mut state = [w, m];
         self.step_block(&mut state, &[gradient], rate);
-        (gradient.abs() < GRADIENT_MAX).then_some((state[0], state[1]))
+        (state[0], state[1])
     }
 
     #[inline(always)]

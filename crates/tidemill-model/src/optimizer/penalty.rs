@@ -58,6 +58,12 @@ impl Default for Clip {
 }
 
 impl Clip {
+    /// Whether there are none.
+    #[inline(always)]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Brings a block's gradient within the bounds; what is no number stays so.
     #[inline]
     pub fn apply(&self, gradient: &mut [f32]) {

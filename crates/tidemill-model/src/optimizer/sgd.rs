@@ -1,6 +1,6 @@
 //! Stochastic gradient descent (Robbins and Monro 1951): w <- w - eta g. State: w.
 
-use super::{GRADIENT_MAX, Pair, Penalty};
+use super::{Pair, Penalty};
 
 /// w <- w - eta g, then the penalty's proximal step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,10 +30,10 @@ impl Pair for Sgd {
     }
 
     #[inline(always)]
-    fn step(&self, w: f32, b: f32, gradient: f32, rate: f32) -> Option<(f32, f32)> {
+    fn step(&self, w: f32, b: f32, gradient: f32, rate: f32) -> (f32, f32) {
         let mut w = [w];
         self.step_block(&mut w, &[gradient], rate);
-        (gradient.abs() < GRADIENT_MAX).then_some((w[0], b))
+        (w[0], b)
     }
 
     #[inline(always)]

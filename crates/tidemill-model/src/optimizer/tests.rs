@@ -84,7 +84,7 @@ fn a_pair_and_a_block_of_one_agree_to_the_bit() {
         let mut state = vec![0.0; block.words(1)];
         for _ in 0..200 {
             let g = rng.normal() as f32;
-            (a, b) = pair.step(a, b, g, 0.5).unwrap();
+            (a, b) = pair.step(a, b, g, 0.5);
             block.step(&mut state, &[g], 0.5);
             assert_eq!(pair.weight(a, b).to_bits(), read(&block, &state, 1)[0].to_bits(), "{block:?}");
         }

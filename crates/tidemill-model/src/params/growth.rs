@@ -127,6 +127,7 @@ impl Part {
             self.shards[shard].pages -= bucket.pages().len();
         }
         self.moved += entries.len() as u64;
+        self.rebuilt += 1;
         let mut rest = entries;
         for leaf in leaves {
             let (own, after) = rest.split_at(leaf.count);

@@ -14,6 +14,7 @@ mod growth;
 mod limits;
 mod memory;
 mod packed;
+mod pairs;
 mod part;
 mod rows;
 mod search;
@@ -28,6 +29,7 @@ use limits::Limits;
 
 pub use changes::{EntryRef, Listener, Taken};
 pub use eviction::Worth;
+pub use pairs::Located;
 pub use part::{ABSENT, Part, Place, Updated};
 
 /// Shards of every table.

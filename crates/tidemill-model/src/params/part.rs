@@ -78,6 +78,8 @@ pub struct Part {
     pub(super) worth: Option<Worth>,
     /// Entries that were moved to make room, ever.
     pub(super) moved: u64,
+    /// Buckets that were rebuilt, ever: until the next one, entries stay where they are.
+    pub(super) rebuilt: u64,
 }
 
 impl Part {
@@ -105,6 +107,7 @@ impl Part {
             ticks: spec.ages.then_some(0),
             worth: None,
             moved: 0,
+            rebuilt: 0,
         })
     }
 

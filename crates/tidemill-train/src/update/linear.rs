@@ -14,27 +14,41 @@ use std::{
 };
 
 use tidemill_model::{
-    Features, ParamTable,
+    ParamTable,
     learner::{GROUPS, group_of},
     loss::Loss,
     optimizer::{Clip, Pair},
-    params::{ABSENT, Part, Place, Updated, part_of},
+    params::{ABSENT, Located, Part, Updated, part_of},
 };
 use tidemill_stream::join::SampleKind;
 
 use super::{Counts, SampleBatch, is_refused};
 
+/// Features that go through an update together.
+const LANES: usize = 64;
+
+/// Features of a mini-batch, sample after sample.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    keys: &'a [u64],
+    values: &'a [f32],
+    /// For each sample where its features end, counted from `first`.
+    ends: &'a [u32],
+    first: u32,
+}
+
 /// What a part keeps from predicting until it learns.
 #[derive(Default)]
 pub(super) struct Own {
-    /// Which features of the mini-batch are this part's, by number; empty while there is one part: all are.
-    features: Vec<u32>,
-    /// Their keys.
+    /// The part's own features of the mini-batch; empty while there is one part: all are.
     keys: Vec<u64>,
-    /// For each sample where its own features end.
+    values: Vec<f32>,
     ends: Vec<u32>,
-    /// Where the entry of each own feature was seen.
-    places: Vec<Place>,
+    /// Where their entries are.
+    located: Located,
+    /// Weight times value of each.
+    products: Vec<f32>,
+    slopes: Vec<f32>,
 }
 
 /// What all parts need for a batch.
@@ -67,29 +81,34 @@ impl<R: Pair> Work<'_, R> {
         (i * self.batch_size).min(rows)..((i + 1) * self.batch_size).min(rows)
     }
 
+    /// The features of some samples, all of them.
+    fn rows(&self, rows: &Range<usize>) -> Rows<'_> {
+        let features = self.batch.features;
+        let first = features.range(rows.start).start;
+        let all = first..features.range(rows.end - 1).end;
+        Rows {
+            keys: &features.keys[all.clone()],
+            values: &features.values[all],
+            ends: &features.ends[rows.clone()],
+            first: first as u32,
+        }
+    }
+
     /// The whole batch, by one thread, in a table of one part.
     pub(super) fn alone(&self) {
         let mut table = self.table.write(0);
-        let mut own = self.own[0].lock().expect("nobody panics while holding it");
-        let mut slopes = Vec::new();
+        let own = &mut *self.own[0].lock().expect("nobody panics while holding it");
         for i in 0..self.phases() - 1 {
-            let rows = self.mini_batch(i);
-            let first = self.batch.features.range(rows.start).start;
-            let last = self.batch.features.range(rows.end - 1).end;
-            table.locate_all(&self.batch.features.keys[first..last], &mut own.places);
-            slopes.clear();
-            for row in rows.clone() {
-                let range = self.batch.features.range(row);
-                let sums = self.sum(&table, &own.places[range.start - first..range.end - first], range, |i| i);
-                slopes.push(self.slope(row, tree(&sums)));
+            let mini_batch = self.mini_batch(i);
+            let rows = self.rows(&mini_batch);
+            table.locate_pairs(rows.keys, &mut own.located);
+            self.multiply(&own.located, rows.values, &mut own.products);
+            own.slopes.clear();
+            for (row, range) in mini_batch.zip(rows.ranges()) {
+                let score = sum(&rows.keys[range.clone()], &own.products[range]);
+                own.slopes.push(self.slope_by(row, score, true));
             }
-            let mut not_admitted = 0;
-            for (row, slope) in rows.zip(&slopes).filter(|(_, slope)| **slope != 0.0) {
-                for i in self.batch.features.range(row) {
-                    not_admitted += self.step(&mut table, i, own.places[i - first], *slope);
-                }
-            }
-            self.counts.not_admitted.fetch_add(not_admitted, Relaxed);
+            self.learn(&mut table, rows, &mut own.located, &own.slopes);
         }
     }
 
@@ -97,102 +116,138 @@ impl<R: Pair> Work<'_, R> {
     pub(super) fn phase(&self, phase: usize, part: usize) {
         let parts = self.table.parts();
         let mut table = self.table.write(part);
-        let mut own = self.own[part].lock().expect("nobody panics while holding it");
+        let own = &mut *self.own[part].lock().expect("nobody panics while holding it");
         if phase > 0 {
-            self.learn(self.mini_batch(phase - 1), &mut table, &own, part == 0);
+            own.slopes.clear();
+            for row in self.mini_batch(phase - 1) {
+                let mut sums = [0.0; GROUPS];
+                for (sum, bits) in sums.iter_mut().step_by(GROUPS / parts).zip(&self.sums[row * parts..]) {
+                    *sum = f32::from_bits(bits.load(Relaxed));
+                }
+                own.slopes.push(self.slope_by(row, tree(&sums), part == 0));
+            }
+            let rows = Rows { keys: &own.keys, values: &own.values, ends: &own.ends, first: 0 };
+            self.learn(&mut table, rows, &mut own.located, &own.slopes);
         }
         if phase + 1 < self.phases() {
-            self.predict(self.mini_batch(phase), &table, &mut own, (part, parts));
+            self.predict(self.mini_batch(phase), &table, own, (part, parts));
         }
     }
 
-    fn predict(&self, rows: Range<usize>, table: &Part, own: &mut Own, (part, parts): (usize, usize)) {
-        let Features { keys, .. } = self.batch.features;
-        own.features.clear();
+    fn predict(&self, mini_batch: Range<usize>, table: &Part, own: &mut Own, (part, parts): (usize, usize)) {
+        let rows = self.rows(&mini_batch);
+        // Without a branch: whose a feature is cannot be guessed.
+        own.keys.resize(rows.keys.len(), 0);
+        own.values.resize(rows.keys.len(), 0.0);
         own.ends.clear();
-        for row in rows.clone() {
-            let range = self.batch.features.range(row);
-            // Without a branch: whose a feature is cannot be guessed.
-            let mut end = own.features.len();
-            own.features.resize(end + range.len(), 0);
+        let mut end = 0;
+        for range in rows.ranges() {
             for i in range {
-                own.features[end] = i as u32;
-                end += (part_of(keys[i], parts) == part) as usize;
+                (own.keys[end], own.values[end]) = (rows.keys[i], rows.values[i]);
+                end += (part_of(rows.keys[i], parts) == part) as usize;
             }
-            own.features.truncate(end);
             own.ends.push(end as u32);
         }
-        own.keys.clear();
-        own.keys.extend(own.features.iter().map(|i| keys[*i as usize]));
-        table.locate_all(&own.keys, &mut own.places);
-        let mut begin = 0;
-        for (row, end) in rows.zip(&own.ends) {
-            let range = begin..*end as usize;
-            begin = range.end;
-            let sums = self.sum(table, &own.places[range.clone()], range, |i| own.features[i] as usize);
-            self.sums[row * parts + part].store(tree(&sums).to_bits(), Relaxed);
+        own.keys.truncate(end);
+        own.values.truncate(end);
+        table.locate_pairs(&own.keys, &mut own.located);
+        self.multiply(&own.located, &own.values, &mut own.products);
+        let rows = Rows { keys: &own.keys, values: &own.values, ends: &own.ends, first: 0 };
+        for (row, range) in mini_batch.zip(rows.ranges()) {
+            let sum = sum(&own.keys[range.clone()], &own.products[range]);
+            self.sums[row * parts + part].store(sum.to_bits(), Relaxed);
         }
     }
 
-    fn learn(&self, rows: Range<usize>, table: &mut Part, own: &Own, is_first: bool) {
-        let parts = self.table.parts();
+    /// Weight times value, of all features.
+    fn multiply(&self, located: &Located, values: &[f32], products: &mut Vec<f32>) {
+        let weights = located.a().iter().zip(located.b()).map(|(a, b)| self.rule.weight(*a, *b));
+        products.clear();
+        products.extend(weights.zip(values).map(|(weight, value)| weight * value));
+    }
+
+    /// Applies the gradients of a mini-batch, in sample order.
+    fn learn(&self, table: &mut Part, rows: Rows, located: &mut Located, slopes: &[f32]) {
         let mut not_admitted = 0;
-        let mut begin = 0;
-        for (row, end) in rows.zip(&own.ends) {
-            let range = begin..*end as usize;
-            begin = range.end;
-            let mut sums = [0.0; GROUPS];
-            for (sum, bits) in sums.iter_mut().step_by(GROUPS / parts).zip(&self.sums[row * parts..]) {
-                *sum = f32::from_bits(bits.load(Relaxed));
+        for (range, slope) in rows.ranges().zip(slopes) {
+            if *slope == 0.0 {
+                continue;
             }
-            let slope = self.slope_by(row, tree(&sums), is_first);
-            if slope != 0.0 {
-                for j in range {
-                    not_admitted += self.step(table, own.features[j] as usize, own.places[j], slope);
-                }
+            let mut absent = false;
+            let (keys, values) = (&rows.keys[range.clone()], &rows.values[range.clone()]);
+            table.refresh(rows.keys, range.start, located);
+            let places = &located.places()[range];
+            for begin in (0..keys.len()).step_by(LANES) {
+                let chunk = begin..keys.len().min(begin + LANES);
+                let gradients = self.gradients(&values[chunk.clone()], *slope);
+                absent |= self.step_all(table, &keys[chunk.clone()], &places[chunk], &gradients);
+            }
+            for i in (0..keys.len()).filter(|i| absent && places[*i] == ABSENT) {
+                let [gradient, ..] = self.gradients(&values[i..=i], *slope);
+                not_admitted += self.step(table, keys[i], gradient);
             }
         }
         self.counts.not_admitted.fetch_add(not_admitted, Relaxed);
     }
 
-    /// Adds up weight times value by group.
+    /// Behind the last value there are zeros.
     #[inline(always)]
-    fn sum(
-        &self,
-        table: &Part,
-        places: &[Place],
-        range: Range<usize>,
-        feature: impl Fn(usize) -> usize,
-    ) -> [f32; GROUPS] {
-        let Features { keys, values, .. } = self.batch.features;
-        let mut groups = [0.0f32; GROUPS];
-        for (i, place) in range.zip(places) {
-            if *place != ABSENT {
-                let (a, b) = table.pair(*place);
-                groups[group_of(keys[feature(i)])] += self.rule.weight(a, b) * values[feature(i)];
-            }
+    fn gradients(&self, values: &[f32], slope: f32) -> [f32; LANES] {
+        let mut gradients = [0.0; LANES];
+        gradients.iter_mut().zip(values).for_each(|(g, value)| *g = slope * value);
+        if !self.clip.is_none() {
+            gradients.iter_mut().for_each(|g| self.clip.apply(std::slice::from_mut(g)));
         }
-        groups
+        gradients
     }
 
+    /// Steps the entries that are there; tells whether some are not.
     #[inline(always)]
-    fn step(&self, table: &mut Part, i: usize, place: Place, slope: f32) -> u64 {
-        let Features { keys, values, .. } = self.batch.features;
-        let mut gradient = [slope * values[i]];
-        self.clip.apply(&mut gradient);
-        let [gradient] = gradient;
+    fn step_all(&self, table: &mut Part, keys: &[u64], places: &[u32], gradients: &[f32; LANES]) -> bool {
+        let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+        let all_present = table.read_pairs(places, &mut a, &mut b);
+        let mut bad = false;
+        // Whole vectors; what lies behind the last feature has no gradient.
+        let lanes = keys.len().next_multiple_of(8).min(LANES);
+        for ((a, b), g) in a[..lanes].iter_mut().zip(&mut b[..lanes]).zip(&gradients[..lanes]) {
+            let (a_after, b_after) = self.rule.step(*a, *b, *g, self.rate);
+            bad |= !R::is_good(a_after, b_after, *g) & (*g != 0.0);
+            // Without a gradient nothing is learned.
+            (*a, *b) = if *g == 0.0 { (*a, *b) } else { (a_after, b_after) };
+        }
+        match bad {
+            false => table.write_pairs(keys, places, &a, &b),
+            true => self.step_each(table, keys, places, gradients),
+        }
+        !all_present
+    }
+
+    /// One by one, because some gradient is not good.
+    #[cold]
+    fn step_each(&self, table: &mut Part, keys: &[u64], places: &[u32], gradients: &[f32; LANES]) {
+        for ((key, place), gradient) in keys.iter().zip(places).zip(gradients) {
+            let step = |a, b| self.rule.checked_step(a, b, *gradient, self.rate);
+            let has_work = *place != ABSENT && *gradient != 0.0;
+            if has_work && table.update_pair(*key, *place, step) == Updated::NotFinite {
+                self.counts.refuse_non_finite(*key);
+            }
+        }
+    }
+
+    /// Steps one entry that was not there when the mini-batch was predicted; returns 1 if it was not admitted.
+    fn step(&self, table: &mut Part, key: u64, gradient: f32) -> u64 {
         // Nothing to learn, and no reason to make an entry.
         if gradient == 0.0 {
             return 0;
         }
-        if place == ABSENT && self.admit_after > 1 && !self.may_enter(table, keys[i]) {
+        if self.admit_after > 1 && !self.may_enter(table, key) {
             return 1;
         }
-        match table.update_pair(keys[i], place, |a, b| self.rule.step(a, b, gradient, self.rate)) {
+        match table.update_pair(key, ABSENT, |a, b| self.rule.checked_step(a, b, gradient, self.rate)) {
             Updated::Done => 0,
             Updated::NotAdmitted => 1,
             Updated::NotFinite => {
-                self.counts.refuse_non_finite(keys[i]);
+                self.counts.refuse_non_finite(key);
                 0
             }
         }
@@ -202,11 +257,6 @@ impl<R: Pair> Work<'_, R> {
     #[inline(never)]
     fn may_enter(&self, table: &mut Part, key: u64) -> bool {
         table.locate(key) != ABSENT || table.seen_often(key, self.admit_after)
-    }
-
-    #[inline(always)]
-    fn slope(&self, row: usize, score: f32) -> f32 {
-        self.slope_by(row, score, true)
     }
 
     /// The slope of the loss by the score; 0 learns nothing. The first part also keeps the score and counts.
@@ -245,6 +295,28 @@ impl<R: Pair> Work<'_, R> {
         let largest = values.iter().zip(keys).max_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
         largest.map_or(0, |(_, key)| *key)
     }
+}
+
+impl Rows<'_> {
+    /// Where each sample's features stand.
+    #[inline(always)]
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<'_> {
+        let mut begin = 0;
+        self.ends.iter().map(move |end| {
+            let end = (end - self.first) as usize;
+            std::mem::replace(&mut begin, end)..end
+        })
+    }
+}
+
+/// Adds up by group, then the groups' sums in the one tree.
+#[inline(always)]
+fn sum(keys: &[u64], products: &[f32]) -> f32 {
+    let mut groups = [0.0f32; GROUPS];
+    for (key, product) in keys.iter().zip(products) {
+        groups[group_of(*key)] += product;
+    }
+    tree(&groups)
 }
 
 /// The sum of the groups' sums, in the one tree.

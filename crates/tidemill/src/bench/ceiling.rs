@@ -79,7 +79,7 @@ impl HashedSamples {
             let gradient = sigmoid(score) - label;
             for i in range {
                 let cell = &mut table[self.places[i] as usize];
-                if let Some((z, n)) = Pair::step(rule, cell.z, cell.n, gradient, 1.0) {
+                if let Some((z, n)) = Pair::checked_step(rule, cell.z, cell.n, gradient, 1.0) {
                     (cell.z, cell.n) = (z, n);
                 }
             }
