@@ -4,7 +4,11 @@
 //! away as it can be) or as click logs have them, a popular head and a long tail. Of several passes the fastest counts.
 
 use tidemill_base::{Clock, Rng, SystemClock, rng::mix64};
-use tidemill_model::Features;
+use tidemill_model::{
+    Features,
+    math::sigmoid,
+    optimizer::{Ftrl, Pair},
+};
 use tidemill_stream::join::{Matured, SampleKind};
 use tidemill_train::{SampleBatch, TrainSpec, Trainer};
 
@@ -43,14 +47,50 @@ fn samples_per_second_from_ready_clicks() {
     measure("clicks", clicks);
 }
 
+/// Samples a second of the shortest loop that predicts and steps every sample, on a flat table without keys.
+fn ceiling(batches: &[Features], labels: &[f32]) -> f64 {
+    const AHEAD: usize = 48;
+    let mut table = vec![[0.0f32, 0.0, 0.0, 0.0]; 1 << 22];
+    let rule = Ftrl::new(0.1, 1.0, 0.0, 0.0);
+    let place = |key: u64| (key >> 42) as usize;
+    let clock = SystemClock::new();
+    let mut pass = || {
+        let begin = clock.elapsed();
+        for features in batches {
+            for (row, label) in labels.iter().enumerate() {
+                let range = features.range(row);
+                let mut score = 0.0;
+                for i in range.clone() {
+                    if let Some(key) = features.keys.get(i + AHEAD) {
+                        tidemill_model::prefetch(&table, place(*key));
+                    }
+                    let [z, n, ..] = table[place(features.keys[i])];
+                    score += rule.weight(z, n) * features.values[i];
+                }
+                let slope = sigmoid(score) - label;
+                for i in range {
+                    let cell = &mut table[place(features.keys[i])];
+                    if let Some((z, n)) = rule.checked_step(cell[0], cell[1], slope * features.values[i], 1.0) {
+                        (cell[0], cell[1]) = (z, n);
+                    }
+                }
+            }
+        }
+        (batches.len() * ROWS) as f64 / (clock.elapsed() - begin).as_secs_f64()
+    };
+    (0..6).map(|_| pass()).fold(0.0, f64::max)
+}
+
 fn measure(name: &str, key: fn(&mut Rng, u64) -> u64) {
     let mut rng = Rng::seeded(1);
     let batches: Vec<Features> = (0..100).map(|_| features(&mut rng, key)).collect();
     let labels: Vec<f32> = (0..ROWS).map(|_| rng.below(2) as f32).collect();
+    let ceiling = ceiling(&batches, &labels);
+    println!("{name}: the ceiling is {ceiling:9.0} samples/s");
     let kinds = vec![SampleKind::Final; ROWS];
     let clock = SystemClock::new();
-    for batch_size in [1, 16, 256] {
-        for threads in [1] {
+    for batch_size in [1, 16, 64, 256] {
+        for threads in [1, 2] {
             let mut trainer = Trainer::new(&TrainSpec { batch_size, ..TrainSpec::default() }, threads).unwrap();
             let mut seq = 0;
             let mut pass = |trainer: &mut Trainer| {
@@ -78,7 +118,8 @@ fn measure(name: &str, key: fn(&mut Rng, u64) -> u64) {
             let entries = trainer.stats().entries;
             println!(
                 "{name}, batch_size {batch_size:3}, {threads} threads: {growing:9.0} samples/s while the table grows to \
-                 {entries} entries, then {full:9.0}"
+                 {entries} entries, then {full:9.0}, {:.0}% of the ceiling",
+                100.0 * full / ceiling
             );
         }
     }

@@ -24,7 +24,7 @@ pub(super) const CHANGED: u64 = 0b110;
 /// All that is known of an entry beside its key and words.
 pub(super) const FLAGS: u64 = (1 << SHARD_BITS) - 1;
 /// What must be equal when the keys are.
-const OF_KEY: u64 = !FLAGS | TAKEN;
+pub(super) const OF_KEY: u64 = !FLAGS | TAKEN;
 const STAMP_SHIFT: u32 = 3;
 /// Ages are told up to this one; it stands for older ones too.
 pub(super) const AGE_MAX: u8 = 6;

@@ -3,6 +3,8 @@
 //! In: keys of a part. Out: places, at the speed of memory: a key's directory entry names a line, the line is asked for
 //! some keys ahead, and all its four places are compared at once, because which of them it is cannot be guessed.
 
+mod line;
+
 use super::{
     SHARD_BITS,
     bucket::{Bucket, LINE_PLACES, PAGE_BITS},
@@ -11,19 +13,20 @@ use super::{
     shard_of,
 };
 
-/// Keys between asking for a line and looking at it.
-const AHEAD: usize = 32;
-/// Keys not in their first line that are looked for at once.
-const UNSURE_MAX: usize = 32;
-
 impl Part {
     /// Asks the processor for the line where the search for one of this part's keys begins, and tells where that is.
     #[inline(always)]
     pub fn prefetch(&self, key: u64) -> Place {
+        let place = self.home_of(key);
+        self.places.prefetch(place as usize);
+        place
+    }
+
+    /// Where the search for one of this part's keys begins.
+    #[inline(always)]
+    fn home_of(&self, key: u64) -> Place {
         let bucket = self.bucket_of(key);
-        let place = bucket.place(bucket.home(key << SHARD_BITS));
-        self.places.prefetch(place);
-        place as Place
+        bucket.place(bucket.home(key << SHARD_BITS)) as Place
     }
 
     /// The place of a key's entry, or [`ABSENT`].
@@ -37,36 +40,13 @@ impl Part {
 
     /// Finds the places of many keys, as [`Part::locate`] would: one in `places` for each of `keys`. Lines are asked for
     /// well before they are looked at, and those of the few keys that are not in their first line again.
-    #[inline]
     pub fn locate_all(&self, keys: &[u64], places: &mut Vec<Place>) {
-        places.clear();
-        places.reserve(keys.len());
-        let (mut unsure, mut unsure_count) = ([0u32; UNSURE_MAX], 0);
-        let resolve = |unsure: &[u32], places: &mut [Place]| {
-            unsure.iter().for_each(|i| places[*i as usize] = self.locate(keys[*i as usize]));
-        };
-        places.extend(keys[..keys.len().min(AHEAD)].iter().map(|key| self.prefetch(*key)));
-        for (i, key) in keys.iter().enumerate() {
-            if let Some(key) = keys.get(i + AHEAD) {
-                places.push(self.prefetch(*key));
-            }
-            let home = places[i];
-            let line = self.places.chunk(home as usize);
-            let holding = Packed::holding(line, *key);
-            if holding != 0 {
-                places[i] = home + holding.trailing_zeros();
-                continue;
-            }
-            // In another line, or absent. At a page's end the next line is another one: then this helps nothing.
-            self.places.prefetch(home as usize + LINE_PLACES);
-            unsure[unsure_count] = i as u32;
-            unsure_count += 1;
-            if unsure_count == UNSURE_MAX {
-                resolve(&unsure, places);
-                unsure_count = 0;
-            }
+        places.resize(keys.len(), 0);
+        let mut unsure = Vec::new();
+        line::look(self, keys, places, &mut unsure);
+        for i in unsure {
+            places[i as usize] = self.locate(keys[i as usize]);
         }
-        resolve(&unsure[..unsure_count], places);
     }
 
     /// Whether a place is in a page of the key's shard: a place itself does not know its shard.

@@ -6,6 +6,7 @@
 //! ([`tidemill_model::learner::add_groups`]): any number of parts gives the same bits.
 
 use std::{
+    mem::take,
     ops::Range,
     sync::{
         Mutex,
@@ -24,8 +25,8 @@ use tidemill_stream::join::SampleKind;
 
 use super::{Counts, SampleBatch, is_refused};
 
-/// Features that go through an update together.
-const LANES: usize = 64;
+/// Numbers are stepped by so many, so that registers are full.
+const LANES: usize = 8;
 
 /// Features of a mini-batch, sample after sample.
 #[derive(Clone, Copy)]
@@ -49,6 +50,15 @@ pub(super) struct Own {
     /// Weight times value of each.
     products: Vec<f32>,
     slopes: Vec<f32>,
+    lanes: Lanes,
+}
+
+/// One sample on its way through an update.
+#[derive(Default)]
+struct Lanes {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    gradients: Vec<f32>,
 }
 
 /// What all parts need for a batch.
@@ -108,7 +118,7 @@ impl<R: Pair> Work<'_, R> {
                 let score = sum(&rows.keys[range.clone()], &own.products[range]);
                 own.slopes.push(self.slope_by(row, score, true));
             }
-            self.learn(&mut table, rows, &mut own.located, &own.slopes);
+            self.learn(&mut table, rows, own);
         }
     }
 
@@ -126,8 +136,10 @@ impl<R: Pair> Work<'_, R> {
                 }
                 own.slopes.push(self.slope_by(row, tree(&sums), part == 0));
             }
-            let rows = Rows { keys: &own.keys, values: &own.values, ends: &own.ends, first: 0 };
-            self.learn(&mut table, rows, &mut own.located, &own.slopes);
+            // While the part's own features are read, the rest is written.
+            let (keys, values, ends) = (take(&mut own.keys), take(&mut own.values), take(&mut own.ends));
+            self.learn(&mut table, Rows { keys: &keys, values: &values, ends: &ends, first: 0 }, own);
+            (own.keys, own.values, own.ends) = (keys, values, ends);
         }
         if phase + 1 < self.phases() {
             self.predict(self.mini_batch(phase), &table, own, (part, parts));
@@ -167,64 +179,50 @@ impl<R: Pair> Work<'_, R> {
     }
 
     /// Applies the gradients of a mini-batch, in sample order.
-    fn learn(&self, table: &mut Part, rows: Rows, located: &mut Located, slopes: &[f32]) {
+    fn learn(&self, table: &mut Part, rows: Rows, own: &mut Own) {
+        let Own { located, slopes, lanes, .. } = own;
         let mut not_admitted = 0;
         for (range, slope) in rows.ranges().zip(slopes) {
             if *slope == 0.0 {
                 continue;
             }
-            let mut absent = false;
             let (keys, values) = (&rows.keys[range.clone()], &rows.values[range.clone()]);
             table.refresh(rows.keys, range.start, located);
             let places = &located.places()[range];
-            for begin in (0..keys.len()).step_by(LANES) {
-                let chunk = begin..keys.len().min(begin + LANES);
-                let gradients = self.gradients(&values[chunk.clone()], *slope);
-                absent |= self.step_all(table, &keys[chunk.clone()], &places[chunk], &gradients);
-            }
-            for i in (0..keys.len()).filter(|i| absent && places[*i] == ABSENT) {
-                let [gradient, ..] = self.gradients(&values[i..=i], *slope);
-                not_admitted += self.step(table, keys[i], gradient);
+            lanes.set_gradients(values, *slope, &self.clip);
+            if !self.step_all(table, keys, places, lanes) {
+                for ((key, place), gradient) in keys.iter().zip(places).zip(&lanes.gradients) {
+                    if *place == ABSENT {
+                        not_admitted += self.step(table, *key, *gradient);
+                    }
+                }
             }
         }
         self.counts.not_admitted.fetch_add(not_admitted, Relaxed);
     }
 
-    /// Behind the last value there are zeros.
+    /// Steps the entries that are there; tells whether all are.
     #[inline(always)]
-    fn gradients(&self, values: &[f32], slope: f32) -> [f32; LANES] {
-        let mut gradients = [0.0; LANES];
-        gradients.iter_mut().zip(values).for_each(|(g, value)| *g = slope * value);
-        if !self.clip.is_none() {
-            gradients.iter_mut().for_each(|g| self.clip.apply(std::slice::from_mut(g)));
-        }
-        gradients
-    }
-
-    /// Steps the entries that are there; tells whether some are not.
-    #[inline(always)]
-    fn step_all(&self, table: &mut Part, keys: &[u64], places: &[u32], gradients: &[f32; LANES]) -> bool {
-        let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
-        let all_present = table.read_pairs(places, &mut a, &mut b);
+    fn step_all(&self, table: &mut Part, keys: &[u64], places: &[u32], lanes: &mut Lanes) -> bool {
+        let all_present = table.read_pairs(places, &mut lanes.a, &mut lanes.b);
         let mut bad = false;
-        // Whole vectors; what lies behind the last feature has no gradient.
-        let lanes = keys.len().next_multiple_of(8).min(LANES);
-        for ((a, b), g) in a[..lanes].iter_mut().zip(&mut b[..lanes]).zip(&gradients[..lanes]) {
+        for ((a, b), g) in lanes.a.iter_mut().zip(&mut lanes.b).zip(&lanes.gradients) {
             let (a_after, b_after) = self.rule.step(*a, *b, *g, self.rate);
-            bad |= !R::is_good(a_after, b_after, *g) & (*g != 0.0);
             // Without a gradient nothing is learned.
-            (*a, *b) = if *g == 0.0 { (*a, *b) } else { (a_after, b_after) };
+            let learns = *g != 0.0;
+            bad |= !R::is_good(a_after, b_after, *g) & learns;
+            (*a, *b) = if learns { (a_after, b_after) } else { (*a, *b) };
         }
         match bad {
-            false => table.write_pairs(keys, places, &a, &b),
-            true => self.step_each(table, keys, places, gradients),
+            false => table.write_pairs(keys, places, &lanes.a, &lanes.b),
+            true => self.step_each(table, keys, places, &lanes.gradients),
         }
-        !all_present
+        all_present
     }
 
     /// One by one, because some gradient is not good.
     #[cold]
-    fn step_each(&self, table: &mut Part, keys: &[u64], places: &[u32], gradients: &[f32; LANES]) {
+    fn step_each(&self, table: &mut Part, keys: &[u64], places: &[u32], gradients: &[f32]) {
         for ((key, place), gradient) in keys.iter().zip(places).zip(gradients) {
             let step = |a, b| self.rule.checked_step(a, b, *gradient, self.rate);
             let has_work = *place != ABSENT && *gradient != 0.0;
@@ -294,6 +292,22 @@ impl<R: Pair> Work<'_, R> {
         let (keys, values) = self.batch.features.sample(row);
         let largest = values.iter().zip(keys).max_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
         largest.map_or(0, |(_, key)| *key)
+    }
+}
+
+impl Lanes {
+    /// Slope times value, for whole registers: what lies behind the last value has no gradient.
+    #[inline(always)]
+    fn set_gradients(&mut self, values: &[f32], slope: f32, clip: &Clip) {
+        let lanes = values.len().next_multiple_of(LANES);
+        for lane in [&mut self.a, &mut self.b, &mut self.gradients] {
+            lane.resize(lanes, 0.0);
+        }
+        self.gradients[values.len()..].fill(0.0);
+        self.gradients.iter_mut().zip(values).for_each(|(g, value)| *g = slope * value);
+        if !clip.is_none() {
+            self.gradients.iter_mut().for_each(|g| clip.apply(std::slice::from_mut(g)));
+        }
     }
 }
 
