@@ -15,6 +15,7 @@ pub mod model;
 pub mod optimizer;
 pub mod params;
 mod prefetch;
+pub mod simd;
 pub mod snapshot;
 pub mod weights;
 

@@ -5,17 +5,28 @@
 //! knows no optimizer and no table: training and serving call the same [`Learner::forward`], so they agree to the bit. The
 //! result for a sample never depends on the other samples of its slice.
 
+mod deepfm;
+mod dense;
+mod embedding;
 mod ffm;
 mod fm;
 mod linear;
+mod mlp;
+mod wide_deep;
 
+pub use deepfm::DeepFm;
 pub use ffm::Ffm;
 pub use fm::Fm;
 pub use linear::Linear;
+pub use mlp::Mlp;
+pub use wide_deep::WideDeep;
 
 /// Groups of parameter shards over which sums are laid out: the top three bits of a key. Up to so many threads or machines
 /// can each add up their own part and still get the bits of one.
 pub const GROUPS: usize = 8;
+
+/// Samples of a slice for learners with layers: a layer's gradient is written once a slice.
+const SAMPLES_OF_LAYERS: usize = 64;
 
 /// Some samples, one after the other, with the parameters of their entries.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +78,12 @@ pub trait Learner: Send + Sync {
 
     /// Scores per sample.
     fn outputs(&self) -> usize;
+
+    /// Samples of a slice while learning: so few that their parameters stay in the nearer caches. Fixed for a learner,
+    /// because gradients of dense parameters are added up slice by slice.
+    fn slice_samples(&self) -> usize {
+        32
+    }
 
     /// Whether learning predicts otherwise than serving does (dropout).
     fn has_dropout(&self) -> bool {

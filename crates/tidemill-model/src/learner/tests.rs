@@ -28,7 +28,9 @@ impl Case {
             ends.push(keys.len() as u32);
         }
         let params = (0..keys.len() * learner.width()).map(|_| rng.normal() as f32 * 0.5).collect();
-        Self { ends, keys, values, slots, params, dense: learner.start_dense(seed) }
+        // Biases other than zero: a sample without features is not where units begin to fire.
+        let dense = learner.start_dense(seed).iter().map(|x| x + rng.normal() as f32 * 0.1).collect();
+        Self { ends, keys, values, slots, params, dense }
     }
 
     fn slice(&self) -> Slice<'_> {
@@ -52,6 +54,11 @@ fn learners() -> Vec<(&'static str, Box<dyn Learner>)> {
         ("ffm 4", Box::new(Ffm { factors: 4, slots: SLOTS, spread: 0.1 })),
         ("ffm 8", Box::new(Ffm { factors: 8, slots: SLOTS, spread: 0.1 })),
         ("ffm 3", Box::new(Ffm { factors: 3, slots: SLOTS, spread: 0.1 })),
+        ("mlp", Box::new(Mlp::new(SLOTS, 4, 0.1, &[9, 8], 0.0, 1))),
+        ("mlp of three classes", Box::new(Mlp::new(SLOTS, 3, 0.1, &[20], 0.0, 3))),
+        ("mlp without a hidden layer", Box::new(Mlp::new(SLOTS, 3, 0.1, &[], 0.0, 1))),
+        ("wide and deep", Box::new(WideDeep::new(SLOTS, 4, 0.1, &[17, 8], 0.0))),
+        ("deepfm", Box::new(DeepFm::new(SLOTS, 4, 0.1, &[17, 8], 0.0))),
     ]
 }
 
@@ -68,28 +75,27 @@ fn gradients_are_the_slopes_of_the_scores() {
         let mut dense = vec![0.0; learner.dense_dimension()];
         learner.backward(&case.slice(), &case.dense, &mut work, &slopes, &mut gradients, &mut dense);
         let objective = |scores: &[f32]| scores.iter().zip(&slopes).map(|(s, g)| f64::from(s * g)).sum::<f64>();
-        for (i, gradient) in gradients.iter().enumerate() {
-            let before = case.params[i];
-            let mut at = |w: f32| {
-                case.params[i] = w;
-                objective(&case.scores(&*learner))
+        let mut check = |i: usize, is_dense: bool, gradient: f32| {
+            let mut at = |step: f32| {
+                let params = if is_dense { &mut case.dense } else { &mut case.params };
+                let before = params[i];
+                params[i] += step;
+                let objective = objective(&case.scores(&*learner));
+                let params = if is_dense { &mut case.dense } else { &mut case.params };
+                params[i] = before;
+                objective
             };
-            let expected = (at(before + 0.01) - at(before - 0.01)) / 0.02;
-            case.params[i] = before;
-            let off = (f64::from(*gradient) - expected).abs();
-            assert!(off < 1e-3 * expected.abs().max(1.0), "{name}, parameter {i}: {gradient}, not {expected}");
-        }
-        for (i, gradient) in dense.iter().enumerate() {
-            let before = case.dense[i];
-            let mut at = |w: f32| {
-                case.dense[i] = w;
-                objective(&case.scores(&*learner))
-            };
-            let expected = (at(before + 0.002) - at(before - 0.002)) / 0.004;
-            case.dense[i] = before;
-            let off = (f64::from(*gradient) - expected).abs();
-            assert!(off < 5e-3 * expected.abs().max(1.0), "{name}, dense parameter {i}: {gradient}, not {expected}");
-        }
+            const STEP: f32 = 0.002;
+            let (below, here, above) = (at(-STEP), at(0.0), at(STEP));
+            // Where a unit begins to fire, the slope to the left is not the one to the right.
+            let (left, right) = ((here - below) / f64::from(STEP), (above - here) / f64::from(STEP));
+            let tolerance = 5e-3 * left.abs().max(right.abs()).max(0.5);
+            let between = left.min(right) - tolerance..left.max(right) + tolerance;
+            let what = if is_dense { "dense parameter" } else { "parameter" };
+            assert!(between.contains(&f64::from(gradient)), "{name}, {what} {i}: {gradient}, not in {between:?}");
+        };
+        gradients.iter().enumerate().for_each(|(i, gradient)| check(i, false, *gradient));
+        dense.iter().enumerate().for_each(|(i, gradient)| check(i, true, *gradient));
     }
 }
 

@@ -1,0 +1,77 @@
+//! DeepFM (Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", IJCAI 2017).
+//!
+//! y(x) = a factorisation machine + the last of some layers, both over the same embeddings: an entry is [w | v_1 .. v_d].
+
+use super::{Block, Fm, Learner, Slice, dense::Layers, embedding::Embeddings};
+
+/// A factorisation machine whose factors are also the input of layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeepFm {
+    fm: Fm,
+    embeddings: Embeddings,
+    layers: Layers,
+}
+
+impl DeepFm {
+    /// For `slots` slots: embeddings of `dimension` that begin with this spread, hidden layers of so many units, of which
+    /// `dropout` are left out while learning.
+    pub fn new(slots: usize, dimension: usize, spread: f32, hidden: &[usize], dropout: f32) -> Self {
+        let embeddings = Embeddings { slots, dimension, offset: 1 };
+        let layers = Layers::new(embeddings.inputs(), hidden, 1, dropout);
+        Self { fm: Fm { factors: dimension, spread }, embeddings, layers }
+    }
+}
+
+impl Learner for DeepFm {
+    fn blocks(&self) -> Vec<Block> {
+        self.fm.blocks()
+    }
+
+    fn dense_dimension(&self) -> usize {
+        self.layers.dimension()
+    }
+
+    fn start_dense(&self, seed: u64) -> Vec<f32> {
+        self.layers.start(seed)
+    }
+
+    fn outputs(&self) -> usize {
+        1
+    }
+
+    fn slice_samples(&self) -> usize {
+        super::SAMPLES_OF_LAYERS
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.layers.dropout() > 0.0
+    }
+
+    fn forward(&self, slice: &Slice, dense: &[f32], work: &mut Vec<f32>, scores: &mut [f32]) {
+        let mut of_machine = Vec::new();
+        self.fm.forward(slice, &[], &mut of_machine, scores);
+        self.embeddings.gather(slice, work);
+        self.layers.forward(dense, slice.dropout, work, scores);
+        work.append(&mut of_machine);
+    }
+
+    fn backward(
+        &self,
+        slice: &Slice,
+        dense: &[f32],
+        work: &mut Vec<f32>,
+        slopes: &[f32],
+        gradients: &mut [f32],
+        dense_gradients: &mut [f32],
+    ) {
+        let mut of_machine = work.split_off(slice.len() * self.layers.activations());
+        self.fm.backward(slice, &[], &mut of_machine, slopes, gradients, &mut []);
+        let mut of_inputs = Vec::new();
+        let learning = slice.dropout.is_some();
+        self.layers.backward(dense, learning, work, slopes, dense_gradients, &mut of_inputs);
+        let width = 1 + self.embeddings.dimension;
+        self.embeddings.scatter(slice, &of_inputs, |j, value, of_slot| {
+            gradients[j * width + 1..][..width - 1].iter_mut().zip(of_slot).for_each(|(g, x)| *g += value * x);
+        });
+    }
+}

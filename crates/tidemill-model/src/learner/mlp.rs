@@ -1,0 +1,74 @@
+//! Embeddings and layers: the network of deep recommenders without any crossing of features but the layers' own
+//! (Covington, Adams and Sargin, "Deep Neural Networks for YouTube Recommendations", RecSys 2016).
+//!
+//! y(x) = the last of some layers over the slots' embeddings, one behind the other; an entry is [v_1 .. v_d].
+
+use super::{Block, Learner, Slice, dense::Layers, embedding::Embeddings};
+
+/// An embedding per key, and layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mlp {
+    embeddings: Embeddings,
+    layers: Layers,
+    outputs: usize,
+    spread: f32,
+}
+
+impl Mlp {
+    /// For `slots` slots: embeddings of `dimension` that begin with this spread, hidden layers of so many units, of which
+    /// `dropout` are left out while learning, and `outputs` scores.
+    pub fn new(slots: usize, dimension: usize, spread: f32, hidden: &[usize], dropout: f32, outputs: usize) -> Self {
+        let embeddings = Embeddings { slots, dimension, offset: 0 };
+        Self { embeddings, layers: Layers::new(embeddings.inputs(), hidden, outputs, dropout), outputs, spread }
+    }
+}
+
+impl Learner for Mlp {
+    fn blocks(&self) -> Vec<Block> {
+        vec![Block { name: "factors", dimension: self.embeddings.dimension, spread: self.spread }]
+    }
+
+    fn dense_dimension(&self) -> usize {
+        self.layers.dimension()
+    }
+
+    fn start_dense(&self, seed: u64) -> Vec<f32> {
+        self.layers.start(seed)
+    }
+
+    fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    fn slice_samples(&self) -> usize {
+        super::SAMPLES_OF_LAYERS
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.layers.dropout() > 0.0
+    }
+
+    fn forward(&self, slice: &Slice, dense: &[f32], work: &mut Vec<f32>, scores: &mut [f32]) {
+        self.embeddings.gather(slice, work);
+        scores.fill(0.0);
+        self.layers.forward(dense, slice.dropout, work, scores);
+    }
+
+    fn backward(
+        &self,
+        slice: &Slice,
+        dense: &[f32],
+        work: &mut Vec<f32>,
+        slopes: &[f32],
+        gradients: &mut [f32],
+        dense_gradients: &mut [f32],
+    ) {
+        let mut of_inputs = Vec::new();
+        let learning = slice.dropout.is_some();
+        self.layers.backward(dense, learning, work, slopes, dense_gradients, &mut of_inputs);
+        let d = self.embeddings.dimension;
+        self.embeddings.scatter(slice, &of_inputs, |j, value, of_slot| {
+            gradients[j * d..][..d].iter_mut().zip(of_slot).for_each(|(g, x)| *g = value * x);
+        });
+    }
+}

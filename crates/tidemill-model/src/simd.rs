@@ -1,0 +1,101 @@
+//! Compiling the same code for the processor at hand.
+//!
+//! In: a [`Kernel`], loops over fixed lanes. Out: what it computes, in wider registers where the processor has them. The
+//! bits are those of the plain code: each lane is a sum of its own, nothing is fused into a multiply-add, and square root
+//! and division are IEEE 754's.
+
+/// Work that pays when it is compiled for wider registers. `run` and what it calls in its loops should be
+/// `#[inline(always)]`: only what is inlined is compiled again.
+pub trait Kernel {
+    /// What it gives back.
+    type Output;
+
+    /// Does it.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs a kernel, as compiled for AVX2 where there is AVX2.
+#[inline]
+pub fn wide<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2, as was asked just now.
+        return unsafe { run_avx2(kernel) };
+    }
+    kernel.run()
+}
+
+// Not "fma": a fused multiply-add would be another number.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
+}
+
+/// Lanes of the sums here.
+pub const LANES: usize = 8;
+
+/// The sum of eight lanes, always in this tree.
+#[inline(always)]
+pub fn add_lanes(x: &[f32; LANES]) -> f32 {
+    ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+}
+
+/// The sum of squares: number i goes to lane i modulo sixteen. Two registers, so that an addition need not wait for the
+/// one before.
+#[inline(always)]
+pub fn sum_of_squares(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<{ 2 * LANES }>();
+    let mut lanes = [0.0f32; 2 * LANES];
+    for x in chunks {
+        for l in 0..2 * LANES {
+            lanes[l] += x[l] * x[l];
+        }
+    }
+    rest.iter().zip(&mut lanes).for_each(|(x, lane)| *lane += x * x);
+    add_lanes(&std::array::from_fn(|l| lanes[l] + lanes[LANES + l]))
+}
+
+/// The largest of the absolute values, as bits: these are ordered as the numbers are, infinity and then NaN above all.
+#[inline(always)]
+pub fn largest_bits(x: &[f32]) -> u32 {
+    x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemill_base::Rng;
+
+    struct SumOfSquares<'a>(&'a [f32]);
+
+    impl Kernel for SumOfSquares<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn run(self) -> f32 {
+            sum_of_squares(self.0)
+        }
+    }
+
+    #[test]
+    fn wider_registers_change_no_bit() {
+        let mut rng = Rng::seeded(1);
+        for len in 0..70 {
+            let x: Vec<f32> = (0..len).map(|_| rng.normal() as f32).collect();
+            let (wide, plain) = (wide(SumOfSquares(&x)), sum_of_squares(&x));
+            assert_eq!(wide.to_bits(), plain.to_bits(), "{len} numbers");
+            let expected: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            assert!((f64::from(plain) - expected).abs() <= 1e-5 * expected, "{plain}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_the_largest() {
+        let bits = |x: &[f32]| largest_bits(x);
+        assert_eq!(bits(&[0.0, -0.0]), 0);
+        assert_eq!(bits(&[1.0, -3.0, 2.0]), 3f32.to_bits());
+        assert!(bits(&[f32::NAN, f32::INFINITY]) > f32::INFINITY.to_bits());
+        assert!(bits(&[1.0, f32::NEG_INFINITY, 0.0]) == f32::INFINITY.to_bits());
+    }
+}
