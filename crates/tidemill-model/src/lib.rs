@@ -17,6 +17,7 @@ pub mod params;
 mod prefetch;
 pub mod simd;
 pub mod snapshot;
+pub mod start;
 pub mod weights;
 
 pub use delta::Delta;

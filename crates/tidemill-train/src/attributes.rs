@@ -4,7 +4,7 @@ use tidemill_base::attribute::{Attribute, Type};
 
 use crate::validation::WINDOW_MAX;
 
-const OPTIMIZERS: &[&str] = &["sgd", "momentum", "adagrad", "ftrl", "adam", "amsgrad"];
+const OPTIMIZERS: &[&str] = &["sgd", "momentum", "adagrad", "rowwise_adagrad", "ftrl", "adam", "amsgrad"];
 
 const fn number(name: &'static str, min: f64, max: f64, default: Option<&'static str>, doc: &'static str) -> Attribute {
     Attribute { name, ty: Type::Number { min, max }, default, doc }

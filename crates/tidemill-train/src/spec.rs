@@ -211,7 +211,9 @@ fn optimizer(s: &Settings, name: &str, default: &str, rate: &str, l2: f64) -> Re
     Ok(match name.as_str() {
         "sgd" => Optimizer::Sgd(Sgd { eta, penalty }),
         "momentum" => Optimizer::Momentum(Momentum { eta, mu: s.number("model.momentum") as f32, penalty }),
-        "adagrad" => Optimizer::Adagrad(Adagrad { alpha: eta, beta, penalty }),
+        "adagrad" | "rowwise_adagrad" => {
+            Optimizer::Adagrad(Adagrad { alpha: eta, beta, shares_n: name == "rowwise_adagrad", penalty })
+        }
         "ftrl" => Optimizer::Ftrl(Ftrl::new(alpha, s.number("model.beta"), l1, l2).with_group_l1(group_l1)),
         "adam" | "amsgrad" => Optimizer::Adam(Adam {
             alpha: eta,

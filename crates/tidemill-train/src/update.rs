@@ -24,7 +24,7 @@ use tidemill_model::{
 use tidemill_stream::join::{Matured, SampleKind};
 
 use crate::{TrainSpec, Validation, pool::Pool};
-use general::{Dense, EntryBlock, SLICE_SAMPLES, SliceScratch};
+use general::{Dense, EntryBlock, SliceScratch};
 
 /// Smaller batches are not worth a second thread.
 const SHARED_ROWS_MIN: usize = 512;
@@ -200,7 +200,8 @@ impl Trainer {
     fn update_general(&mut self, batch: &SampleBatch, refused: &[bool], rate: f32) {
         let rows = batch.labels.len();
         grow(&mut self.scratch.scores, rows * self.learner.outputs());
-        grow(&mut self.scratch.slices, rows.min(self.spec.batch_size).div_ceil(SLICE_SAMPLES));
+        let slices = rows.min(self.spec.batch_size).div_ceil(self.learner.slice_samples());
+        grow(&mut self.scratch.slices, slices);
         let work = general::Work {
             batch,
             refused,
@@ -218,7 +219,7 @@ impl Trainer {
             scores: &self.scratch.scores,
             counts: &self.counts,
         };
-        let worth_sharing = rows.min(self.spec.batch_size) >= 2 * SLICE_SAMPLES;
+        let worth_sharing = slices >= 2 && rows.min(self.spec.batch_size) >= SHARED_BATCH_SIZE_MIN;
         self.pool.run(worth_sharing, work.phases(), |phase, worker, workers| work.phase(phase, worker, workers));
     }
 

@@ -115,7 +115,7 @@ fn plain() -> TrainSpec {
     spec("LogisticRegression", &[])
 }
 
-const OPTIMIZERS: [&str; 6] = ["sgd", "momentum", "adagrad", "ftrl", "adam", "amsgrad"];
+const OPTIMIZERS: [&str; 7] = ["sgd", "momentum", "adagrad", "rowwise_adagrad", "ftrl", "adam", "amsgrad"];
 
 /// Every learner with every optimizer.
 fn all() -> Vec<(String, TrainSpec)> {

@@ -5,6 +5,7 @@
 //! slot. Slots that lack in a sample cost nothing.
 
 use super::{Block, GROUPS, Learner, Slice, add_groups, group_of};
+use crate::simd::{Kernel, wide};
 
 /// A weight per key, and `factors` factors per key and slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,14 +30,12 @@ impl Learner for Ffm {
         1
     }
 
+    fn slice_samples(&self) -> usize {
+        8
+    }
+
     fn forward(&self, slice: &Slice, _dense: &[f32], _work: &mut Vec<f32>, scores: &mut [f32]) {
-        for (i, score) in scores.iter_mut().enumerate() {
-            *score = match self.factors {
-                4 => self.score::<4>(slice, i),
-                8 => self.score::<8>(slice, i),
-                _ => self.score_any(slice, i),
-            };
-        }
+        wide(Forward { ffm: self, slice, scores });
     }
 
     fn backward(
@@ -48,22 +47,65 @@ impl Learner for Ffm {
         gradients: &mut [f32],
         _dense_gradients: &mut [f32],
     ) {
-        gradients.fill(0.0);
-        for (i, slope) in slopes.iter().enumerate().filter(|(_, slope)| **slope != 0.0) {
-            match self.factors {
-                4 => self.gradient::<4>(slice, i, *slope, gradients),
-                8 => self.gradient::<8>(slice, i, *slope, gradients),
-                _ => self.gradient_any(slice, i, *slope, gradients),
+        wide(Backward { ffm: self, slice, slopes, gradients });
+    }
+}
+
+struct Forward<'a> {
+    ffm: &'a Ffm,
+    slice: &'a Slice<'a>,
+    scores: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (i, score) in self.scores.iter_mut().enumerate() {
+            *score = self.ffm.linear(self.slice, i)
+                + match self.ffm.factors {
+                    4 => self.ffm.pairs::<4>(self.slice, i),
+                    8 => self.ffm.pairs::<8>(self.slice, i),
+                    _ => self.ffm.pairs_any(self.slice, i),
+                };
+        }
+    }
+}
+
+struct Backward<'a> {
+    ffm: &'a Ffm,
+    slice: &'a Slice<'a>,
+    slopes: &'a [f32],
+    gradients: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let width = self.ffm.width();
+        for (i, slope) in self.slopes.iter().enumerate() {
+            let range = self.slice.range(i);
+            let gradients = &mut self.gradients[range.start * width..range.end * width];
+            match self.ffm.factors {
+                _ if *slope == 0.0 => gradients.fill(0.0),
+                4 => self.ffm.gradient::<4>(self.slice, i, *slope, gradients),
+                8 => self.ffm.gradient::<8>(self.slice, i, *slope, gradients),
+                _ => self.ffm.gradient_any(self.slice, i, *slope, gradients),
             }
         }
     }
 }
 
 impl Ffm {
+    #[inline(always)]
     fn width(&self) -> usize {
         1 + self.slots * self.factors
     }
 
+    #[inline(always)]
     fn linear(&self, slice: &Slice, i: usize) -> f32 {
         let mut groups = [0.0f32; GROUPS];
         for j in slice.range(i) {
@@ -73,26 +115,34 @@ impl Ffm {
     }
 
     /// With the number of factors known when this is compiled, they are computed side by side.
-    fn score<const K: usize>(&self, slice: &Slice, i: usize) -> f32 {
+    #[inline(always)]
+    fn pairs<const K: usize>(&self, slice: &Slice, i: usize) -> f32 {
         let (range, width) = (slice.range(i), self.width());
-        let mut sums = [0.0f32; K];
-        for a in range.clone() {
-            let (x, slot) = (slice.values[a], slice.slots[a] as usize);
-            let of_a = slice.params[a * width + 1..][..self.slots * K].as_chunks::<K>().0;
-            let mut of_this = [0.0f32; K];
-            for b in a + 1..range.end {
-                let v_ab = &of_a[slice.slots[b] as usize];
-                let v_ba: &[f32; K] = slice.params[b * width + 1 + slot * K..].first_chunk().expect("a row is whole");
+        // Two sums in turns: an addition need not wait for the one before.
+        let mut sums = [[0.0f32; K]; 2];
+        let params = &slice.params[range.start * width..range.end * width];
+        let (slots, values) = (&slice.slots[range.clone()], &slice.values[range]);
+        for (a, of_a) in params.chunks_exact(width).enumerate() {
+            let (x, slot) = (values[a], slots[a] as usize);
+            let of_a = of_a[1..].as_chunks::<K>().0;
+            let mut of_this = [[0.0f32; K]; 2];
+            let others = params[(a + 1) * width..].chunks_exact(width).zip(&slots[a + 1..]).zip(&values[a + 1..]);
+            for (b, ((of_b, slot_b), x_b)) in others.enumerate() {
+                let v_ab = &of_a[*slot_b as usize];
+                let v_ba: &[f32; K] = of_b[1 + slot * K..].first_chunk().expect("a row is whole");
                 for f in 0..K {
-                    of_this[f] += v_ab[f] * v_ba[f] * slice.values[b];
+                    of_this[b % 2][f] += v_ab[f] * v_ba[f] * x_b;
                 }
             }
-            (0..K).for_each(|f| sums[f] += of_this[f] * x);
+            for (sum, of_this) in sums.iter_mut().zip(of_this) {
+                (0..K).for_each(|f| sum[f] += of_this[f] * x);
+            }
         }
-        self.linear(slice, i) + sums.iter().fold(0.0, |all, sum| all + sum)
+        (0..K).fold(0.0, |all, f| all + (sums[0][f] + sums[1][f]))
     }
 
-    fn score_any(&self, slice: &Slice, i: usize) -> f32 {
+    #[inline(always)]
+    fn pairs_any(&self, slice: &Slice, i: usize) -> f32 {
         let (range, width, k) = (slice.range(i), self.width(), self.factors);
         let mut all = 0.0f32;
         for a in range.clone() {
@@ -104,21 +154,27 @@ impl Ffm {
                 all += dot * (slice.values[a] * slice.values[b]);
             }
         }
-        self.linear(slice, i) + all
+        all
     }
 
+    /// `gradients`: of sample `i` alone.
+    #[inline(always)]
     fn gradient<const K: usize>(&self, slice: &Slice, i: usize, slope: f32, gradients: &mut [f32]) {
         let (range, width) = (slice.range(i), self.width());
-        for a in range.clone() {
-            let g = slope * slice.values[a];
-            let slot = slice.slots[a] as usize;
-            let row = &mut gradients[a * width..][..width];
+        let params = &slice.params[range.start * width..range.end * width];
+        let (slots, values) = (&slice.slots[range.clone()], &slice.values[range]);
+        for (a, row) in gradients.chunks_exact_mut(width).enumerate() {
+            let (g, slot) = (slope * values[a], slots[a] as usize);
+            row.fill(0.0);
             row[0] = g;
             let row = row[1..].as_chunks_mut::<K>().0;
-            for b in range.clone().filter(|b| *b != a) {
-                let v_ba: &[f32; K] = slice.params[b * width + 1 + slot * K..].first_chunk().expect("a row is whole");
-                let gx = g * slice.values[b];
-                let out = &mut row[slice.slots[b] as usize];
+            for (b, ((of_b, slot_b), x_b)) in params.chunks_exact(width).zip(slots).zip(values).enumerate() {
+                if b == a {
+                    continue;
+                }
+                let v_ba: &[f32; K] = of_b[1 + slot * K..].first_chunk().expect("a row is whole");
+                let gx = g * x_b;
+                let out = &mut row[*slot_b as usize];
                 for f in 0..K {
                     out[f] += gx * v_ba[f];
                 }
@@ -126,12 +182,13 @@ impl Ffm {
         }
     }
 
+    #[inline(always)]
     fn gradient_any(&self, slice: &Slice, i: usize, slope: f32, gradients: &mut [f32]) {
         let (range, width, k) = (slice.range(i), self.width(), self.factors);
-        for a in range.clone() {
+        for (a, row) in range.clone().zip(gradients.chunks_exact_mut(width)) {
             let g = slope * slice.values[a];
             let slot = slice.slots[a] as usize;
-            let row = &mut gradients[a * width..][..width];
+            row.fill(0.0);
             row[0] = g;
             for b in range.clone().filter(|b| *b != a) {
                 let v_ba = &slice.params[b * width + 1 + slot * k..][..k];

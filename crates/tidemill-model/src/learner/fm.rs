@@ -5,6 +5,7 @@
 //! ([`GROUPS`]), so that parts of a sample may be added up apart.
 
 use super::{Block, GROUPS, Learner, Slice, add_groups, group_of};
+use crate::simd::{Kernel, LANES, add_lanes, wide};
 
 /// A weight and `factors` factors per key.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,12 +30,8 @@ impl Learner for Fm {
 
     fn forward(&self, slice: &Slice, _dense: &[f32], work: &mut Vec<f32>, scores: &mut [f32]) {
         // Of each sample the sums of v x, which the gradient needs.
-        work.clear();
         work.resize(slice.len() * self.factors, 0.0);
-        let mut scratch = vec![0.0; (GROUPS + 1) * self.factors];
-        for (i, score) in scores.iter_mut().enumerate() {
-            *score = score_sample(slice, i, self.factors, &mut scratch, &mut work[i * self.factors..][..self.factors]);
-        }
+        wide(Forward { slice, factors: self.factors, sums: work, scores });
     }
 
     fn backward(
@@ -46,49 +43,116 @@ impl Learner for Fm {
         gradients: &mut [f32],
         _dense_gradients: &mut [f32],
     ) {
-        let width = 1 + self.factors;
-        for (i, slope) in slopes.iter().enumerate() {
-            let sums = &work[i * self.factors..][..self.factors];
-            for j in slice.range(i) {
-                let x = slice.values[j];
-                let params = &slice.params[j * width..][..width];
-                let gradient = &mut gradients[j * width..][..width];
-                let g = slope * x;
-                gradient[0] = g;
-                for ((gradient, sum), v) in gradient[1..].iter_mut().zip(sums).zip(&params[1..]) {
-                    *gradient = g * (sum - v * x);
-                }
+        wide(Backward { slice, factors: self.factors, sums: work, slopes, gradients });
+    }
+}
+
+struct Forward<'a> {
+    slice: &'a Slice<'a>,
+    factors: usize,
+    sums: &'a mut [f32],
+    scores: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let k = self.factors;
+        for ((i, score), sums) in self.scores.iter_mut().enumerate().zip(self.sums.chunks_exact_mut(k)) {
+            // Factor f is added up in lane f modulo eight, whether alone or beside others.
+            let mut pairs = [0.0f32; LANES];
+            let whole = k - k % LANES;
+            for first in (0..whole).step_by(LANES) {
+                add_factors::<LANES>(self.slice, i, k, first, sums, &mut pairs);
             }
+            for first in whole..k {
+                add_factors::<1>(
+                    self.slice,
+                    i,
+                    k,
+                    first,
+                    sums,
+                    pairs[first % LANES..].first_chunk_mut().expect("a lane"),
+                );
+            }
+            *score = linear(self.slice, i, k) + 0.5 * add_lanes(&pairs);
         }
     }
 }
 
-/// The score of sample `i`; writes its sums of v x. `scratch`: a row of factors for each group, and one.
-fn score_sample(slice: &Slice, i: usize, factors: usize, scratch: &mut [f32], sums: &mut [f32]) -> f32 {
-    let width = 1 + factors;
-    let (grouped, squares) = scratch.split_at_mut(GROUPS * factors);
-    grouped.fill(0.0);
-    squares.fill(0.0);
-    let mut linear = [0.0f32; GROUPS];
-    let mut square_sums = [0.0f32; GROUPS];
+#[inline(always)]
+fn linear(slice: &Slice, i: usize, factors: usize) -> f32 {
+    let mut groups = [0.0f32; GROUPS];
+    for j in slice.range(i) {
+        groups[group_of(slice.keys[j])] += slice.params[j * (1 + factors)] * slice.values[j];
+    }
+    add_groups(&groups)
+}
+
+/// Of `N` factors of sample `i`, from `first` on: the sums of v x, and what their squares exceed those of the addends by.
+#[inline(always)]
+fn add_factors<const N: usize>(
+    slice: &Slice,
+    i: usize,
+    factors: usize,
+    first: usize,
+    sums: &mut [f32],
+    pairs: &mut [f32; N],
+) {
+    let mut of_groups = [[0.0f32; N]; GROUPS];
+    let mut squares = [[0.0f32; N]; GROUPS];
     for j in slice.range(i) {
         let (x, group) = (slice.values[j], group_of(slice.keys[j]));
-        let params = &slice.params[j * width..][..width];
-        linear[group] += params[0] * x;
-        let sums = &mut grouped[group * factors..][..factors];
-        let mut square = 0.0f32;
-        for (sum, v) in sums.iter_mut().zip(&params[1..]) {
-            let vx = v * x;
-            *sum += vx;
-            square += vx * vx;
+        let v: &[f32; N] = slice.params[j * (1 + factors) + 1 + first..].first_chunk().expect("a row is whole");
+        let (mut sum, mut square) = (of_groups[group], squares[group]);
+        for f in 0..N {
+            let vx = v[f] * x;
+            sum[f] += vx;
+            square[f] += vx * vx;
         }
-        square_sums[group] += square;
+        (of_groups[group], squares[group]) = (sum, square);
     }
-    let mut pairs = 0.0f32;
-    for (f, sum) in sums.iter_mut().enumerate() {
-        let of_group: [f32; GROUPS] = std::array::from_fn(|group| grouped[group * factors + f]);
-        *sum = add_groups(&of_group);
-        pairs += *sum * *sum;
+    for f in 0..N {
+        let sum = add_groups(&std::array::from_fn(|group| of_groups[group][f]));
+        let square = add_groups(&std::array::from_fn(|group| squares[group][f]));
+        sums[first + f] = sum;
+        pairs[f] += sum * sum - square;
     }
-    add_groups(&linear) + 0.5 * (pairs - add_groups(&square_sums))
+}
+
+struct Backward<'a> {
+    slice: &'a Slice<'a>,
+    factors: usize,
+    sums: &'a [f32],
+    slopes: &'a [f32],
+    gradients: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (k, width) = (self.factors, 1 + self.factors);
+        for ((i, slope), sums) in self.slopes.iter().enumerate().zip(self.sums.chunks_exact(k)) {
+            let range = self.slice.range(i);
+            let values = &self.slice.values[range.clone()];
+            let of_sample = range.start * width..range.end * width;
+            let params = self.slice.params[of_sample.clone()].chunks_exact(width);
+            for ((x, params), out) in values.iter().zip(params).zip(self.gradients[of_sample].chunks_exact_mut(width)) {
+                let g = slope * x;
+                out[0] = g;
+                let (outs, out_rest) = out[1..].as_chunks_mut::<LANES>();
+                let ((vs, v_rest), (sums, sum_rest)) = (params[1..].as_chunks::<LANES>(), sums.as_chunks::<LANES>());
+                for ((out, v), sum) in outs.iter_mut().zip(vs).zip(sums) {
+                    *out = std::array::from_fn(|f| g * (sum[f] - v[f] * x));
+                }
+                for ((out, v), sum) in out_rest.iter_mut().zip(v_rest).zip(sum_rest) {
+                    *out = g * (sum - v * x);
+                }
+            }
+        }
+    }
 }

@@ -31,7 +31,7 @@ impl Adam {
         Self::CLOCK + dimension * if self.keeps_largest { 4 } else { 3 }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn step_block(&self, state: &mut [f32], g: &[f32], rate: f32) {
         let (clock, state) = state.split_at_mut(Self::CLOCK);
         let before = if clock[0] == 0.0 { [1.0, 1.0] } else { [clock[1], clock[2]] };

@@ -53,7 +53,7 @@ impl Ftrl {
 
 // Blocks: [z..][n..].
 impl Ftrl {
-    #[inline]
+    #[inline(always)]
     pub(super) fn read(&self, state: &[f32], w: &mut [f32]) {
         let (z, n) = state.split_at(w.len());
         for ((w, z), n) in w.iter_mut().zip(z).zip(n) {
@@ -73,7 +73,7 @@ impl Ftrl {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn step_block(&self, state: &mut [f32], g: &[f32]) {
         let (z, n) = state.split_at_mut(g.len());
         let kept = if self.group_l1 > 0.0 { self.kept(z) } else { 1.0 };

@@ -25,6 +25,8 @@ pub use penalty::{Clip, Penalty};
 pub use schedule::Schedule;
 pub use sgd::Sgd;
 
+use crate::simd::{LANES, largest_bits};
+
 /// An optimizer whose state for one parameter takes at most two words, so that it stands beside the key.
 pub trait Pair: Copy + Send + Sync {
     /// The parameter of a state; 0 for the state (0, 0).
@@ -58,7 +60,7 @@ pub enum Optimizer {
     Sgd(Sgd),
     /// SGD with momentum.
     Momentum(Momentum),
-    /// Adagrad.
+    /// Adagrad, also row-wise.
     Adagrad(Adagrad),
     /// FTRL-proximal.
     Ftrl(Ftrl),
@@ -74,7 +76,8 @@ impl Optimizer {
     pub fn words(&self, dimension: usize) -> usize {
         match self {
             Self::Sgd(_) => dimension,
-            Self::Momentum(_) | Self::Adagrad(_) | Self::Ftrl(_) => 2 * dimension,
+            Self::Momentum(_) | Self::Ftrl(_) => 2 * dimension,
+            Self::Adagrad(adagrad) => adagrad.words(dimension),
             Self::Adam(adam) => adam.words(dimension),
         }
     }
@@ -85,7 +88,7 @@ impl Optimizer {
     }
 
     /// Writes the parameters of a state to `out`.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, state: &[f32], out: &mut [f32]) {
         match self {
             Self::Ftrl(ftrl) => ftrl.read(state, out),
@@ -108,9 +111,9 @@ impl Optimizer {
 
     /// Changes a state by a gradient, whose step is scaled by `rate`. `false`: the gradient is no number or too large, and
     /// nothing was changed.
-    #[inline]
+    #[inline(always)]
     pub fn step(&self, state: &mut [f32], gradient: &[f32], rate: f32) -> bool {
-        if !gradient.iter().fold(true, |good, g| good & (g.abs() < GRADIENT_MAX)) {
+        if largest_bits(gradient) >= GRADIENT_MAX.to_bits() {
             return false;
         }
         match self {
@@ -128,12 +131,25 @@ impl Optimizer {
         match self {
             Self::Sgd(_) => "sgd",
             Self::Momentum(_) => "momentum",
+            Self::Adagrad(adagrad) if adagrad.shares_n => "rowwise_adagrad",
             Self::Adagrad(_) => "adagrad",
             Self::Ftrl(_) => "ftrl",
             Self::Adam(adam) if adam.keeps_largest => "amsgrad",
             Self::Adam(_) => "adam",
         }
     }
+}
+
+/// w <- w - eta g.
+#[inline(always)]
+fn descend(w: &mut [f32], g: &[f32], eta: f32) {
+    let ((ws, w_rest), (gs, g_rest)) = (w.as_chunks_mut::<LANES>(), g.as_chunks::<LANES>());
+    for (w, g) in ws.iter_mut().zip(gs) {
+        let mut after = *w;
+        (0..LANES).for_each(|l| after[l] -= eta * g[l]);
+        *w = after;
+    }
+    w_rest.iter_mut().zip(g_rest).for_each(|(w, g)| *w -= eta * g);
 }
 
 #[cfg(test)]

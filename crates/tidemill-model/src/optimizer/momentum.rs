@@ -16,7 +16,7 @@ pub struct Momentum {
 }
 
 impl Momentum {
-    #[inline]
+    #[inline(always)]
     pub(super) fn step_block(&self, state: &mut [f32], g: &[f32], rate: f32) {
         let eta = self.eta * rate;
         let (w, m) = state.split_at_mut(g.len());

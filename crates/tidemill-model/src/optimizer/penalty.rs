@@ -4,6 +4,8 @@
 //! balance (Duchi and Singer, "Efficient Online and Batch Learning Using Forward Backward Splitting", JMLR 2009): exact
 //! zeros for L1, whole blocks of zeros for group L1. FTRL has its own closed form.
 
+use crate::simd::sum_of_squares;
+
 /// Penalties on the size of parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Penalty {
@@ -30,7 +32,7 @@ impl Penalty {
     }
 
     /// Shrinks a whole block, after a step of about rate `eta`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn shrink_group(&self, w: &mut [f32], eta: f32) {
         if self.group_l1 == 0.0 {
             return;
@@ -65,7 +67,7 @@ impl Clip {
     }
 
     /// Brings a block's gradient within the bounds; what is no number stays so.
-    #[inline]
+    #[inline(always)]
     pub fn apply(&self, gradient: &mut [f32]) {
         if self.value.is_finite() {
             gradient.iter_mut().for_each(|g| *g = g.clamp(-self.value, self.value));
@@ -80,5 +82,5 @@ impl Clip {
 }
 
 fn norm(x: &[f32]) -> f32 {
-    x.iter().fold(0.0f32, |sum, x| sum + x * x).sqrt()
+    sum_of_squares(x).sqrt()
 }

@@ -12,10 +12,10 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    #[inline]
+    #[inline(always)]
     pub(super) fn step_block(&self, w: &mut [f32], g: &[f32], rate: f32) {
         let eta = self.eta * rate;
-        w.iter_mut().zip(g).for_each(|(w, g)| *w -= eta * g);
+        super::descend(w, g, eta);
         if !self.penalty.is_none() {
             w.iter_mut().for_each(|w| *w = self.penalty.shrink(*w, eta));
             self.penalty.shrink_group(w, eta);

@@ -9,17 +9,18 @@ fn all(penalty: Penalty) -> Vec<Optimizer> {
     vec![
         Optimizer::Sgd(Sgd { eta: 0.05, penalty }),
         Optimizer::Momentum(Momentum { eta: 0.01, mu: 0.9, penalty }),
-        Optimizer::Adagrad(Adagrad { alpha: 0.1, beta: 1.0, penalty }),
+        Optimizer::Adagrad(Adagrad { alpha: 0.1, beta: 1.0, shares_n: false, penalty }),
+        Optimizer::Adagrad(Adagrad { alpha: 0.1, beta: 1.0, shares_n: true, penalty }),
         Optimizer::Ftrl(Ftrl::new(0.1, 1.0, l1.into(), l2.into()).with_group_l1(group_l1.into())),
         Optimizer::Adam(adam),
         Optimizer::Adam(Adam { keeps_largest: true, ..adam }),
     ]
 }
 
-/// The papers' lines for one parameter, without penalties.
-fn reference(optimizer: &Optimizer, start: f64, gradients: &[f64]) -> f64 {
+/// The papers' lines for one parameter, without penalties. `mean_squares`: of the gradients of all parameters of the block.
+fn reference(optimizer: &Optimizer, start: f64, gradients: &[f64], mean_squares: &[f64]) -> f64 {
     let (mut w, mut a, mut b, mut largest, mut z) = (start, 0.0f64, 0.0f64, 0.0f64, -start / 0.1);
-    for (t, g) in (1..).zip(gradients) {
+    for ((t, g), mean_square) in (1..).zip(gradients).zip(mean_squares) {
         match optimizer.name() {
             "sgd" => w -= 0.05 * g,
             "momentum" => {
@@ -28,6 +29,10 @@ fn reference(optimizer: &Optimizer, start: f64, gradients: &[f64]) -> f64 {
             }
             "adagrad" => {
                 a += g * g;
+                w -= 0.1 * g / (1.0 + a.sqrt());
+            }
+            "rowwise_adagrad" => {
+                a += mean_square;
                 w -= 0.1 * g / (1.0 + a.sqrt());
             }
             "ftrl" => {
@@ -68,9 +73,11 @@ fn parameters_follow_the_papers() {
             assert!((w - start).abs() < 1e-6, "{optimizer:?} begins at {w}, not {start}");
         }
         gradients.iter().for_each(|g| assert!(optimizer.step(&mut state, g, 1.0)));
+        let mean_square = |g: &Vec<f32>| g.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>() / d as f64;
+        let mean_squares: Vec<f64> = gradients.iter().map(mean_square).collect();
         for (i, w) in read(&optimizer, &state, d).iter().enumerate() {
             let of_i: Vec<f64> = gradients.iter().map(|g| f64::from(g[i])).collect();
-            let expected = reference(&optimizer, f64::from(start[i]), &of_i);
+            let expected = reference(&optimizer, f64::from(start[i]), &of_i, &mean_squares);
             assert!((f64::from(*w) - expected).abs() < 2e-4 * expected.abs().max(1.0), "{optimizer:?}: {w} {expected}");
         }
     }

@@ -16,9 +16,18 @@ pub(super) struct Rows {
     free: Vec<u32>,
 }
 
-/// Words from one row to the next: rows begin at 16 bytes, those of a cache line or more at a cache line.
+/// Words of a cache line.
+const LINE: usize = 16;
+/// Rows begin at a multiple of so many words at least.
+const ALIGN: usize = 4;
+
+/// Words from one row to the next: such that a row reaches into no more cache lines than it must.
 pub(super) fn stride(length: usize) -> usize {
-    length.next_multiple_of(if length >= 16 { 16 } else { 4 })
+    if length <= LINE {
+        return length.next_power_of_two().max(ALIGN);
+    }
+    let lines_at_worst = (LINE - ALIGN + length).div_ceil(LINE);
+    length.next_multiple_of(if lines_at_worst > length.div_ceil(LINE) { LINE } else { ALIGN })
 }
 
 impl Rows {

@@ -13,20 +13,20 @@ use std::{
     },
 };
 
-use tidemill_base::{Rng, rng::mix64};
+use tidemill_base::rng::mix64;
 use tidemill_model::{
     Features, ParamTable,
     learner::{Learner, Slice},
     loss::Loss,
     optimizer::{Clip, Optimizer},
     params::{ABSENT, Part, Place, part_of},
+    simd::{Kernel, largest_bits, wide},
+    start,
 };
 use tidemill_stream::join::SampleKind;
 
 use super::{Counts, SampleBatch, is_refused};
 
-/// Samples of a slice: their parameters stay in the nearer caches.
-pub(super) const SLICE_SAMPLES: usize = 32;
 /// Features ahead for which memory is asked.
 const AHEAD: usize = 24;
 const NO_PANIC: &str = "nobody panics while holding it";
@@ -52,6 +52,8 @@ pub(super) struct Dense {
 /// What phase 1 leaves of a slice for phase 2.
 #[derive(Default)]
 pub(super) struct SliceScratch {
+    /// Parameters of an entry.
+    width: usize,
     ends: Vec<u32>,
     params: Vec<f32>,
     places: Vec<Place>,
@@ -96,29 +98,31 @@ impl Work<'_> {
         if phase.is_multiple_of(2) {
             let parts = self.table.read_all();
             let parts: Vec<&Part> = parts.iter().map(|part| &**part).collect();
-            for i in (worker..rows.len().div_ceil(SLICE_SAMPLES)).step_by(workers) {
+            for i in (worker..rows.len().div_ceil(self.learner.slice_samples())).step_by(workers) {
                 self.predict(&rows, i, &parts);
             }
             return;
         }
         for part in (worker..self.table.parts()).step_by(workers) {
-            self.learn(&rows, &mut self.table.write(part), part);
+            wide(Learn { work: self, rows: &rows, part: &mut self.table.write(part), number: part });
         }
         if worker == 0 {
             self.learn_dense(&rows);
         }
     }
 
-    fn slice_rows(rows: &Range<usize>, i: usize) -> Range<usize> {
-        rows.start + i * SLICE_SAMPLES..rows.end.min(rows.start + (i + 1) * SLICE_SAMPLES)
+    fn slice_rows(&self, rows: &Range<usize>, i: usize) -> Range<usize> {
+        let samples = self.learner.slice_samples();
+        rows.start + i * samples..rows.end.min(rows.start + (i + 1) * samples)
     }
 
     fn predict(&self, rows: &Range<usize>, i: usize, parts: &[&Part]) {
-        let rows = Self::slice_rows(rows, i);
+        let rows = self.slice_rows(rows, i);
         let Features { keys, values, slots, ends, .. } = self.batch.features;
         let range = self.batch.features.range(rows.start).start..self.batch.features.range(rows.end - 1).end;
         let s = &mut *self.slices[i].lock().expect(NO_PANIC);
-        self.gather(&keys[range.clone()], parts, s);
+        s.width = self.blocks.last().map_or(0, |block| block.params.end);
+        wide(Gather { work: self, keys: &keys[range.clone()], parts, s });
         s.ends.clear();
         s.ends.extend(ends[rows.clone()].iter().map(|end| end - range.start as u32));
         let outputs = self.learner.outputs();
@@ -142,11 +146,11 @@ impl Work<'_> {
         for (score, kept) in s.scores.iter().zip(&self.scores[rows.start * outputs..]) {
             kept.store(score.to_bits(), Relaxed);
         }
-        s.seeds.clear();
-        s.seeds.extend(self.batch.seqs[rows.clone()].iter().map(|seq| mix64(self.seed ^ seq)));
-        let dropout = self.learner.has_dropout().then_some(&s.seeds[..]);
-        let slice = Slice { dropout, ..slice };
-        if dropout.is_some() {
+        let mut slice = slice;
+        if self.learner.has_dropout() {
+            s.seeds.clear();
+            s.seeds.extend(self.batch.seqs[rows.clone()].iter().map(|seq| mix64(self.seed ^ seq)));
+            slice.dropout = Some(&s.seeds);
             self.learner.forward(&slice, &dense, &mut s.work, &mut s.scores);
         }
         for (j, row) in rows.enumerate() {
@@ -154,32 +158,6 @@ impl Work<'_> {
             self.slopes(row, &s.scores[of_row.clone()], &mut s.slopes[of_row]);
         }
         self.learner.backward(&slice, &dense, &mut s.work, &s.slopes, &mut s.gradients, &mut s.dense_gradients);
-    }
-
-    /// Reads the parameters of some keys; zeros for those without an entry.
-    fn gather(&self, keys: &[u64], parts: &[&Part], s: &mut SliceScratch) {
-        let width = self.learner.width();
-        let of = |key: u64| parts[part_of(key, parts.len())];
-        s.places.clear();
-        keys.iter().take(AHEAD).for_each(|key| _ = of(*key).prefetch(*key));
-        for (i, key) in keys.iter().enumerate() {
-            if let Some(next) = keys.get(i + AHEAD) {
-                of(*next).prefetch(*next);
-            }
-            let place = of(*key).locate(*key);
-            of(*key).prefetch_row(place);
-            s.places.push(place);
-        }
-        s.params.clear();
-        s.params.resize(keys.len() * width, 0.0);
-        for ((key, place), params) in keys.iter().zip(&s.places).zip(s.params.chunks_exact_mut(width)) {
-            if *place != ABSENT {
-                let state = of(*key).row(*place);
-                for block in self.blocks {
-                    block.optimizer.read(&state[block.words.clone()], &mut params[block.params.clone()]);
-                }
-            }
-        }
     }
 
     /// The slopes of the loss by a row's scores; zeros learn nothing.
@@ -202,35 +180,14 @@ impl Work<'_> {
         }
     }
 
-    /// Phase 2 for one part: its entries, in sample order.
-    fn learn(&self, rows: &Range<usize>, part: &mut Part, number: usize) {
-        let Features { keys, slots, .. } = self.batch.features;
-        let (width, parts, outputs) = (self.learner.width(), self.table.parts(), self.learner.outputs());
-        let mut not_admitted = 0;
-        for i in 0..rows.len().div_ceil(SLICE_SAMPLES) {
-            let rows = Self::slice_rows(rows, i);
-            let first = self.batch.features.range(rows.start).start;
-            let s = &mut *self.slices[i].lock().expect(NO_PANIC);
-            for (j, row) in rows.enumerate() {
-                if s.slopes[j * outputs..(j + 1) * outputs].iter().all(|slope| *slope == 0.0) {
-                    continue;
-                }
-                for f in self.batch.features.range(row).filter(|f| part_of(keys[*f], parts) == number) {
-                    let gradients = &mut s.gradients[(f - first) * width..][..width];
-                    not_admitted += self.step(part, keys[f], slots[f], s.places[f - first], gradients);
-                }
-            }
-        }
-        self.counts.not_admitted.fetch_add(not_admitted, Relaxed);
-    }
-
-    #[inline]
+    #[inline(always)]
     fn step(&self, part: &mut Part, key: u64, slot: u16, place: Place, gradients: &mut [f32]) -> u64 {
+        let largest = largest_bits(gradients);
         // Nothing to learn, and no reason to make an entry.
-        if gradients.iter().all(|g| *g == 0.0) {
+        if largest == 0 {
             return 0;
         }
-        if gradients.iter().any(|g| !g.is_finite()) {
+        if largest >= f32::INFINITY.to_bits() {
             self.counts.refuse_non_finite(key);
             return 0;
         }
@@ -250,12 +207,11 @@ impl Work<'_> {
 
     /// The state a new entry begins with: drawn by its key, so that the order in which keys come does not matter.
     fn begin(&self, key: u64, state: &mut [f32]) {
-        let mut rng = Rng::seeded(mix64(key ^ self.seed));
-        for block in self.blocks {
-            let start: Vec<f32> = block.params.clone().map(|_| rng.normal() as f32 * block.spread).collect();
-            if block.spread > 0.0 {
-                block.optimizer.start(&start, &mut state[block.words.clone()]);
-            }
+        let seed = mix64(key ^ self.seed);
+        for block in self.blocks.iter().filter(|block| block.spread > 0.0) {
+            let mut params = vec![0.0; block.params.len()];
+            start::draw(mix64(seed.wrapping_add(block.params.start as u64)), block.spread, &mut params);
+            block.optimizer.start(&params, &mut state[block.words.clone()]);
         }
     }
 
@@ -265,7 +221,7 @@ impl Work<'_> {
             return;
         }
         let mut sum = vec![0.0f32; self.learner.dense_dimension()];
-        for i in 0..rows.len().div_ceil(SLICE_SAMPLES) {
+        for i in 0..rows.len().div_ceil(self.learner.slice_samples()) {
             let s = self.slices[i].lock().expect(NO_PANIC);
             sum.iter_mut().zip(&s.dense_gradients).for_each(|(sum, g)| *sum += g);
         }
@@ -277,5 +233,81 @@ impl Work<'_> {
             self.counts.refuse_non_finite(0);
         }
         self.dense.optimizer.read(&state, &mut self.dense.params.write().expect(NO_PANIC));
+    }
+}
+
+/// Reads the parameters of some keys into a slice; zeros for those without an entry.
+struct Gather<'a> {
+    work: &'a Work<'a>,
+    keys: &'a [u64],
+    parts: &'a [&'a Part],
+    s: &'a mut SliceScratch,
+}
+
+impl Kernel for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { work, keys, parts, s } = self;
+        let width = s.width;
+        let of = |key: u64| parts[part_of(key, parts.len())];
+        s.places.clear();
+        keys.iter().take(AHEAD).for_each(|key| _ = of(*key).prefetch(*key));
+        for (i, key) in keys.iter().enumerate() {
+            if let Some(next) = keys.get(i + AHEAD) {
+                of(*next).prefetch(*next);
+            }
+            let place = of(*key).locate(*key);
+            of(*key).prefetch_row(place);
+            s.places.push(place);
+        }
+        s.params.resize(keys.len() * width, 0.0);
+        for ((key, place), params) in keys.iter().zip(&s.places).zip(s.params.chunks_exact_mut(width)) {
+            if *place == ABSENT {
+                params.fill(0.0);
+                continue;
+            }
+            let state = of(*key).row(*place);
+            for block in work.blocks {
+                block.optimizer.read(&state[block.words.clone()], &mut params[block.params.clone()]);
+            }
+        }
+    }
+}
+
+/// Phase 2 for one part: its entries, in sample order.
+struct Learn<'a> {
+    work: &'a Work<'a>,
+    rows: &'a Range<usize>,
+    part: &'a mut Part,
+    number: usize,
+}
+
+impl Kernel for Learn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { work, rows, part, number } = self;
+        let Features { keys, slots, .. } = work.batch.features;
+        let (parts, outputs) = (work.table.parts(), work.learner.outputs());
+        let mut not_admitted = 0;
+        for i in 0..rows.len().div_ceil(work.learner.slice_samples()) {
+            let rows = work.slice_rows(rows, i);
+            let first = work.batch.features.range(rows.start).start;
+            let s = &mut *work.slices[i].lock().expect(NO_PANIC);
+            let width = s.width;
+            for (j, row) in rows.enumerate() {
+                if s.slopes[j * outputs..(j + 1) * outputs].iter().all(|slope| *slope == 0.0) {
+                    continue;
+                }
+                for f in work.batch.features.range(row).filter(|f| part_of(keys[*f], parts) == number) {
+                    let gradients = &mut s.gradients[(f - first) * width..][..width];
+                    not_admitted += work.step(part, keys[f], slots[f], s.places[f - first], gradients);
+                }
+            }
+        }
+        work.counts.not_admitted.fetch_add(not_admitted, Relaxed);
     }
 }
