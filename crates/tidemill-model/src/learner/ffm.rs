@@ -118,27 +118,33 @@ impl Ffm {
     #[inline(always)]
     fn pairs<const K: usize>(&self, slice: &Slice, i: usize) -> f32 {
         let (range, width) = (slice.range(i), self.width());
-        // Two sums in turns: an addition need not wait for the one before.
-        let mut sums = [[0.0f32; K]; 2];
         let params = &slice.params[range.start * width..range.end * width];
         let (slots, values) = (&slice.slots[range.clone()], &slice.values[range]);
-        for (a, of_a) in params.chunks_exact(width).enumerate() {
-            let (x, slot) = (values[a], slots[a] as usize);
-            let of_a = of_a[1..].as_chunks::<K>().0;
-            let mut of_this = [[0.0f32; K]; 2];
-            let others = params[(a + 1) * width..].chunks_exact(width).zip(&slots[a + 1..]).zip(&values[a + 1..]);
-            for (b, ((of_b, slot_b), x_b)) in others.enumerate() {
-                let v_ab = &of_a[*slot_b as usize];
-                let v_ba: &[f32; K] = of_b[1 + slot * K..].first_chunk().expect("a row is whole");
-                for f in 0..K {
-                    of_this[b % 2][f] += v_ab[f] * v_ba[f] * x_b;
-                }
+        let mut sum = [0.0f32; K];
+        for (a, slot) in slots.iter().enumerate() {
+            let of_a = params[a * width + 1..][..self.slots * K].as_chunks::<K>().0;
+            // What stands in the others for this one's slot.
+            let facing = &params[1 + *slot as usize * K..];
+            let add = |sum: &mut [f32; K], b: usize| {
+                let (v_ab, v_ba, x): (_, &[f32; K], _) = (&of_a[slots[b] as usize], at(facing, b * width), values[b]);
+                let before = *sum;
+                *sum = std::array::from_fn(|f| before[f] + v_ab[f] * v_ba[f] * x);
+            };
+            // Two sums in turns: an addition need not wait for the one before.
+            let (mut even, mut odd) = ([0.0f32; K], [0.0f32; K]);
+            let mut b = a + 1;
+            while b + 1 < slots.len() {
+                add(&mut even, b);
+                add(&mut odd, b + 1);
+                b += 2;
             }
-            for (sum, of_this) in sums.iter_mut().zip(of_this) {
-                (0..K).for_each(|f| sum[f] += of_this[f] * x);
+            if b < slots.len() {
+                add(&mut even, b);
             }
+            let before = sum;
+            sum = std::array::from_fn(|f| before[f] + (even[f] + odd[f]) * values[a]);
         }
-        (0..K).fold(0.0, |all, f| all + (sums[0][f] + sums[1][f]))
+        sum.iter().fold(0.0, |all, sum| all + sum)
     }
 
     #[inline(always)]
@@ -164,21 +170,19 @@ impl Ffm {
         let params = &slice.params[range.start * width..range.end * width];
         let (slots, values) = (&slice.slots[range.clone()], &slice.values[range]);
         for (a, row) in gradients.chunks_exact_mut(width).enumerate() {
-            let (g, slot) = (slope * values[a], slots[a] as usize);
+            let g = slope * values[a];
             row.fill(0.0);
             row[0] = g;
             let row = row[1..].as_chunks_mut::<K>().0;
-            for (b, ((of_b, slot_b), x_b)) in params.chunks_exact(width).zip(slots).zip(values).enumerate() {
-                if b == a {
-                    continue;
-                }
-                let v_ba: &[f32; K] = of_b[1 + slot * K..].first_chunk().expect("a row is whole");
-                let gx = g * x_b;
-                let out = &mut row[*slot_b as usize];
-                for f in 0..K {
-                    out[f] += gx * v_ba[f];
-                }
-            }
+            let facing = &params[1 + slots[a] as usize * K..];
+            let mut add = |b: usize| {
+                let (v_ba, gx): (&[f32; K], _) = (at(facing, b * width), g * values[b]);
+                let out = &mut row[slots[b] as usize];
+                let before = *out;
+                *out = std::array::from_fn(|f| before[f] + gx * v_ba[f]);
+            };
+            (0..a).for_each(&mut add);
+            (a + 1..slots.len()).for_each(&mut add);
         }
     }
 
@@ -198,4 +202,9 @@ impl Ffm {
             }
         }
     }
+}
+
+#[inline(always)]
+fn at<const K: usize>(params: &[f32], i: usize) -> &[f32; K] {
+    params[i..].first_chunk().expect("a row is whole")
 }
