@@ -46,6 +46,21 @@ impl Encoder {
         Self::default()
     }
 
+    /// Makes room for so many bytes more, at once.
+    pub fn reserve(&mut self, bytes: usize) -> &mut Self {
+        self.bytes.reserve(bytes);
+        self
+    }
+
+    /// Appends numbers, one after the other.
+    pub fn put_f32s(&mut self, numbers: &[f32]) -> &mut Self {
+        let begin = self.bytes.len();
+        self.bytes.resize(begin + size_of_val(numbers), 0);
+        let (places, _) = self.bytes[begin..].as_chunks_mut();
+        places.iter_mut().zip(numbers).for_each(|(place, x)| *place = x.to_le_bytes());
+        self
+    }
+
     /// Appends an unsigned number in as few bytes as it needs (LEB128).
     pub fn put_varint(&mut self, mut x: u64) -> &mut Self {
         while x >= 0x80 {

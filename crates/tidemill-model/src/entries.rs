@@ -22,6 +22,11 @@ impl Entries {
         Self { width, ..Self::default() }
     }
 
+    /// None, of this width, with room for so many.
+    pub fn with_room(width: usize, entries: usize) -> Self {
+        Self { width, keys: Vec::with_capacity(entries), params: Vec::with_capacity(entries * width) }
+    }
+
     /// Entries of one parameter each; keys must ascend.
     pub fn pairs(pairs: impl IntoIterator<Item = (u64, f32)>) -> Self {
         let (keys, params) = pairs.into_iter().unzip();

@@ -21,6 +21,8 @@ use crate::{entries::Entries, model::ModelSpec};
 const MAGIC: &[u8; 8] = b"TMSNAP\n\0";
 const FORMAT: u32 = 2;
 const ALIGN: usize = 64;
+/// Room for what stands before the keys, about.
+const HEAD_BYTES: usize = 4 << 10;
 
 /// What serving needs of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +43,8 @@ impl Snapshot {
     /// The snapshot as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
+        let numbers = self.entries.params.len() + self.dense.len();
+        out.reserve(HEAD_BYTES + 8 * self.entries.len() + size_of::<f32>() * numbers);
         MAGIC.iter().for_each(|byte| _ = out.put_u8(*byte));
         out.put_u32(FORMAT).put_u64(self.sequence);
         self.model.encode(&mut out);
@@ -54,7 +58,7 @@ impl Snapshot {
         put_checksum(&mut out, keys);
         for numbers in [&self.entries.params, &self.dense] {
             let begin = out.as_slice().len();
-            numbers.iter().for_each(|x| _ = out.put_f32(*x));
+            out.put_f32s(numbers);
             put_checksum(&mut out, begin);
         }
         out.finish()

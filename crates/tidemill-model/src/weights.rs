@@ -71,8 +71,12 @@ impl WeightTable {
             places: Vec::new(),
             shift: 0,
             taken: 0,
-            rows: vec![0.0; if width > 1 { width } else { 0 }],
+            rows: Vec::new(),
         };
+        if width > 1 {
+            table.rows.reserve_exact((room_for + 1) * width);
+            table.rows.resize(width, 0.0);
+        }
         table.allocate(room_for);
         table
     }

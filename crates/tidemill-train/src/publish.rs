@@ -43,7 +43,7 @@ impl Trainer {
     /// The whole model as it is now. Deltas taken after it may be applied to it.
     pub fn snapshot(&self) -> Snapshot {
         let width = self.learner.width();
-        let mut entries = Entries::new(width);
+        let mut entries = Entries::with_room(width, self.table.len());
         let mut params = vec![0.0; width];
         self.table.sorted(|entry| {
             self.published(entry.state, &mut params);

@@ -91,8 +91,8 @@ impl Kernel for Backward<'_> {
             let gradients = &mut self.gradients[range.start * width..range.end * width];
             match self.ffm.factors {
                 _ if *slope == 0.0 => gradients.fill(0.0),
-                4 => self.ffm.gradient::<4>(self.slice, i, *slope, gradients),
-                8 => self.ffm.gradient::<8>(self.slice, i, *slope, gradients),
+                4 => self.ffm.gradient_of::<4>(self.slice, i, *slope, gradients),
+                8 => self.ffm.gradient_of::<8>(self.slice, i, *slope, gradients),
                 _ => self.ffm.gradient_any(self.slice, i, *slope, gradients),
             }
         }
@@ -165,20 +165,40 @@ impl Ffm {
 
     /// `gradients`: of sample `i` alone.
     #[inline(always)]
-    fn gradient<const K: usize>(&self, slice: &Slice, i: usize, slope: f32, gradients: &mut [f32]) {
+    fn gradient_of<const K: usize>(&self, slice: &Slice, i: usize, slope: f32, gradients: &mut [f32]) {
+        match slice.slots[slice.range(i)].is_sorted_by(|a, b| a < b) {
+            true => self.gradient::<K, true>(slice, i, slope, gradients),
+            false => self.gradient::<K, false>(slice, i, slope, gradients),
+        }
+    }
+
+    /// `ALONE`: no two features are of one slot, so that nothing needs to be added up.
+    #[inline(always)]
+    fn gradient<const K: usize, const ALONE: bool>(
+        &self,
+        slice: &Slice,
+        i: usize,
+        slope: f32,
+        gradients: &mut [f32],
+    ) {
         let (range, width) = (slice.range(i), self.width());
         let params = &slice.params[range.start * width..range.end * width];
         let (slots, values) = (&slice.slots[range.clone()], &slice.values[range]);
         for (a, row) in gradients.chunks_exact_mut(width).enumerate() {
             let g = slope * values[a];
-            row.fill(0.0);
-            row[0] = g;
-            let row = row[1..].as_chunks_mut::<K>().0;
-            let facing = &params[1 + slots[a] as usize * K..];
+            let slot = slots[a] as usize;
+            let (linear, row) = row.split_at_mut(1);
+            linear[0] = g;
+            let row = row.as_chunks_mut::<K>().0;
+            match ALONE && slots.len() == self.slots {
+                true => row[slot] = [0.0; K],
+                false => row.fill([0.0; K]),
+            }
+            let facing = &params[1 + slot * K..];
             let mut add = |b: usize| {
                 let (v_ba, gx): (&[f32; K], _) = (at(facing, b * width), g * values[b]);
                 let out = &mut row[slots[b] as usize];
-                let before = *out;
+                let before = if ALONE { [0.0; K] } else { *out };
                 *out = std::array::from_fn(|f| before[f] + gx * v_ba[f]);
             };
             (0..a).for_each(&mut add);

@@ -40,6 +40,7 @@ impl ParamTable {
     /// Appends all entries, by key: the same bytes for the same entries.
     pub fn encode(&self, out: &mut Encoder) {
         self.encode_head(out);
+        out.reserve(self.len() * self.encoded_bytes());
         self.each_shard(|part, shard| {
             out.put_varint(part.len(shard) as u64);
             part.sorted(shard, |entry| self.encode_entry(entry, out));
@@ -144,7 +145,12 @@ impl ParamTable {
         if self.spec.ages {
             out.put_u8(entry.age);
         }
-        entry.state.iter().for_each(|word| _ = out.put_f32(*word));
+        out.put_f32s(entry.state);
+    }
+
+    /// Bytes of an entry at most.
+    fn encoded_bytes(&self) -> usize {
+        size_of::<u64>() + 3 + self.spec.words.max(2) * size_of::<f32>()
     }
 
     fn decode_entries(&self, part: &mut Part, shard: usize, from: &mut Decoder) -> Result<()> {

@@ -18,6 +18,8 @@ pub(super) struct Rows {
 
 /// Words of a cache line.
 const LINE: usize = 16;
+/// Words of a row that are asked for ahead.
+const PREFETCHED: usize = 12 * LINE;
 /// Rows begin at a multiple of so many words at least.
 const ALIGN: usize = 4;
 
@@ -66,11 +68,11 @@ impl Rows {
         &mut self.words[begin..begin + self.length]
     }
 
-    /// Asks the processor for the first lines of a row; it fetches what follows by itself.
+    /// Asks the processor for the first lines of a row; it fetches what follows of a longer one by itself.
     #[inline(always)]
     pub(super) fn prefetch(&self, row: u32) {
         let begin = row as usize * self.stride;
-        (0..self.length.min(64)).step_by(16).for_each(|i| self.words.prefetch(begin + i));
+        (0..self.length.min(PREFETCHED)).step_by(LINE).for_each(|i| self.words.prefetch(begin + i));
     }
 
     pub(super) fn bytes(&self) -> usize {
