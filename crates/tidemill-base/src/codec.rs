@@ -83,6 +83,11 @@ impl Encoder {
         self.put_bytes(s.as_bytes())
     }
 
+    /// Forgets all bytes and keeps their room.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
     /// Bytes so far.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes

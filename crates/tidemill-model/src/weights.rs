@@ -63,16 +63,8 @@ impl WeightTable {
 
     fn empty(learner: Arc<dyn Learner>, model: &ModelSpec, dense: Vec<f32>, room_for: usize) -> Self {
         let width = learner.width();
-        let mut table = Self {
-            learner,
-            loss: model.loss,
-            width,
-            dense,
-            places: Vec::new(),
-            shift: 0,
-            taken: 0,
-            rows: Vec::new(),
-        };
+        let mut table =
+            Self { learner, loss: model.loss, width, dense, places: Vec::new(), shift: 0, taken: 0, rows: Vec::new() };
         if width > 1 {
             table.rows.reserve_exact((room_for + 1) * width);
             table.rows.resize(width, 0.0);

@@ -5,6 +5,7 @@
 //! sample order. Linear models whose entries stand beside their keys take the path of [`linear`], all others that of
 //! [`general`]. Any number of threads leaves the same bits.
 
+mod entries;
 mod general;
 mod linear;
 mod state;

@@ -174,13 +174,7 @@ impl Ffm {
 
     /// `ALONE`: no two features are of one slot, so that nothing needs to be added up.
     #[inline(always)]
-    fn gradient<const K: usize, const ALONE: bool>(
-        &self,
-        slice: &Slice,
-        i: usize,
-        slope: f32,
-        gradients: &mut [f32],
-    ) {
+    fn gradient<const K: usize, const ALONE: bool>(&self, slice: &Slice, i: usize, slope: f32, gradients: &mut [f32]) {
         let (range, width) = (slice.range(i), self.width());
         let params = &slice.params[range.start * width..range.end * width];
         let (slots, values) = (&slice.slots[range.clone()], &slice.values[range]);
@@ -190,11 +184,18 @@ impl Ffm {
             let (linear, row) = row.split_at_mut(1);
             linear[0] = g;
             let row = row.as_chunks_mut::<K>().0;
-            match ALONE && slots.len() == self.slots {
-                true => row[slot] = [0.0; K],
-                false => row.fill([0.0; K]),
-            }
             let facing = &params[1 + slot * K..];
+            if ALONE && slots.len() == self.slots {
+                // Every slot has its one feature: they come in the order of the factors.
+                for ((out, of_b), x) in row.iter_mut().zip(facing.chunks(width)).zip(values) {
+                    let gx = g * x;
+                    let v_ba: &[f32; K] = at(of_b, 0);
+                    *out = std::array::from_fn(|f| gx * v_ba[f]);
+                }
+                row[slot] = [0.0; K];
+                continue;
+            }
+            row.fill([0.0; K]);
             let mut add = |b: usize| {
                 let (v_ba, gx): (&[f32; K], _) = (at(facing, b * width), g * values[b]);
                 let out = &mut row[slots[b] as usize];

@@ -27,6 +27,11 @@ impl Ftrl {
         self
     }
 
+    /// Whether blocks are kept at zero together.
+    pub(super) fn has_group_l1(&self) -> bool {
+        self.group_l1 > 0.0
+    }
+
     /// The weight of an entry; zero (of either sign) inside the L1 ball.
     #[inline(always)]
     pub fn weight(&self, z: f32, n: f32) -> f32 {
@@ -62,6 +67,14 @@ impl Ftrl {
         if self.group_l1 > 0.0 {
             let kept = self.kept(z);
             w.iter_mut().for_each(|w| *w *= kept);
+        }
+    }
+
+    /// Weights of many entries, side by side. Group L1 is not for single weights.
+    #[inline(always)]
+    pub(super) fn read_pairs(&self, z: &[f32], n: &[f32], w: &mut [f32]) {
+        for ((w, z), n) in w.iter_mut().zip(z).zip(n) {
+            *w = self.weight_at(*z, n.sqrt());
         }
     }
 

@@ -92,8 +92,8 @@ impl Optimizer {
     pub fn read(&self, state: &[f32], out: &mut [f32]) {
         match self {
             Self::Ftrl(ftrl) => ftrl.read(state, out),
-            Self::Adam(_) => out.copy_from_slice(&state[Adam::CLOCK..][..out.len()]),
-            Self::Sgd(_) | Self::Momentum(_) | Self::Adagrad(_) => out.copy_from_slice(&state[..out.len()]),
+            Self::Adam(_) => copy(&state[Adam::CLOCK..][..out.len()], out),
+            Self::Sgd(_) | Self::Momentum(_) | Self::Adagrad(_) => copy(&state[..out.len()], out),
         }
     }
 
@@ -126,6 +126,34 @@ impl Optimizer {
         true
     }
 
+    /// Whether the state of one parameter is a pair ([`Pair`]), so that many can be changed side by side.
+    pub fn is_pair(&self) -> bool {
+        match self {
+            Self::Ftrl(ftrl) => !ftrl.has_group_l1(),
+            _ => self.words(1) == 2,
+        }
+    }
+
+    /// The parameters of states that are pairs.
+    #[inline(always)]
+    pub fn read_pairs(&self, a: &[f32], b: &[f32], out: &mut [f32]) {
+        match self {
+            Self::Ftrl(ftrl) => ftrl.read_pairs(a, b, out),
+            _ => out.copy_from_slice(a),
+        }
+    }
+
+    /// Changes states that are pairs by a gradient each, as [`Optimizer::step`] would; `good` tells which may be kept.
+    #[inline(always)]
+    pub fn step_pairs(&self, a: &mut [f32], b: &mut [f32], g: &[f32], rate: f32, good: &mut [bool]) {
+        match self {
+            Self::Ftrl(ftrl) => step_pairs(*ftrl, a, b, g, rate, good),
+            Self::Adagrad(adagrad) => step_pairs(*adagrad, a, b, g, rate, good),
+            Self::Momentum(momentum) => step_pairs(*momentum, a, b, g, rate, good),
+            Self::Sgd(_) | Self::Adam(_) => unreachable!("their states are no pairs"),
+        }
+    }
+
     /// What its name is in settings.
     pub fn name(&self) -> &'static str {
         match self {
@@ -137,6 +165,24 @@ impl Optimizer {
             Self::Adam(adam) if adam.keeps_largest => "amsgrad",
             Self::Adam(_) => "adam",
         }
+    }
+}
+
+/// The usual short blocks are not worth a call of memcpy.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    if let (Ok(from), Ok(to)) = (<&[f32; LANES]>::try_from(from), <&mut [f32; LANES]>::try_from(&mut *to)) {
+        *to = *from;
+    } else {
+        to.copy_from_slice(from);
+    }
+}
+
+#[inline(always)]
+fn step_pairs<P: Pair>(pair: P, a: &mut [f32], b: &mut [f32], g: &[f32], rate: f32, good: &mut [bool]) {
+    for (((a, b), g), good) in a.iter_mut().zip(b).zip(g).zip(good) {
+        (*a, *b) = pair.step(*a, *b, *g, rate);
+        *good = P::is_good(*a, *b, *g);
     }
 }
 

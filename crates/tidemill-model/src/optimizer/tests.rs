@@ -109,6 +109,36 @@ fn a_pair_and_a_block_of_one_agree_to_the_bit() {
     }
 }
 
+/// Many entries side by side are many entries one after the other.
+#[test]
+fn pairs_side_by_side_and_blocks_of_one_agree_to_the_bit() {
+    for penalty in [Penalty::default(), Penalty { l1: 0.1, l2: 0.2, group_l1: 0.0 }] {
+        for optimizer in all(penalty).into_iter().filter(Optimizer::is_pair) {
+            let mut rng = Rng::seeded(8);
+            let (mut a, mut b, mut good) = ([0.0f32; 13], [0.0f32; 13], [false; 13]);
+            let mut states = [[0.0f32; 2]; 13];
+            for round in 0..100 {
+                let mut g: [f32; 13] = std::array::from_fn(|_| rng.normal() as f32);
+                g[round % 13] = [f32::NAN, 1e30, 0.0][round % 3];
+                let before = (a, b);
+                optimizer.step_pairs(&mut a, &mut b, &g, 0.5, &mut good);
+                for (i, state) in states.iter_mut().enumerate() {
+                    assert_eq!(good[i], optimizer.step(state, &g[i..=i], 0.5), "{optimizer:?}, {}", g[i]);
+                    if !good[i] {
+                        (a[i], b[i]) = (before.0[i], before.1[i]);
+                    }
+                    assert_eq!([a[i], b[i]].map(f32::to_bits), state.map(f32::to_bits), "{optimizer:?}");
+                }
+            }
+            let mut w = [0.0; 13];
+            optimizer.read_pairs(&a, &b, &mut w);
+            for (w, state) in w.iter().zip(&states) {
+                assert_eq!(w.to_bits(), read(&optimizer, state, 1)[0].to_bits(), "{optimizer:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_no_number_is_refused_and_changes_nothing() {
     for optimizer in all(Penalty::default()) {

@@ -10,6 +10,7 @@ use tidemill_base::Result;
 use super::{
     SHARD_BITS,
     bucket::Bucket,
+    codec::ROWS_AHEAD,
     limits::REMOVED_PER_PAGE,
     memory::Memory,
     packed::FLAGS,
@@ -217,7 +218,12 @@ impl Part {
     pub fn sorted(&self, shard: usize, mut out: impl FnMut(EntryRef)) {
         let (local, mut next) = (shard - self.first, Some(0));
         while let Some(bucket) = self.next_bucket(local, &mut next) {
-            self.in_order(&bucket).into_iter().for_each(|place| self.tell(local, place, &mut out));
+            let places = self.in_order(&bucket);
+            for (i, place) in places.iter().enumerate() {
+                // Rows lie in no order.
+                places.get(i + ROWS_AHEAD).into_iter().for_each(|place| self.prefetch_row(*place));
+                self.tell(local, *place, &mut out);
+            }
         }
     }
 

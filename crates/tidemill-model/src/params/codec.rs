@@ -17,6 +17,8 @@ use super::{
     shard_of,
 };
 
+/// Entries ahead whose rows are asked for.
+pub(super) const ROWS_AHEAD: usize = 16;
 const SWEPT: u64 = u64::MAX;
 
 impl ParamTable {
@@ -213,15 +215,22 @@ fn decode_rest(part: &mut Part, shard: usize, from: &mut Decoder) -> Result<()> 
 
 /// Sum of a 128-bit hash of each entry of a shard: the same for the same entries wherever they stand.
 fn hash_sum(part: &Part, shard: usize) -> u128 {
-    let (mut bytes, mut sum, mut next) = (Vec::new(), 0u128, Some(0));
+    let (mut bytes, mut sum, mut next) = (Encoder::new(), 0u128, Some(0));
     let (local, now) = (shard - part.first, part.tick_now());
     while let Some(bucket) = part.next_bucket(local, &mut next) {
-        for packed in part.runs(&bucket).flat_map(|run| &part.places[run]).filter(|packed| !packed.is_free()) {
-            bytes.clear();
-            bytes.extend_from_slice(&packed.key(shard).to_le_bytes());
-            part.state(packed).iter().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
-            let slot = if part.rows.is_some() { u64::from(packed.words[1]) } else { 0 };
-            sum = sum.wrapping_add(hash128(&bytes, slot << 8 | u64::from(packed.age(now))));
+        for run in part.runs(&bucket) {
+            for place in run.clone() {
+                // Rows lie in no order. Asking for one of a free place, or of the next run, is harmless.
+                part.prefetch_row((place + ROWS_AHEAD) as Place);
+                let packed = &part.places[place];
+                if packed.is_free() {
+                    continue;
+                }
+                bytes.clear();
+                bytes.put_u64(packed.key(shard)).put_f32s(part.state(packed));
+                let slot = if part.rows.is_some() { u64::from(packed.words[1]) } else { 0 };
+                sum = sum.wrapping_add(hash128(bytes.as_slice(), slot << 8 | u64::from(packed.age(now))));
+            }
         }
     }
     sum

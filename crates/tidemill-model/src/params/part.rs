@@ -169,6 +169,14 @@ impl Part {
     /// is no room for it.
     #[inline(always)]
     pub fn row_mut(&mut self, key: u64, slot: u16, hint: Place, begin: impl FnOnce(&mut [f32])) -> Option<&mut [f32]> {
+        let row = self.row_number(key, slot, hint, begin)?;
+        Some(self.numbered_row_mut(row))
+    }
+
+    /// As [`Part::row_mut`], but tells the row's number for [`Part::numbered_row_mut`]. It stays the entry's until the next
+    /// key without an entry is looked for this way.
+    #[inline(always)]
+    pub fn row_number(&mut self, key: u64, slot: u16, hint: Place, begin: impl FnOnce(&mut [f32])) -> Option<u32> {
         let place = match self.stands_at(key, hint) {
             true => hint as usize,
             false => match self.search(key) {
@@ -180,7 +188,13 @@ impl Part {
         if packed.tag & FLAGS != self.fresh {
             self.note_change(place, key);
         }
-        self.rows.as_mut().map(|rows| rows.get_mut(packed.words[0]))
+        Some(packed.words[0])
+    }
+
+    /// The words of the row of this number; of a table of rows.
+    #[inline(always)]
+    pub fn numbered_row_mut(&mut self, row: u32) -> &mut [f32] {
+        self.rows.as_mut().map_or(&mut [], |rows| rows.get_mut(row))
     }
 
     #[inline(never)]

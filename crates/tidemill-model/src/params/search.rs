@@ -58,7 +58,7 @@ impl Part {
 
     /// Whether a key's entry is where a hint says.
     #[inline(always)]
-    pub(super) fn stands_at(&self, key: u64, hint: Place) -> bool {
+    pub fn stands_at(&self, key: u64, hint: Place) -> bool {
         self.owned(key, hint) && self.places.at(hint as usize).holds(key)
     }
 

@@ -19,17 +19,18 @@ use tidemill_model::{
     learner::{Learner, Slice},
     loss::Loss,
     optimizer::{Clip, Optimizer},
-    params::{ABSENT, Part, Place, part_of},
-    simd::{Kernel, largest_bits, wide},
-    start,
+    params::{Part, Place},
+    simd::wide,
 };
 use tidemill_stream::join::SampleKind;
 
-use super::{Counts, SampleBatch, is_refused};
+use super::{
+    Counts, SampleBatch,
+    entries::{Gather, Learn, Pairs},
+    is_refused,
+};
 
-/// Features ahead for which memory is asked.
-const AHEAD: usize = 24;
-const NO_PANIC: &str = "nobody panics while holding it";
+pub(super) const NO_PANIC: &str = "nobody panics while holding it";
 
 /// A block of every entry, with its optimizer.
 #[derive(Clone, Debug)]
@@ -53,15 +54,16 @@ pub(super) struct Dense {
 #[derive(Default)]
 pub(super) struct SliceScratch {
     /// Parameters of an entry.
-    width: usize,
+    pub(super) width: usize,
+    pub(super) params: Vec<f32>,
+    pub(super) places: Vec<Place>,
+    pub(super) pairs: Pairs,
+    pub(super) slopes: Vec<f32>,
+    pub(super) gradients: Vec<f32>,
     ends: Vec<u32>,
-    params: Vec<f32>,
-    places: Vec<Place>,
     scores: Vec<f32>,
-    slopes: Vec<f32>,
     work: Vec<f32>,
     seeds: Vec<u64>,
-    gradients: Vec<f32>,
     dense_gradients: Vec<f32>,
 }
 
@@ -111,7 +113,7 @@ impl Work<'_> {
         }
     }
 
-    fn slice_rows(&self, rows: &Range<usize>, i: usize) -> Range<usize> {
+    pub(super) fn slice_rows(&self, rows: &Range<usize>, i: usize) -> Range<usize> {
         let samples = self.learner.slice_samples();
         rows.start + i * samples..rows.end.min(rows.start + (i + 1) * samples)
     }
@@ -180,41 +182,6 @@ impl Work<'_> {
         }
     }
 
-    #[inline(always)]
-    fn step(&self, part: &mut Part, key: u64, slot: u16, place: Place, gradients: &mut [f32]) -> u64 {
-        let largest = largest_bits(gradients);
-        // Nothing to learn, and no reason to make an entry.
-        if largest == 0 {
-            return 0;
-        }
-        if largest >= f32::INFINITY.to_bits() {
-            self.counts.refuse_non_finite(key);
-            return 0;
-        }
-        if place == ABSENT && part.locate(key) == ABSENT && !part.seen_often(key, self.admit_after) {
-            return 1;
-        }
-        let Some(state) = part.row_mut(key, slot, place, |state| self.begin(key, state)) else { return 1 };
-        for block in self.blocks {
-            let gradient = &mut gradients[block.params.clone()];
-            self.clip.apply(gradient);
-            if !block.optimizer.step(&mut state[block.words.clone()], gradient, self.rate) {
-                self.counts.refuse_non_finite(key);
-            }
-        }
-        0
-    }
-
-    /// The state a new entry begins with: drawn by its key, so that the order in which keys come does not matter.
-    fn begin(&self, key: u64, state: &mut [f32]) {
-        let seed = mix64(key ^ self.seed);
-        for block in self.blocks.iter().filter(|block| block.spread > 0.0) {
-            let mut params = vec![0.0; block.params.len()];
-            start::draw(mix64(seed.wrapping_add(block.params.start as u64)), block.spread, &mut params);
-            block.optimizer.start(&params, &mut state[block.words.clone()]);
-        }
-    }
-
     /// One step of the dense parameters, with the mean gradient of the mini-batch.
     fn learn_dense(&self, rows: &Range<usize>) {
         if self.learner.dense_dimension() == 0 {
@@ -233,81 +200,5 @@ impl Work<'_> {
             self.counts.refuse_non_finite(0);
         }
         self.dense.optimizer.read(&state, &mut self.dense.params.write().expect(NO_PANIC));
-    }
-}
-
-/// Reads the parameters of some keys into a slice; zeros for those without an entry.
-struct Gather<'a> {
-    work: &'a Work<'a>,
-    keys: &'a [u64],
-    parts: &'a [&'a Part],
-    s: &'a mut SliceScratch,
-}
-
-impl Kernel for Gather<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { work, keys, parts, s } = self;
-        let width = s.width;
-        let of = |key: u64| parts[part_of(key, parts.len())];
-        s.places.clear();
-        keys.iter().take(AHEAD).for_each(|key| _ = of(*key).prefetch(*key));
-        for (i, key) in keys.iter().enumerate() {
-            if let Some(next) = keys.get(i + AHEAD) {
-                of(*next).prefetch(*next);
-            }
-            let place = of(*key).locate(*key);
-            of(*key).prefetch_row(place);
-            s.places.push(place);
-        }
-        s.params.resize(keys.len() * width, 0.0);
-        for ((key, place), params) in keys.iter().zip(&s.places).zip(s.params.chunks_exact_mut(width)) {
-            if *place == ABSENT {
-                params.fill(0.0);
-                continue;
-            }
-            let state = of(*key).row(*place);
-            for block in work.blocks {
-                block.optimizer.read(&state[block.words.clone()], &mut params[block.params.clone()]);
-            }
-        }
-    }
-}
-
-/// Phase 2 for one part: its entries, in sample order.
-struct Learn<'a> {
-    work: &'a Work<'a>,
-    rows: &'a Range<usize>,
-    part: &'a mut Part,
-    number: usize,
-}
-
-impl Kernel for Learn<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { work, rows, part, number } = self;
-        let Features { keys, slots, .. } = work.batch.features;
-        let (parts, outputs) = (work.table.parts(), work.learner.outputs());
-        let mut not_admitted = 0;
-        for i in 0..rows.len().div_ceil(work.learner.slice_samples()) {
-            let rows = work.slice_rows(rows, i);
-            let first = work.batch.features.range(rows.start).start;
-            let s = &mut *work.slices[i].lock().expect(NO_PANIC);
-            let width = s.width;
-            for (j, row) in rows.enumerate() {
-                if s.slopes[j * outputs..(j + 1) * outputs].iter().all(|slope| *slope == 0.0) {
-                    continue;
-                }
-                for f in work.batch.features.range(row).filter(|f| part_of(keys[*f], parts) == number) {
-                    let gradients = &mut s.gradients[(f - first) * width..][..width];
-                    not_admitted += work.step(part, keys[f], slots[f], s.places[f - first], gradients);
-                }
-            }
-        }
-        work.counts.not_admitted.fetch_add(not_admitted, Relaxed);
     }
 }
