@@ -41,18 +41,19 @@ pub fn add_lanes(x: &[f32; LANES]) -> f32 {
     ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
 }
 
-/// The sum of squares: number i goes to lane i modulo eight.
+/// The sum of squares: number i goes to lane i modulo sixteen. Two registers, so that an addition need not wait for the
+/// one before.
 #[inline(always)]
 pub fn sum_of_squares(x: &[f32]) -> f32 {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<{ 2 * LANES }>();
+    let mut lanes = [0.0f32; 2 * LANES];
     for x in chunks {
-        for l in 0..LANES {
+        for l in 0..2 * LANES {
             lanes[l] += x[l] * x[l];
         }
     }
     rest.iter().zip(&mut lanes).for_each(|(x, lane)| *lane += x * x);
-    add_lanes(&lanes)
+    add_lanes(&std::array::from_fn(|l| lanes[l] + lanes[LANES + l]))
 }
 
 /// The largest of the absolute values, as bits: these are ordered as the numbers are, infinity and then NaN above all.

@@ -113,9 +113,22 @@ impl Optimizer {
     /// nothing was changed.
     #[inline(always)]
     pub fn step(&self, state: &mut [f32], gradient: &[f32], rate: f32) -> bool {
-        if largest_bits(gradient) >= GRADIENT_MAX.to_bits() {
-            return false;
+        let takes = Self::takes(largest_bits(gradient));
+        if takes {
+            self.step_taken(state, gradient, rate);
         }
+        takes
+    }
+
+    /// Whether a gradient with this [`largest_bits`] is a number and not too large.
+    #[inline(always)]
+    pub fn takes(largest_bits: u32) -> bool {
+        largest_bits < GRADIENT_MAX.to_bits()
+    }
+
+    /// [`Optimizer::step`] for a gradient that was found good ([`Optimizer::takes`]).
+    #[inline(always)]
+    pub fn step_taken(&self, state: &mut [f32], gradient: &[f32], rate: f32) {
         match self {
             Self::Sgd(sgd) => sgd.step_block(state, gradient, rate),
             Self::Momentum(momentum) => momentum.step_block(state, gradient, rate),
@@ -123,7 +136,6 @@ impl Optimizer {
             Self::Ftrl(ftrl) => ftrl.step_block(state, gradient),
             Self::Adam(adam) => adam.step_block(state, gradient, rate),
         }
-        true
     }
 
     /// Whether the state of one parameter is a pair ([`Pair`]), so that many can be changed side by side.
