@@ -17,6 +17,15 @@ pub enum Loss {
         /// The largest slope.
         delta: f32,
     },
+    /// Half the squared error of a number that lies between two others, linear where the score is beyond the one that the
+    /// label is not near: a score beyond `high` counts as `high`, also for its slope (Rendle, "Factorization Machines with
+    /// libFM", 2012). So what is sure already is not learned further.
+    Bounded {
+        /// The least label and prediction.
+        low: f32,
+        /// The largest.
+        high: f32,
+    },
     /// Cross entropy of a class; labels are 0 to `classes - 1`.
     Softmax {
         /// How many there are.
@@ -43,6 +52,7 @@ impl Loss {
             Self::Logistic => out[0] = sigmoid(scores[0]) - label,
             Self::Squared => out[0] = scores[0] - label,
             Self::Huber { delta } => out[0] = (scores[0] - label).clamp(-delta, *delta),
+            Self::Bounded { low, high } => out[0] = scores[0].clamp(*low, *high) - label,
             Self::Softmax { .. } => {
                 softmax(scores, out);
                 out[label as usize] -= 1.0;
@@ -55,7 +65,7 @@ impl Loss {
     #[inline(always)]
     pub fn corrections(&self, scores: &[f32], before: f32, after: f32, out: &mut [f32]) {
         match self {
-            Self::Logistic | Self::Squared => out[0] = before - after,
+            Self::Logistic | Self::Squared | Self::Bounded { .. } => out[0] = before - after,
             Self::Huber { delta } => {
                 let slope = |label: f32| (scores[0] - label).clamp(-delta, *delta);
                 out[0] = slope(after) - slope(before);
@@ -81,6 +91,11 @@ impl Loss {
                 let (off, delta) = (f64::from((scores[0] - label).abs()), f64::from(*delta));
                 if off <= delta { 0.5 * off * off } else { delta * (off - 0.5 * delta) }
             }
+            Self::Bounded { low, high } => {
+                let within = scores[0].clamp(*low, *high);
+                let off = f64::from(within - label);
+                0.5 * off * off + off * f64::from(scores[0] - within)
+            }
             Self::Softmax { classes } => {
                 let mut p = vec![0.0; *classes];
                 softmax(scores, &mut p);
@@ -94,7 +109,16 @@ impl Loss {
         match self {
             Self::Logistic => out[0] = sigmoid(scores[0]),
             Self::Squared | Self::Huber { .. } => out[0] = scores[0],
+            Self::Bounded { low, high } => out[0] = scores[0].clamp(*low, *high),
             Self::Softmax { .. } => softmax(scores, out),
+        }
+    }
+
+    /// Brings scores to where predictions are, for figures that are made of scores.
+    #[inline]
+    pub fn bring_within(&self, scores: &mut [f32]) {
+        if let Self::Bounded { low, high } = self {
+            scores.iter_mut().for_each(|score| *score = score.clamp(*low, *high));
         }
     }
 
@@ -121,6 +145,14 @@ impl Loss {
                 let rest = off.abs().min(delta) * (1.0 - exp(-(h - linear / delta).max(0.0)));
                 (linear + if linear < beyond { 0.0 } else { rest }).copysign(off)
             }
+            Self::Bounded { low, high } => {
+                let within = score.clamp(f64::from(*low), f64::from(*high));
+                // At full slope back to the bound, then as the squared error from there.
+                let (off, beyond) = (label - within, (score - within).abs());
+                let linear = (h * off.abs()).min(beyond);
+                let rest = if off == 0.0 { 0.0 } else { off.abs() * (1.0 - exp(-(h - linear / off.abs()).max(0.0))) };
+                (linear + if linear < beyond { 0.0 } else { rest }).copysign(off)
+            }
             // No closed form: plain.
             Self::Softmax { .. } => return slope * weight,
         };
@@ -133,6 +165,9 @@ impl Loss {
             _ if label.is_nan() => Err("label is NaN".into()),
             _ if label.is_infinite() => Err(format!("label is {label}")),
             Self::Logistic if label != 0.0 && label != 1.0 => Err(format!("label must be 0 or 1, got {label}")),
+            Self::Bounded { low, high } if !(*low..=*high).contains(&label) => {
+                Err(format!("label must be from {low} to {high} (model.label_min, model.label_max), got {label}"))
+            }
             Self::Softmax { classes } if !(label >= 0.0 && label < *classes as f32 && label.fract() == 0.0) => {
                 Err(format!("label must be a whole number from 0 to {}, got {label}", classes - 1))
             }
@@ -174,10 +209,12 @@ fn softmax(scores: &[f32], out: &mut [f32]) {
 mod tests {
     use super::*;
 
-    const ALL: [(Loss, [f32; 3]); 4] = [
+    const ALL: [(Loss, [f32; 3]); 6] = [
         (Loss::Logistic, [0.0, 1.0, 1.0]),
         (Loss::Squared, [-2.0, 0.5, 7.0]),
         (Loss::Huber { delta: 0.8 }, [-2.0, 0.5, 0.1]),
+        (Loss::Bounded { low: -1.0, high: 1.0 }, [-1.0, 1.0, 0.2]),
+        (Loss::Bounded { low: -1.0, high: 0.1 }, [-1.0, 0.1, 0.0]),
         (Loss::Softmax { classes: 3 }, [0.0, 1.0, 2.0]),
     ];
 
@@ -223,9 +260,15 @@ mod tests {
     /// The definition: ten thousand small steps in place of a large one.
     #[test]
     fn a_weight_is_as_many_small_steps() {
-        for (loss, label) in
-            [(Loss::Logistic, 1.0), (Loss::Logistic, 0.0), (Loss::Squared, 2.0), (Loss::Huber { delta: 0.8 }, 3.0)]
-        {
+        let bounded = Loss::Bounded { low: -1.0, high: 0.1 };
+        for (loss, label) in [
+            (Loss::Logistic, 1.0),
+            (Loss::Logistic, 0.0),
+            (Loss::Squared, 2.0),
+            (Loss::Huber { delta: 0.8 }, 3.0),
+            (bounded, -0.5),
+            (bounded, 0.1),
+        ] {
             for (weight, rate) in [(1.0f32, 0.1f32), (50.0, 0.3), (3.0, 2.0)] {
                 let start = 0.4f32;
                 let mut score = f64::from(start);
@@ -254,9 +297,24 @@ mod tests {
         assert_eq!(why(Loss::Logistic, 2.0), "label must be 0 or 1, got 2");
         assert_eq!(why(Loss::Softmax { classes: 10 }, 2.5), "label must be a whole number from 0 to 9, got 2.5");
         assert_eq!(why(Loss::Softmax { classes: 3 }, 3.0), "label must be a whole number from 0 to 2, got 3");
+        assert!(
+            why(Loss::Bounded { low: -1.0, high: 1.0 }, 1.5).starts_with("label must be from -1 to 1 (model.label_min")
+        );
         assert_eq!(why(Loss::Squared, f32::NAN), "label is NaN");
         assert_eq!(why(Loss::Squared, f32::INFINITY), "label is inf");
         ALL.into_iter().for_each(|(loss, labels)| labels.iter().for_each(|label| loss.check_label(*label).unwrap()));
+    }
+
+    #[test]
+    fn predictions_of_a_bounded_number_stay_within() {
+        let loss = Loss::Bounded { low: -1.0, high: 1.0 };
+        let (mut slope, mut out, mut scores) = ([0.0], [0.0], [1.5, -3.0, 0.25]);
+        loss.slopes(&[1.5], 1.0, &mut slope);
+        loss.predict(&[1.5], &mut out);
+        loss.bring_within(&mut scores);
+        assert_eq!((slope, out, scores), ([0.0], [1.0], [1.0, -1.0, 0.25]));
+        loss.slopes(&[1.5], -1.0, &mut slope);
+        assert_eq!(slope, [2.0]);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub enum LearnerSpec {
         factors: usize,
         /// Standard deviation of new ones.
         spread: f32,
+        /// Share of them left out while learning.
+        dropout: f32,
     },
     /// A field-aware factorisation machine.
     Ffm {
@@ -55,7 +57,7 @@ impl ModelSpec {
     pub fn build(&self, slots: usize) -> Arc<dyn Learner> {
         match self.learner {
             LearnerSpec::Linear => Arc::new(Linear { outputs: self.loss.outputs() }),
-            LearnerSpec::Fm { factors, spread } => Arc::new(Fm { factors, spread }),
+            LearnerSpec::Fm { factors, spread, dropout } => Arc::new(Fm { factors, spread, dropout }),
             LearnerSpec::Ffm { factors, spread } => Arc::new(Ffm { factors, slots, spread }),
         }
     }
@@ -67,10 +69,13 @@ impl ModelSpec {
             Loss::Squared => out.put_u8(1),
             Loss::Huber { delta } => out.put_u8(2).put_f32(delta),
             Loss::Softmax { classes } => out.put_u8(3).put_varint(classes as u64),
+            Loss::Bounded { low, high } => out.put_u8(4).put_f32(low).put_f32(high),
         };
         match &self.learner {
             LearnerSpec::Linear => out.put_u8(0),
-            LearnerSpec::Fm { factors, spread } => out.put_u8(1).put_varint(*factors as u64).put_f32(*spread),
+            LearnerSpec::Fm { factors, spread, dropout } => {
+                out.put_u8(1).put_varint(*factors as u64).put_f32(*spread).put_f32(*dropout)
+            }
             LearnerSpec::Ffm { factors, spread } => out.put_u8(2).put_varint(*factors as u64).put_f32(*spread),
         };
     }
@@ -82,11 +87,12 @@ impl ModelSpec {
             1 => Loss::Squared,
             2 => Loss::Huber { delta: d.f32()? },
             3 => Loss::Softmax { classes: d.varint()? as usize },
+            4 => Loss::Bounded { low: d.f32()?, high: d.f32()? },
             n => return Err(Error::corrupt(format!("{what}: no loss has number {n}"))),
         };
         let learner = match d.u8()? {
             0 => LearnerSpec::Linear,
-            1 => LearnerSpec::Fm { factors: d.varint()? as usize, spread: d.f32()? },
+            1 => LearnerSpec::Fm { factors: d.varint()? as usize, spread: d.f32()?, dropout: d.f32()? },
             2 => LearnerSpec::Ffm { factors: d.varint()? as usize, spread: d.f32()? },
             n => return Err(Error::corrupt(format!("{what}: no learner has number {n}"))),
         };

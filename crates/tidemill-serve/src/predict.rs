@@ -250,7 +250,7 @@ fn predictions(served: &ServedVersion, work: &mut Work) -> Vec<Prediction> {
         loss.predict(scores, &mut out);
         match loss {
             Loss::Logistic => Prediction::Probability(f64::from(out[0])),
-            Loss::Squared | Loss::Huber { .. } => Prediction::Value(f64::from(out[0])),
+            Loss::Squared | Loss::Huber { .. } | Loss::Bounded { .. } => Prediction::Value(f64::from(out[0])),
             Loss::Softmax { .. } => Prediction::Classes(out.iter().map(|p| f64::from(*p)).collect()),
         }
     };

@@ -27,7 +27,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 41] = [
+pub static ATTRIBUTES: [Attribute; 43] = [
     optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
     number(
         "model.alpha",
@@ -82,7 +82,13 @@ pub static ATTRIBUTES: [Attribute; 41] = [
     ),
     integer("model.embedding", 1, 1024, "8", "deep learners: dimension of a key's embedding"),
     text("model.layers", "128,64", "deep learners: units of the hidden layers"),
-    number("model.dropout", 0.0, 0.95, Some("0"), "deep learners: share of hidden units left out while learning"),
+    number(
+        "model.dropout",
+        0.0,
+        0.95,
+        Some("0"),
+        "FM: share of the factors left out while learning, deep learners: of hidden units",
+    ),
     optimizer("model.dense_optimizer", "optimizer of the layers; adam unless said otherwise"),
     number("model.dense_alpha", 1e-9, 1e3, None, "learning rate of the layers"),
     number(
@@ -92,6 +98,14 @@ pub static ATTRIBUTES: [Attribute; 41] = [
         None,
         "regressions: the loss is linear beyond this error (Huber), not squared",
     ),
+    number(
+        "model.label_min",
+        -1e30,
+        1e30,
+        None,
+        "regressions: no label is below this; predictions are not either, and scores beyond are not learned further",
+    ),
+    number("model.label_max", -1e30, 1e30, None, "regressions: no label is above this; given with model.label_min"),
     integer("model.classes", 2, 10_000, "2", "SoftmaxRegression: how many classes labels name, from 0"),
     integer("model.seed", 0, i64::MAX, "0", "what new factors and layers are drawn from"),
     integer(

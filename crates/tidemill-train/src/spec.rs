@@ -137,7 +137,7 @@ impl TrainSpec {
     pub fn task(&self) -> Task {
         match self.model.loss {
             Loss::Logistic => Task::Binary,
-            Loss::Squared | Loss::Huber { .. } => Task::Regression,
+            Loss::Squared | Loss::Huber { .. } | Loss::Bounded { .. } => Task::Regression,
             Loss::Softmax { classes } => Task::Classes(classes as u32),
         }
     }
@@ -163,16 +163,21 @@ impl TrainSpec {
 }
 
 fn model(learner: &str, s: &Settings) -> Result<ModelSpec> {
-    let regression = match s.number_opt("model.huber_delta") {
-        Some(delta) => Loss::Huber { delta: delta as f32 },
-        None => Loss::Squared,
+    let [delta, low, high] = ["model.huber_delta", "model.label_min", "model.label_max"].map(|name| s.number_opt(name));
+    let regression = match (delta, low, high) {
+        (None, None, None) => Loss::Squared,
+        (Some(delta), None, None) => Loss::Huber { delta: delta as f32 },
+        (None, Some(low), Some(high)) if low < high => Loss::Bounded { low: low as f32, high: high as f32 },
+        (Some(_), ..) => return Err(Error::invalid("model.huber_delta: not together with model.label_min or _max")),
+        _ => return Err(Error::invalid("model.label_min must be given with a larger model.label_max")),
     };
     let factors = |default: usize| match s.is_written("model.factors") {
         true => s.integer("model.factors") as usize,
         false => default,
     };
     let spread = |default: f32| s.number_opt("model.spread").map_or(default, |x| x as f32);
-    let fm = || LearnerSpec::Fm { factors: factors(8), spread: spread(0.01) };
+    let dropout = s.number("model.dropout") as f32;
+    let fm = || LearnerSpec::Fm { factors: factors(8), spread: spread(0.01), dropout };
     // Juan et al. draw from [0, 1 / sqrt k]; the same spread around zero learns as well and favours no sign.
     let ffm = || {
         let k = factors(4);
@@ -188,8 +193,11 @@ fn model(learner: &str, s: &Settings) -> Result<ModelSpec> {
         "FFMRegressor" => (ffm(), regression),
         _ => return Err(Error::internal(format!("learner '{learner}' is listed and not known"))),
     };
-    if s.number_opt("model.huber_delta").is_some() && !matches!(loss, Loss::Huber { .. }) {
+    if delta.is_some() && !matches!(loss, Loss::Huber { .. }) {
         return Err(Error::invalid("model.huber_delta: only regressions have a Huber loss"));
+    }
+    if low.is_some() && !matches!(loss, Loss::Bounded { .. }) {
+        return Err(Error::invalid("model.label_min, model.label_max: only regressions have bounds of labels"));
     }
     Ok(ModelSpec { learner, loss })
 }
@@ -259,6 +267,11 @@ mod tests {
         assert!(why(l, &[("model.schedule", "halve:100")]).contains("use another model.optimizer"));
         assert!(why(l, &[("model.schedule", "fast")]).starts_with("model.schedule expects constant"));
         assert!(why(l, &[("model.huber_delta", "1")]).contains("only regressions"));
+        let (low, high) = (("model.label_min", "-1"), ("model.label_max", "1"));
+        assert!(why("FMRegressor", &[low]).contains("with a larger model.label_max"));
+        assert!(why("FMRegressor", &[low, high, ("model.huber_delta", "1")]).contains("not together"));
+        assert!(why(l, &[low, high]).contains("only regressions"));
+        spec("FMRegressor", &[low, high]).unwrap();
         spec(l, &[("model.optimizer", "sgd"), ("model.schedule", "halve:100")]).unwrap();
     }
 }

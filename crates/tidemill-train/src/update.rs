@@ -15,7 +15,7 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use tidemill_base::{Result, StateHash, StateHasher};
+use tidemill_base::{Result, StateHash, StateHasher, rng::mix64};
 use tidemill_model::{
     Features, ParamTable,
     learner::Learner,
@@ -213,6 +213,7 @@ impl Trainer {
             rate,
             clip: self.spec.clip,
             seed: self.spec.seed,
+            dropout_seed: mix64(self.spec.seed.wrapping_add(self.pass_losses.len() as u64)),
             admit_after: self.spec.admit_after,
             table: &self.table,
             dense: &self.dense,
@@ -240,6 +241,7 @@ impl Trainer {
                             .iter_mut()
                             .zip(kept)
                             .for_each(|(score, bits)| *score = f32::from_bits(bits.load(Relaxed)));
+                        self.spec.model.loss.bring_within(&mut scores);
                         let oracle = batch.oracle.map_or(f64::NAN, |oracle| oracle[row]);
                         let group = batch.groups.map_or(0, |groups| groups[row]);
                         self.validation.predicted(*seq, &scores, oracle, group);

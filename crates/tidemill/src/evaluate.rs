@@ -80,6 +80,7 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
             extractor.extract(&rows.rows, &mut features)?;
             scores.clear();
             weights.score(&features, &mut scratch, &mut scores);
+            weights.loss().bring_within(&mut scores);
             bad.extend(features.refused.iter().cloned());
             bad.sort();
             bad.dedup_by_key(|b| b.0);

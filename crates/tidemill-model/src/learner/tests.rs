@@ -49,8 +49,8 @@ fn learners() -> Vec<(&'static str, Box<dyn Learner>)> {
     vec![
         ("linear", Box::new(Linear { outputs: 1 })),
         ("softmax", Box::new(Linear { outputs: 3 })),
-        ("fm 1", Box::new(Fm { factors: 1, spread: 0.1 })),
-        ("fm 8", Box::new(Fm { factors: 8, spread: 0.1 })),
+        ("fm 1", Box::new(Fm { factors: 1, spread: 0.1, dropout: 0.0 })),
+        ("fm 8", Box::new(Fm { factors: 8, spread: 0.1, dropout: 0.0 })),
         ("ffm 4", Box::new(Ffm { factors: 4, slots: SLOTS, spread: 0.1 })),
         ("ffm 8", Box::new(Ffm { factors: 8, slots: SLOTS, spread: 0.1 })),
         ("ffm 3", Box::new(Ffm { factors: 3, slots: SLOTS, spread: 0.1 })),
@@ -129,7 +129,7 @@ fn factorisation_machines_score_every_pair_of_features() {
     for (k, aware) in [(8, false), (4, true), (3, true)] {
         let learner: Box<dyn Learner> = match aware {
             true => Box::new(Ffm { factors: k, slots: SLOTS, spread: 0.1 }),
-            false => Box::new(Fm { factors: k, spread: 0.1 }),
+            false => Box::new(Fm { factors: k, spread: 0.1, dropout: 0.0 }),
         };
         let case = Case::new(&*learner, 7);
         let width = learner.width();

@@ -78,6 +78,8 @@ pub(super) struct Work<'a> {
     pub(super) rate: f32,
     pub(super) clip: Clip,
     pub(super) seed: u64,
+    /// Another in every pass: what is left out of a sample must not be the same each time it comes.
+    pub(super) dropout_seed: u64,
     pub(super) admit_after: u8,
     pub(super) table: &'a ParamTable,
     pub(super) dense: &'a Dense,
@@ -151,7 +153,7 @@ impl Work<'_> {
         let mut slice = slice;
         if self.learner.has_dropout() {
             s.seeds.clear();
-            s.seeds.extend(self.batch.seqs[rows.clone()].iter().map(|seq| mix64(self.seed ^ seq)));
+            s.seeds.extend(self.batch.seqs[rows.clone()].iter().map(|seq| mix64(self.dropout_seed ^ seq)));
             slice.dropout = Some(&s.seeds);
             self.learner.forward(&slice, &dense, &mut s.work, &mut s.scores);
         }

@@ -1,0 +1,250 @@
+//! Entries read and changed, with what can be computed side by side computed side by side.
+//!
+//! In: keys. Out: their parameters, gathered for a learner; then, from the gradients it made, entries that have taken a
+//! step. A block of one parameter, the weight of a factorisation machine say, is read and changed for many entries at once,
+//! to the same bits as one by one: nothing an optimizer does to one entry depends on another.
+
+use std::ops::Range;
+
+use tidemill_base::rng::mix64;
+use tidemill_model::{
+    Features,
+    optimizer::Optimizer,
+    params::{ABSENT, Part, Place, part_of},
+    simd::{Kernel, LANES, largest_bits},
+    start,
+};
+
+use super::general::{EntryBlock, NO_PANIC, SliceScratch, Work};
+
+/// Features ahead for which memory is asked.
+const AHEAD: usize = 24;
+/// Entries ahead whose rows are asked for.
+const ROWS_AHEAD: usize = 12;
+/// Entries changed at once: the features of a usual sample.
+const PAIRS_MAX: usize = 64;
+
+/// Reads the parameters of some keys into a slice; zeros for those without an entry.
+pub(super) struct Gather<'a> {
+    pub(super) work: &'a Work<'a>,
+    pub(super) keys: &'a [u64],
+    pub(super) parts: &'a [&'a Part],
+    pub(super) s: &'a mut SliceScratch,
+}
+
+impl Kernel for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { work, keys, parts, s } = self;
+        let width = s.width;
+        let of = |key: u64| parts[part_of(key, parts.len())];
+        match parts {
+            [part] => part.locate_all(keys, &mut s.places),
+            _ => {
+                s.places.clear();
+                keys.iter().take(AHEAD).for_each(|key| _ = of(*key).prefetch(*key));
+                for (i, key) in keys.iter().enumerate() {
+                    if let Some(next) = keys.get(i + AHEAD) {
+                        of(*next).prefetch(*next);
+                    }
+                    s.places.push(of(*key).locate(*key));
+                }
+            }
+        }
+        let prefetch_row = |i: usize| {
+            if let (Some(key), Some(place)) = (keys.get(i), s.places.get(i)) {
+                of(*key).prefetch_row(*place);
+            }
+        };
+        (0..ROWS_AHEAD).for_each(prefetch_row);
+        s.params.resize(keys.len() * width, 0.0);
+        let (pair, blocks) = split(work.blocks);
+        for (first, (keys, (places, params))) in (0..)
+            .step_by(PAIRS_MAX)
+            .zip(keys.chunks(PAIRS_MAX).zip(s.places.chunks(PAIRS_MAX).zip(s.params.chunks_mut(PAIRS_MAX * width))))
+        {
+            s.pairs.len = keys.len();
+            for (i, ((key, place), params)) in keys.iter().zip(places).zip(params.chunks_exact_mut(width)).enumerate() {
+                prefetch_row(first + i + ROWS_AHEAD);
+                if *place == ABSENT {
+                    params.fill(0.0);
+                    (s.pairs.a[i], s.pairs.b[i]) = (0.0, 0.0);
+                    continue;
+                }
+                let state = of(*key).row(*place);
+                if let Some(pair) = pair {
+                    (s.pairs.a[i], s.pairs.b[i]) = (state[pair.words.start], state[pair.words.start + 1]);
+                }
+                for block in blocks {
+                    block.optimizer.read(&state[block.words.clone()], &mut params[block.params.clone()]);
+                }
+            }
+            if let Some(pair) = pair {
+                s.pairs.read(pair, places, params, width);
+            }
+        }
+        s.pairs.len = 0;
+    }
+}
+
+/// The first block if it is a pair of words, and the others.
+#[inline(always)]
+fn split(blocks: &[EntryBlock]) -> (Option<&EntryBlock>, &[EntryBlock]) {
+    match blocks {
+        [pair, others @ ..] if pair.params.len() == 1 && pair.optimizer.is_pair() => (Some(pair), others),
+        all => (None, all),
+    }
+}
+
+/// States of one parameter each, of different entries.
+pub(super) struct Pairs {
+    len: usize,
+    a: [f32; PAIRS_MAX],
+    b: [f32; PAIRS_MAX],
+    /// Gradients, or parameters.
+    g: [f32; PAIRS_MAX],
+    good: [bool; PAIRS_MAX],
+    rows: [u32; PAIRS_MAX],
+    keys: [u64; PAIRS_MAX],
+}
+
+impl Default for Pairs {
+    fn default() -> Self {
+        let zeros = [0.0; PAIRS_MAX];
+        let (good, rows, keys) = ([false; PAIRS_MAX], [0; PAIRS_MAX], [0; PAIRS_MAX]);
+        Self { len: 0, a: zeros, b: zeros, g: zeros, good, rows, keys }
+    }
+}
+
+impl Pairs {
+    /// Whole lanes: what stands in the last ones beyond the end is computed for nothing.
+    #[inline(always)]
+    fn lanes(&self) -> Range<usize> {
+        0..self.len.next_multiple_of(LANES)
+    }
+
+    #[inline(always)]
+    fn read(&mut self, block: &EntryBlock, places: &[Place], params: &mut [f32], width: usize) {
+        let lanes = self.lanes();
+        block.optimizer.read_pairs(&self.a[lanes.clone()], &self.b[lanes.clone()], &mut self.g[lanes]);
+        for ((place, params), w) in places.iter().zip(params.chunks_exact_mut(width)).zip(&self.g) {
+            params[block.params.start] = if *place == ABSENT { 0.0 } else { *w };
+        }
+    }
+
+    /// Changes the entries that were put down, and forgets them.
+    #[inline(always)]
+    fn step(&mut self, work: &Work, block: &EntryBlock, part: &mut Part) {
+        let (lanes, first) = (self.lanes(), block.words.start);
+        let Self { a, b, g, good, .. } = self;
+        let (a, b, g) = (&mut a[lanes.clone()], &mut b[lanes.clone()], &g[lanes.clone()]);
+        block.optimizer.step_pairs(a, b, g, work.rate, &mut good[lanes]);
+        for i in 0..self.len {
+            match self.good[i] {
+                true => {
+                    let words = part.numbered_row_mut(self.rows[i]);
+                    (words[first], words[first + 1]) = (self.a[i], self.b[i]);
+                }
+                false => work.counts.refuse_non_finite(self.keys[i]),
+            }
+        }
+        self.len = 0;
+    }
+}
+
+/// Phase 2 for one part: its entries, in sample order.
+pub(super) struct Learn<'a> {
+    pub(super) work: &'a Work<'a>,
+    pub(super) rows: &'a Range<usize>,
+    pub(super) part: &'a mut Part,
+    pub(super) number: usize,
+}
+
+impl Kernel for Learn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { work, rows, part, number } = self;
+        let Features { keys, slots, .. } = work.batch.features;
+        let (parts, outputs) = (work.table.parts(), work.learner.outputs());
+        let (pair, blocks) = split(work.blocks);
+        let mut not_admitted = 0;
+        for i in 0..rows.len().div_ceil(work.learner.slice_samples()) {
+            let rows = work.slice_rows(rows, i);
+            let first = work.batch.features.range(rows.start).start;
+            let SliceScratch { width, places, pairs, slopes, gradients, .. } =
+                &mut *work.slices[i].lock().expect(NO_PANIC);
+            for (j, row) in rows.enumerate() {
+                if slopes[j * outputs..(j + 1) * outputs].iter().all(|slope| *slope == 0.0) {
+                    continue;
+                }
+                for f in work.batch.features.range(row).filter(|f| part_of(keys[*f], parts) == number) {
+                    let (key, place) = (keys[f], places[f - first]);
+                    let gradients = &mut gradients[(f - first) * *width..][..*width];
+                    let largest = largest_bits(gradients);
+                    // Nothing to learn, and no reason to make an entry.
+                    if largest == 0 {
+                        continue;
+                    }
+                    if largest >= f32::INFINITY.to_bits() {
+                        work.counts.refuse_non_finite(key);
+                        continue;
+                    }
+                    if !part.stands_at(key, place) {
+                        // Another entry may have to leave for this one, and its row with it.
+                        if let Some(pair) = pair {
+                            pairs.step(work, pair, part);
+                        }
+                        if part.locate(key) == ABSENT && !part.seen_often(key, work.admit_after) {
+                            not_admitted += 1;
+                            continue;
+                        }
+                    }
+                    let Some(number) = part.row_number(key, slots[f], place, |state| begin(work, key, state)) else {
+                        not_admitted += 1;
+                        continue;
+                    };
+                    let state = part.numbered_row_mut(number);
+                    for block in blocks {
+                        let gradient = &mut gradients[block.params.clone()];
+                        work.clip.apply(gradient);
+                        let state = &mut state[block.words.clone()];
+                        // Clipping makes none larger, and saves some that are too large.
+                        if Optimizer::takes(largest) {
+                            block.optimizer.step_taken(state, gradient, work.rate);
+                        } else if !block.optimizer.step(state, gradient, work.rate) {
+                            work.counts.refuse_non_finite(key);
+                        }
+                    }
+                    if let Some(pair) = pair {
+                        work.clip.apply(&mut gradients[pair.params.clone()]);
+                        let i = pairs.len;
+                        (pairs.a[i], pairs.b[i]) = (state[pair.words.start], state[pair.words.start + 1]);
+                        (pairs.g[i], pairs.rows[i], pairs.keys[i]) = (gradients[pair.params.start], number, key);
+                        pairs.len += 1;
+                        if pairs.len == PAIRS_MAX {
+                            pairs.step(work, pair, part);
+                        }
+                    }
+                }
+                if let Some(pair) = pair {
+                    pairs.step(work, pair, part);
+                }
+            }
+        }
+        work.counts.not_admitted.fetch_add(not_admitted, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// The state a new entry begins with: drawn by its key, so that the order in which keys come does not matter.
+fn begin(work: &Work, key: u64, state: &mut [f32]) {
+    let seed = mix64(key ^ work.seed);
+    for block in work.blocks.iter().filter(|block| block.spread > 0.0) {
+        let mut params = vec![0.0; block.params.len()];
+        start::draw(mix64(seed.wrapping_add(block.params.start as u64)), block.spread, &mut params);
+        block.optimizer.start(&params, &mut state[block.words.clone()]);
+    }
+}
