@@ -178,10 +178,11 @@ fn model(learner: &str, s: &Settings) -> Result<ModelSpec> {
     let spread = |default: f32| s.number_opt("model.spread").map_or(default, |x| x as f32);
     let dropout = s.number("model.dropout") as f32;
     let fm = || LearnerSpec::Fm { factors: factors(8), spread: spread(0.01), dropout };
-    // Juan et al. draw from [0, 1 / sqrt k]; the same spread around zero learns as well and favours no sign.
+    // Juan et al. draw from [0, 1 / sqrt k], which is noise to every sample until it is learned away, and in one pass it is
+    // not: a spread of 0.1 ended at a test log loss of 0.531 on generated clicks, one of 0.005 at 0.517.
     let ffm = || {
         let k = factors(4);
-        LearnerSpec::Ffm { factors: k, spread: spread(0.2 / (k as f32).sqrt()) }
+        LearnerSpec::Ffm { factors: k, spread: spread(0.01 / (k as f32).sqrt()) }
     };
     let (learner, loss) = match learner {
         "LogisticRegression" | "FTRLClassifier" => (LearnerSpec::Linear, Loss::Logistic),

@@ -137,6 +137,9 @@ fn all() -> Vec<(String, TrainSpec)> {
             all.push((format!("{learner} with {optimizer}"), spec(learner, &written)));
         }
     }
+    all.push(("FMClassifier with dropout".into(), spec("FMClassifier", &[("model.dropout", "0.3")])));
+    let bounded = [("model.label_min", "0"), ("model.label_max", "1"), ("model.dropout", "0.3")];
+    all.push(("FMRegressor, bounded, with dropout".into(), spec("FMRegressor", &bounded)));
     all
 }
 

@@ -10,6 +10,8 @@ struct Case {
     slots: Vec<u16>,
     params: Vec<f32>,
     dense: Vec<f32>,
+    /// Of dropout; empty: none.
+    seeds: Vec<u64>,
 }
 
 const SLOTS: usize = 5;
@@ -30,12 +32,12 @@ impl Case {
         let params = (0..keys.len() * learner.width()).map(|_| rng.normal() as f32 * 0.5).collect();
         // Biases other than zero: a sample without features is not where units begin to fire.
         let dense = learner.start_dense(seed).iter().map(|x| x + rng.normal() as f32 * 0.1).collect();
-        Self { ends, keys, values, slots, params, dense }
+        Self { ends, keys, values, slots, params, dense, seeds: vec![] }
     }
 
     fn slice(&self) -> Slice<'_> {
-        let Self { ends, keys, values, slots, params, .. } = self;
-        Slice { ends, keys, values, slots, params, dropout: None }
+        let Self { ends, keys, values, slots, params, seeds, .. } = self;
+        Slice { ends, keys, values, slots, params, dropout: (!seeds.is_empty()).then_some(seeds) }
     }
 
     fn scores(&self, learner: &dyn Learner) -> Vec<f32> {
@@ -51,6 +53,7 @@ fn learners() -> Vec<(&'static str, Box<dyn Learner>)> {
         ("softmax", Box::new(Linear { outputs: 3 })),
         ("fm 1", Box::new(Fm { factors: 1, spread: 0.1, dropout: 0.0 })),
         ("fm 8", Box::new(Fm { factors: 8, spread: 0.1, dropout: 0.0 })),
+        ("fm 12, dropout", Box::new(Fm { factors: 12, spread: 0.1, dropout: 0.4 })),
         ("ffm 4", Box::new(Ffm { factors: 4, slots: SLOTS, spread: 0.1 })),
         ("ffm 8", Box::new(Ffm { factors: 8, slots: SLOTS, spread: 0.1 })),
         ("ffm 3", Box::new(Ffm { factors: 3, slots: SLOTS, spread: 0.1 })),
@@ -66,6 +69,11 @@ fn learners() -> Vec<(&'static str, Box<dyn Learner>)> {
 fn gradients_are_the_slopes_of_the_scores() {
     for (name, learner) in learners() {
         let mut case = Case::new(&*learner, 5);
+        if learner.has_dropout() {
+            let plain = case.scores(&*learner);
+            case.seeds = (0..case.ends.len() as u64).collect();
+            assert_ne!(case.scores(&*learner), plain, "{name}");
+        }
         let mut rng = Rng::seeded(9);
         let slopes: Vec<f32> = (0..case.ends.len() * learner.outputs()).map(|_| rng.normal() as f32).collect();
         let mut work = Vec::new();

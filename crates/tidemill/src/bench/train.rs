@@ -65,7 +65,7 @@ const TASKS: [Task; 5] = [
         name: "fm k=8, 1 core",
         data: "c500k",
         learner: "FMClassifier",
-        settings: "model.factors = 8, model.factors_alpha = 0.05, train.batch_size = 1",
+        settings: "model.factors = 8, model.factors_alpha = 0.05, train.batch_size = 16, train.admit_after = 2",
         cores: 1,
         with_cache: false,
     },
@@ -73,7 +73,8 @@ const TASKS: [Task; 5] = [
         name: "ffm k=4, 1 core",
         data: "c500k",
         learner: "FFMClassifier",
-        settings: "model.factors = 4, model.factors_alpha = 0.05, train.batch_size = 1",
+        settings: "model.factors = 4, model.factors_optimizer = 'rowwise_adagrad', model.factors_alpha = 0.05, \
+                   train.batch_size = 1, train.admit_after = 3",
         cores: 1,
         with_cache: false,
     },
