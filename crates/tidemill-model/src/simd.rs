@@ -41,8 +41,8 @@ pub fn add_lanes(x: &[f32; LANES]) -> f32 {
     ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
 }
 
-/// The sum of squares: number i goes to lane i modulo sixteen. Two registers, so that an addition need not wait for the
-/// one before.
+/// The sum of squares: number i goes to lane i modulo sixteen as long as there are sixteen, or eight. Two registers, so
+/// that an addition need not wait for the one before.
 #[inline(always)]
 pub fn sum_of_squares(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<{ 2 * LANES }>();
@@ -52,7 +52,15 @@ pub fn sum_of_squares(x: &[f32]) -> f32 {
             lanes[l] += x[l] * x[l];
         }
     }
-    rest.iter().zip(&mut lanes).for_each(|(x, lane)| *lane += x * x);
+    let (chunk, rest) = rest.as_chunks::<LANES>();
+    for x in chunk {
+        for l in 0..LANES {
+            lanes[l] += x[l] * x[l];
+        }
+    }
+    for (x, lane) in rest.iter().zip(&mut lanes[LANES..]) {
+        *lane += x * x;
+    }
     add_lanes(&std::array::from_fn(|l| lanes[l] + lanes[LANES + l]))
 }
 
