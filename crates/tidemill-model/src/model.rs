@@ -10,7 +10,7 @@ use tidemill_base::{
 };
 
 use crate::{
-    learner::{Ffm, Fm, Learner, Linear},
+    learner::{DeepFm, Ffm, Fm, Learner, Linear, Mlp, WideDeep},
     loss::Loss,
 };
 
@@ -44,6 +44,59 @@ pub enum LearnerSpec {
         /// Standard deviation of new ones.
         spread: f32,
     },
+    /// Layers over embeddings.
+    Mlp(Deep),
+    /// A weight per key beside layers over embeddings.
+    WideDeep(Deep),
+    /// A factorisation machine beside layers over its factors.
+    DeepFm(Deep),
+}
+
+/// The shape of embeddings and the layers over them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deep {
+    /// Dimension of a key's embedding.
+    pub embedding: usize,
+    /// Standard deviation of new ones.
+    pub spread: f32,
+    /// Units of each hidden layer.
+    pub layers: Vec<usize>,
+    /// Share of hidden units left out while learning.
+    pub dropout: f32,
+}
+
+/// What [`Deep::layers`] may hold: so many.
+const LAYERS_MAX: usize = 16;
+/// And each so large.
+const UNITS_MAX: usize = 8192;
+
+impl Deep {
+    /// Reads hidden layers: `128,64`. The error says what is wrong with the text.
+    pub fn parse_layers(text: &str) -> Result<Vec<usize>, String> {
+        let units = |text: &str| {
+            let units = text.trim().parse().ok().filter(|units| (1..=UNITS_MAX).contains(units));
+            units.ok_or_else(|| {
+                format!("expects units like '128,64', each from 1 to {UNITS_MAX}; got '{}'", text.trim())
+            })
+        };
+        let layers: Vec<usize> = text.split(',').map(units).collect::<Result<_, _>>()?;
+        match layers.len() <= LAYERS_MAX {
+            true => Ok(layers),
+            false => Err(format!("expects at most {LAYERS_MAX} layers; got {}", layers.len())),
+        }
+    }
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put_varint(self.embedding as u64).put_f32(self.spread).put_f32(self.dropout);
+        out.put_varint(self.layers.len() as u64);
+        self.layers.iter().for_each(|units| _ = out.put_varint(*units as u64));
+    }
+
+    fn decode(d: &mut Decoder) -> Result<Self> {
+        let (embedding, spread, dropout) = (d.varint()? as usize, d.f32()?, d.f32()?);
+        let layers = (0..d.count(1)?).map(|_| Ok(d.varint()? as usize)).collect::<Result<_>>()?;
+        Ok(Self { embedding, spread, layers, dropout })
+    }
 }
 
 impl Default for ModelSpec {
@@ -55,10 +108,15 @@ impl Default for ModelSpec {
 impl ModelSpec {
     /// The learner for a model with so many slots.
     pub fn build(&self, slots: usize) -> Arc<dyn Learner> {
-        match self.learner {
+        match &self.learner {
             LearnerSpec::Linear => Arc::new(Linear { outputs: self.loss.outputs() }),
-            LearnerSpec::Fm { factors, spread, dropout } => Arc::new(Fm { factors, spread, dropout }),
-            LearnerSpec::Ffm { factors, spread } => Arc::new(Ffm { factors, slots, spread }),
+            LearnerSpec::Fm { factors, spread, dropout } => {
+                Arc::new(Fm { factors: *factors, spread: *spread, dropout: *dropout })
+            }
+            LearnerSpec::Ffm { factors, spread } => Arc::new(Ffm { factors: *factors, slots, spread: *spread }),
+            LearnerSpec::Mlp(deep) => Arc::new(Mlp::new(slots, deep, self.loss.outputs())),
+            LearnerSpec::WideDeep(deep) => Arc::new(WideDeep::new(slots, deep)),
+            LearnerSpec::DeepFm(deep) => Arc::new(DeepFm::new(slots, deep)),
         }
     }
 
@@ -72,12 +130,15 @@ impl ModelSpec {
             Loss::Bounded { low, high } => out.put_u8(4).put_f32(low).put_f32(high),
         };
         match &self.learner {
-            LearnerSpec::Linear => out.put_u8(0),
+            LearnerSpec::Linear => _ = out.put_u8(0),
             LearnerSpec::Fm { factors, spread, dropout } => {
-                out.put_u8(1).put_varint(*factors as u64).put_f32(*spread).put_f32(*dropout)
+                out.put_u8(1).put_varint(*factors as u64).put_f32(*spread).put_f32(*dropout);
             }
-            LearnerSpec::Ffm { factors, spread } => out.put_u8(2).put_varint(*factors as u64).put_f32(*spread),
-        };
+            LearnerSpec::Ffm { factors, spread } => _ = out.put_u8(2).put_varint(*factors as u64).put_f32(*spread),
+            LearnerSpec::Mlp(deep) => deep.encode(out.put_u8(3)),
+            LearnerSpec::WideDeep(deep) => deep.encode(out.put_u8(4)),
+            LearnerSpec::DeepFm(deep) => deep.encode(out.put_u8(5)),
+        }
     }
 
     /// Reads back what [`ModelSpec::encode`] wrote; `what` names it in errors.
@@ -94,6 +155,9 @@ impl ModelSpec {
             0 => LearnerSpec::Linear,
             1 => LearnerSpec::Fm { factors: d.varint()? as usize, spread: d.f32()?, dropout: d.f32()? },
             2 => LearnerSpec::Ffm { factors: d.varint()? as usize, spread: d.f32()? },
+            3 => LearnerSpec::Mlp(Deep::decode(d)?),
+            4 => LearnerSpec::WideDeep(Deep::decode(d)?),
+            5 => LearnerSpec::DeepFm(Deep::decode(d)?),
             n => return Err(Error::corrupt(format!("{what}: no learner has number {n}"))),
         };
         Ok(Self { learner, loss })

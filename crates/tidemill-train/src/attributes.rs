@@ -106,7 +106,7 @@ pub static ATTRIBUTES: [Attribute; 43] = [
         "regressions: no label is below this; predictions are not either, and scores beyond are not learned further",
     ),
     number("model.label_max", -1e30, 1e30, None, "regressions: no label is above this; given with model.label_min"),
-    integer("model.classes", 2, 10_000, "2", "SoftmaxRegression: how many classes labels name, from 0"),
+    integer("model.classes", 2, 10_000, "2", "SoftmaxRegression, MLPClassifier: how many classes labels name, from 0"),
     integer("model.seed", 0, i64::MAX, "0", "what new factors and layers are drawn from"),
     integer(
         "train.batch_size",

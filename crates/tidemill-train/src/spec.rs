@@ -3,14 +3,14 @@
 use tidemill_base::{Error, Result, attribute::Settings};
 use tidemill_model::{
     loss::Loss,
-    model::{LearnerSpec, ModelSpec},
+    model::{Deep, LearnerSpec, ModelSpec},
     optimizer::{Adagrad, Adam, Clip, Ftrl, Momentum, Optimizer, Penalty, Schedule, Sgd},
 };
 
 use crate::{Task, attributes::ATTRIBUTES};
 
 /// Words that may follow `TO TRAIN`. `FTRLClassifier` is `LogisticRegression` by its optimizer's name.
-pub static LEARNERS: [&str; 8] = [
+pub static LEARNERS: [&str; 14] = [
     "LogisticRegression",
     "FTRLClassifier",
     "LinearRegression",
@@ -19,6 +19,12 @@ pub static LEARNERS: [&str; 8] = [
     "FMRegressor",
     "FFMClassifier",
     "FFMRegressor",
+    "MLPClassifier",
+    "MLPRegressor",
+    "WideDeepClassifier",
+    "WideDeepRegressor",
+    "DeepFMClassifier",
+    "DeepFMRegressor",
 ];
 
 /// What `TO TRAIN ... WITH` says.
@@ -184,14 +190,25 @@ fn model(learner: &str, s: &Settings) -> Result<ModelSpec> {
         let k = factors(4);
         LearnerSpec::Ffm { factors: k, spread: spread(0.01 / (k as f32).sqrt()) }
     };
+    let layers = Deep::parse_layers(&s.text("model.layers").unwrap_or_default())
+        .map_err(|why| Error::invalid(format!("model.layers {why}")))?;
+    let deep = || Deep { embedding: s.integer("model.embedding") as usize, spread: spread(0.05), layers, dropout };
+    let classes = Loss::Softmax { classes: s.integer("model.classes") as usize };
     let (learner, loss) = match learner {
         "LogisticRegression" | "FTRLClassifier" => (LearnerSpec::Linear, Loss::Logistic),
         "LinearRegression" => (LearnerSpec::Linear, regression),
-        "SoftmaxRegression" => (LearnerSpec::Linear, Loss::Softmax { classes: s.integer("model.classes") as usize }),
+        "SoftmaxRegression" => (LearnerSpec::Linear, classes),
         "FMClassifier" => (fm(), Loss::Logistic),
         "FMRegressor" => (fm(), regression),
         "FFMClassifier" => (ffm(), Loss::Logistic),
         "FFMRegressor" => (ffm(), regression),
+        "MLPClassifier" if s.is_written("model.classes") => (LearnerSpec::Mlp(deep()), classes),
+        "MLPClassifier" => (LearnerSpec::Mlp(deep()), Loss::Logistic),
+        "MLPRegressor" => (LearnerSpec::Mlp(deep()), regression),
+        "WideDeepClassifier" => (LearnerSpec::WideDeep(deep()), Loss::Logistic),
+        "WideDeepRegressor" => (LearnerSpec::WideDeep(deep()), regression),
+        "DeepFMClassifier" => (LearnerSpec::DeepFm(deep()), Loss::Logistic),
+        "DeepFMRegressor" => (LearnerSpec::DeepFm(deep()), regression),
         _ => return Err(Error::internal(format!("learner '{learner}' is listed and not known"))),
     };
     if delta.is_some() && !matches!(loss, Loss::Huber { .. }) {
@@ -268,6 +285,14 @@ mod tests {
         assert!(why(l, &[("model.schedule", "halve:100")]).contains("use another model.optimizer"));
         assert!(why(l, &[("model.schedule", "fast")]).starts_with("model.schedule expects constant"));
         assert!(why(l, &[("model.huber_delta", "1")]).contains("only regressions"));
+        for layers in ["", "0", "128,x", "64,,32", "8193", "-1"] {
+            assert!(
+                why("MLPClassifier", &[("model.layers", layers)]).starts_with("model.layers expects units"),
+                "{layers}"
+            );
+        }
+        let many = ["8"; 17].join(",");
+        assert!(why("MLPClassifier", &[("model.layers", &many)]).contains("at most 16 layers; got 17"));
         let (low, high) = (("model.label_min", "-1"), ("model.label_max", "1"));
         assert!(why("FMRegressor", &[low]).contains("with a larger model.label_max"));
         assert!(why("FMRegressor", &[low, high, ("model.huber_delta", "1")]).contains("not together"));

@@ -3,6 +3,7 @@
 //! y(x) = a factorisation machine + the last of some layers, both over the same embeddings: an entry is [w | v_1 .. v_d].
 
 use super::{Block, Fm, Learner, Slice, dense::Layers, embedding::Embeddings};
+use crate::model::Deep;
 
 /// A factorisation machine whose factors are also the input of layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,12 +14,11 @@ pub struct DeepFm {
 }
 
 impl DeepFm {
-    /// For `slots` slots: embeddings of `dimension` that begin with this spread, hidden layers of so many units, of which
-    /// `dropout` are left out while learning.
-    pub fn new(slots: usize, dimension: usize, spread: f32, hidden: &[usize], dropout: f32) -> Self {
-        let embeddings = Embeddings { slots, dimension, offset: 1 };
-        let layers = Layers::new(embeddings.inputs(), hidden, 1, dropout);
-        Self { fm: Fm { factors: dimension, spread }, embeddings, layers }
+    /// For so many slots.
+    pub fn new(slots: usize, deep: &Deep) -> Self {
+        let embeddings = Embeddings { slots, dimension: deep.embedding, offset: 1 };
+        let layers = Layers::new(embeddings.inputs(), &deep.layers, 1, deep.dropout);
+        Self { fm: Fm { factors: deep.embedding, spread: deep.spread, dropout: 0.0 }, embeddings, layers }
     }
 }
 

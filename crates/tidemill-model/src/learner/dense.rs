@@ -12,6 +12,9 @@ use tidemill_base::{Rng, rng::mix64};
 use crate::simd::wide;
 use product::{Product, by_column, by_row};
 
+/// What biases of hidden units begin with.
+const BIAS: f32 = 0.01;
+
 /// Layers' sizes, and how much is left out while learning.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Layers {
@@ -43,7 +46,8 @@ impl Layers {
         self.sizes.windows(2).map(|n| (n[0] + 1) * n[1]).sum()
     }
 
-    /// Weights as He et al. ("Delving Deep into Rectifiers", 2015) draw them; biases at zero.
+    /// Weights as He et al. ("Delving Deep into Rectifiers", 2015) draw them. Hidden biases are a little above zero, so that
+    /// units fire, and have a gradient, for a sample whose keys are all new: its inputs are zeros.
     pub(super) fn start(&self, seed: u64) -> Vec<f32> {
         let mut rng = Rng::seeded(mix64(seed ^ 0x6c61_7965_7273));
         let mut dense = Vec::with_capacity(self.dimension());
@@ -52,7 +56,7 @@ impl Layers {
             let gain = if l + 2 == self.sizes.len() { 1.0 } else { 2.0 };
             let spread = (gain / n[0] as f64).sqrt();
             dense.extend((0..n[0] * n[1]).map(|_| (rng.normal() * spread) as f32));
-            dense.resize(dense.len() + n[1], 0.0);
+            dense.resize(dense.len() + n[1], if l + 2 == self.sizes.len() { 0.0 } else { BIAS });
         }
         dense
     }
@@ -167,11 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn layers_begin_with_weights_by_seed_and_biases_at_zero() {
+    fn layers_begin_with_weights_by_seed_and_small_biases() {
         let layers = Layers::new(200, &[100], 2, 0.0);
         let dense = layers.start(3);
         assert_eq!(dense.len(), 201 * 100 + 101 * 2);
-        assert!(dense[20_000..20_100].iter().chain(&dense[20_300..]).all(|b| *b == 0.0));
+        assert!(dense[20_000..20_100].iter().all(|b| *b == BIAS) && dense[20_300..].iter().all(|b| *b == 0.0));
         let variance = dense[..20_000].iter().map(|w| f64::from(w * w)).sum::<f64>() / 20_000.0;
         assert!((variance - 0.01).abs() < 0.0005, "{variance}");
         assert!(layers.start(3) == dense && layers.start(4) != dense);

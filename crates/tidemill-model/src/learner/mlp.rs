@@ -4,6 +4,7 @@
 //! y(x) = the last of some layers over the slots' embeddings, one behind the other; an entry is [v_1 .. v_d].
 
 use super::{Block, Learner, Slice, dense::Layers, embedding::Embeddings};
+use crate::model::Deep;
 
 /// An embedding per key, and layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,11 +16,11 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// For `slots` slots: embeddings of `dimension` that begin with this spread, hidden layers of so many units, of which
-    /// `dropout` are left out while learning, and `outputs` scores.
-    pub fn new(slots: usize, dimension: usize, spread: f32, hidden: &[usize], dropout: f32, outputs: usize) -> Self {
-        let embeddings = Embeddings { slots, dimension, offset: 0 };
-        Self { embeddings, layers: Layers::new(embeddings.inputs(), hidden, outputs, dropout), outputs, spread }
+    /// For so many slots and scores.
+    pub fn new(slots: usize, deep: &Deep, outputs: usize) -> Self {
+        let embeddings = Embeddings { slots, dimension: deep.embedding, offset: 0 };
+        let layers = Layers::new(embeddings.inputs(), &deep.layers, outputs, deep.dropout);
+        Self { embeddings, layers, outputs, spread: deep.spread }
     }
 }
 

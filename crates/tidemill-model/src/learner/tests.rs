@@ -1,6 +1,7 @@
 //! Every learner against its formula in f64, its gradient against finite differences, and group sums against one sum.
 
 use super::*;
+use crate::model::Deep;
 use tidemill_base::Rng;
 
 struct Case {
@@ -47,6 +48,10 @@ impl Case {
     }
 }
 
+fn deep(embedding: usize, layers: &[usize]) -> Deep {
+    Deep { embedding, spread: 0.1, layers: layers.to_vec(), dropout: 0.0 }
+}
+
 fn learners() -> Vec<(&'static str, Box<dyn Learner>)> {
     vec![
         ("linear", Box::new(Linear { outputs: 1 })),
@@ -57,11 +62,11 @@ fn learners() -> Vec<(&'static str, Box<dyn Learner>)> {
         ("ffm 4", Box::new(Ffm { factors: 4, slots: SLOTS, spread: 0.1 })),
         ("ffm 8", Box::new(Ffm { factors: 8, slots: SLOTS, spread: 0.1 })),
         ("ffm 3", Box::new(Ffm { factors: 3, slots: SLOTS, spread: 0.1 })),
-        ("mlp", Box::new(Mlp::new(SLOTS, 4, 0.1, &[9, 8], 0.0, 1))),
-        ("mlp of three classes", Box::new(Mlp::new(SLOTS, 3, 0.1, &[20], 0.0, 3))),
-        ("mlp without a hidden layer", Box::new(Mlp::new(SLOTS, 3, 0.1, &[], 0.0, 1))),
-        ("wide and deep", Box::new(WideDeep::new(SLOTS, 4, 0.1, &[17, 8], 0.0))),
-        ("deepfm", Box::new(DeepFm::new(SLOTS, 4, 0.1, &[17, 8], 0.0))),
+        ("mlp", Box::new(Mlp::new(SLOTS, &deep(4, &[9, 8]), 1))),
+        ("mlp of three classes", Box::new(Mlp::new(SLOTS, &deep(3, &[20]), 3))),
+        ("mlp without a hidden layer", Box::new(Mlp::new(SLOTS, &deep(3, &[]), 1))),
+        ("wide and deep", Box::new(WideDeep::new(SLOTS, &deep(4, &[17, 8])))),
+        ("deepfm", Box::new(DeepFm::new(SLOTS, &deep(4, &[17, 8])))),
     ]
 }
 

@@ -4,6 +4,7 @@
 //! [w | v_1 .. v_d]. Crossed features, the wide part's strength, are columns of the program (`CROSS`).
 
 use super::{Block, GROUPS, Learner, Slice, add_groups, dense::Layers, embedding::Embeddings, group_of};
+use crate::model::Deep;
 
 /// A weight and an embedding per key, and layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,11 +15,11 @@ pub struct WideDeep {
 }
 
 impl WideDeep {
-    /// For `slots` slots: embeddings of `dimension` that begin with this spread, hidden layers of so many units, of which
-    /// `dropout` are left out while learning.
-    pub fn new(slots: usize, dimension: usize, spread: f32, hidden: &[usize], dropout: f32) -> Self {
-        let embeddings = Embeddings { slots, dimension, offset: 1 };
-        Self { embeddings, layers: Layers::new(embeddings.inputs(), hidden, 1, dropout), spread }
+    /// For so many slots.
+    pub fn new(slots: usize, deep: &Deep) -> Self {
+        let embeddings = Embeddings { slots, dimension: deep.embedding, offset: 1 };
+        let layers = Layers::new(embeddings.inputs(), &deep.layers, 1, deep.dropout);
+        Self { embeddings, layers, spread: deep.spread }
     }
 }
 
