@@ -34,18 +34,31 @@ impl Sketch {
     /// Counts a key once more; returns how often it was seen, this time included.
     pub(super) fn count(&mut self, key: u64) -> u8 {
         let mask = self.lines.len() - 1;
+        let (bits, own) = self.line_of(key);
         self.counted += 1;
         if self.counted.is_multiple_of(COUNTED_PER_LINE) {
             let next = (self.counted / COUNTED_PER_LINE) as usize & mask;
             self.lines[next].iter_mut().for_each(|counter| *counter /= 2);
         }
-        let bits = mix64(key);
-        let line = &mut self.lines[(bits >> 32) as usize & mask];
+        let line = &mut self.lines[own];
         let places = [0, 6, 12, 18].map(|shift| (bits >> shift) as usize % LINE_BYTES);
         let least = places.iter().map(|place| line[*place]).min().unwrap_or(0);
         let more = least.saturating_add(1);
         places.iter().for_each(|place| line[*place] = line[*place].max(more));
         more
+    }
+
+    /// Asks the processor for a key's counters.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, key: u64) {
+        self.lines.prefetch(self.line_of(key).1);
+    }
+
+    /// A key's random bits, and the line of its counters.
+    #[inline(always)]
+    fn line_of(&self, key: u64) -> (u64, usize) {
+        let bits = mix64(key);
+        (bits, (bits >> 32) as usize & (self.lines.len() - 1))
     }
 
     pub(super) fn bytes(&self) -> usize {

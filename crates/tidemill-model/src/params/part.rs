@@ -214,6 +214,14 @@ impl Part {
         times <= 1 || sketch.as_mut().is_none_or(|sketch| sketch.count(key) >= times)
     }
 
+    /// Asks the processor for what [`Part::seen_often`] looks at.
+    #[inline(always)]
+    pub fn prefetch_count(&self, key: u64) {
+        if let Some(sketch) = &self.shards[shard_of(key) - self.first].sketch {
+            sketch.prefetch(key);
+        }
+    }
+
     /// Entries of one of this part's shards.
     pub fn len(&self, shard: usize) -> usize {
         self.shards[shard - self.first].entries

@@ -69,6 +69,7 @@ impl Kernel for Gather<'_> {
             for (i, ((key, place), params)) in keys.iter().zip(places).zip(params.chunks_exact_mut(width)).enumerate() {
                 prefetch_row(first + i + ROWS_AHEAD);
                 if *place == ABSENT {
+                    of(*key).prefetch_count(*key);
                     params.fill(0.0);
                     (s.pairs.a[i], s.pairs.b[i]) = (0.0, 0.0);
                     continue;
