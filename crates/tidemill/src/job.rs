@@ -474,6 +474,8 @@ impl Job {
             && last.fingerprint == self.bound.fingerprint
             && last.state_hash == self.engine.state_hash()?
         {
+            // A run that was killed behind it has published it, and the checkpoint before does not know.
+            self.engine.line.learning.trainer().version_published();
             (self.version, self.version_rows) = (last.version, self.rows_learned());
             return Ok(());
         }
