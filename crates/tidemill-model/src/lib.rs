@@ -8,7 +8,6 @@ pub mod delta;
 pub mod entries;
 pub mod feature;
 pub mod learner;
-pub mod logit;
 pub mod loss;
 pub mod math;
 pub mod model;

@@ -71,13 +71,14 @@ impl Snapshot {
             return Err(Error::corrupt(format!("{what}: not a snapshot (byte 0)")));
         }
         let format = d.u32()?;
-        if format != FORMAT {
-            return Err(Error::conflict(format!("{what}: format {format}, this binary reads {FORMAT}")));
+        if !(1..=FORMAT).contains(&format) {
+            return Err(Error::conflict(format!("{what}: format {format}, this binary reads 1 to {FORMAT}")));
         }
         let sequence = d.u64()?;
-        let model = ModelSpec::decode(&mut d, what)?;
+        let model = if format == 1 { ModelSpec::default() } else { ModelSpec::decode(&mut d, what)? };
         let slots = (0..d.count(1)?).map(|_| Ok(d.str()?.to_string())).collect::<Result<_>>()?;
-        let (width, count, dense) = (d.u64()?, d.u64()?, d.u64()?);
+        // Format 1: logistic regression, one weight for each key and nothing dense.
+        let (width, count, dense) = if format == 1 { (1, d.u64()?, 0) } else { (d.u64()?, d.u64()?, d.u64()?) };
         check(&mut d, bytes, 0, "header", what)?;
         let padded = d.take(padding(bytes.len() - d.left()))?;
         if padded.iter().any(|byte| *byte != 0) {
@@ -85,7 +86,7 @@ impl Snapshot {
         }
         let keys = section(&mut d, bytes, count, 8, "keys", what)?;
         let params = section(&mut d, bytes, count, width.saturating_mul(4), "parameters", what)?;
-        let dense = section(&mut d, bytes, dense, 4, "dense parameters", what)?;
+        let dense = if format == 1 { &[] } else { section(&mut d, bytes, dense, 4, "dense parameters", what)? };
         d.end()?;
         let numbers = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let keys: Vec<u64> = keys.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
@@ -167,7 +168,7 @@ mod tests {
             let message = message(&bad);
             let expected = match i {
                 0..8 => "not a snapshot",
-                8..12 => "this binary reads 2",
+                8..12 => "this binary reads 1 to 2",
                 _ if i < keys => "", // a damaged length may end the header anywhere
                 _ if i < params => "section keys",
                 _ if i < dense => "section parameters",
@@ -181,10 +182,29 @@ mod tests {
         }
     }
 
+    /// As 0.1.0 wrote it: docs/0001 has the layout.
+    #[test]
+    fn a_snapshot_of_format_1_is_read() {
+        let mut out = Encoder::new();
+        MAGIC.iter().for_each(|byte| _ = out.put_u8(*byte));
+        out.put_u32(1).put_u64(7).put_varint(2).put_str("a").put_str("b").put_u64(3);
+        put_checksum(&mut out, 0);
+        (0..padding(out.as_slice().len())).for_each(|_| _ = out.put_u8(0));
+        for section in [[1u64, 5, 9].map(u64::to_le_bytes).concat(), [0.5f32, -1.0, 2.0].map(f32::to_le_bytes).concat()]
+        {
+            let begin = out.as_slice().len();
+            section.iter().for_each(|byte| _ = out.put_u8(*byte));
+            put_checksum(&mut out, begin);
+        }
+        let s = Snapshot::decode(&out.finish(), "ctr, version 1").unwrap();
+        assert_eq!((s.sequence, &s.model, s.slots.len(), s.dense.len()), (7, &ModelSpec::default(), 2, 0));
+        assert_eq!((s.entries.width, s.entries.keys, s.entries.params), (1, vec![1, 5, 9], vec![0.5, -1.0, 2.0]));
+    }
+
     #[test]
     fn a_newer_format_is_refused_by_number() {
         let mut bytes = snapshot().encode();
         bytes[8] = 9;
-        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 2");
+        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 1 to 2");
     }
 }

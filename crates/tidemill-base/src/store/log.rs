@@ -209,6 +209,11 @@ impl LogReader {
         Ok(Some(&self.payload))
     }
 
+    /// The log's number.
+    pub fn format(&self) -> u32 {
+        self.format
+    }
+
     /// The byte at which the next record begins.
     pub fn at(&self) -> u64 {
         self.at

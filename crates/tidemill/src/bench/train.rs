@@ -36,7 +36,7 @@ struct Task {
     with_cache: bool,
 }
 
-const TASKS: [Task; 5] = [
+const TASKS: [Task; 6] = [
     Task {
         name: "lr from CSV, 1 core",
         data: "c3m",
@@ -75,6 +75,14 @@ const TASKS: [Task; 5] = [
         learner: "FFMClassifier",
         settings: "model.factors = 4, model.factors_optimizer = 'rowwise_adagrad', model.factors_alpha = 0.05, \
                    train.batch_size = 1, train.admit_after = 3",
+        cores: 1,
+        with_cache: false,
+    },
+    Task {
+        name: "mlp 8, 128-64, 1 core",
+        data: "c500k",
+        learner: "MLPClassifier",
+        settings: "model.embedding = 8, model.layers = '128,64', train.batch_size = 256",
         cores: 1,
         with_cache: false,
     },

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::journal::older;
 use tidemill_base::{
     Error, Result,
     codec::{Decoder, Encoder},
@@ -19,6 +20,7 @@ use tidemill_base::{
 
 const MAGIC: &[u8; 8] = b"TIDECKPT";
 /// 2: a key of an impression that left early may stand in the join.
+/// Format of what this program writes and goes on from.
 const FORMAT: u32 = 2;
 const HEADER_BYTES: usize = 44;
 const CHUNK_BYTES: usize = 64 << 10;
@@ -118,7 +120,11 @@ impl Checkpoints {
     fn read(&self, mini_batch: u64) -> Result<Checkpoint> {
         let path = self.path(mini_batch);
         let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        let (fingerprint, body) = decode(&bytes, mini_batch).map_err(|e| e.at(format!("checkpoint {mini_batch}")))?;
+        let (format, fingerprint, body) =
+            decode(&bytes, mini_batch).map_err(|e| e.at(format!("checkpoint {mini_batch}")))?;
+        if format < FORMAT {
+            return Err(older(&path, format, FORMAT));
+        }
         if fingerprint != self.fingerprint {
             return Err(Error::conflict(format!(
                 "{} was written by another program; use another --data-dir, or --from-scratch to forget it",
@@ -150,7 +156,7 @@ fn encode(fingerprint: u64, mini_batch: u64, body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn decode(bytes: &[u8], mini_batch: u64) -> Result<(u64, Vec<u8>)> {
+fn decode(bytes: &[u8], mini_batch: u64) -> Result<(u32, u64, Vec<u8>)> {
     let mut d = Decoder::new(bytes, "header");
     if d.take(8)? != MAGIC {
         return Err(Error::corrupt("not a tidemill checkpoint"));
@@ -182,7 +188,7 @@ fn decode(bytes: &[u8], mini_batch: u64) -> Result<(u64, Vec<u8>)> {
         body.extend_from_slice(chunk);
     }
     d.end()?;
-    Ok((fingerprint, body))
+    Ok((format, fingerprint, body))
 }
 
 #[cfg(test)]

@@ -37,6 +37,9 @@ impl Journal {
     pub fn open(job_dir: &Path, after: u64, until: u64) -> Result<(Self, Past)> {
         let mut past = Past::default();
         let path = job_dir.join("journal.log");
+        if path.metadata().is_ok_and(|file| file.len() >= HEADER_BYTES) {
+            check_format(&LogReader::open_at(&path, HEADER_BYTES)?, &path)?;
+        }
         let log = Log::open_format(&path, FORMAT, |_, at, payload| past.add(&path, at, payload, after, until))?;
         past.check(&path, after)?;
         Ok((Self { log }, past))
@@ -47,6 +50,7 @@ impl Journal {
         let mut past = Past::default();
         let path = job_dir.join("journal.log");
         let mut reader = LogReader::open_at(&path, HEADER_BYTES)?;
+        check_format(&reader, &path)?;
         loop {
             let at = reader.at();
             let Some(payload) = reader.next()? else { break };
@@ -76,6 +80,23 @@ impl Journal {
     pub fn bytes(&self) -> u64 {
         self.log.bytes()
     }
+}
+
+/// Under an older number the same records led to another state: sums were laid out otherwise.
+fn check_format(reader: &LogReader, path: &Path) -> Result<()> {
+    match reader.format() < FORMAT {
+        true => Err(older(path, reader.format(), FORMAT)),
+        false => Ok(()),
+    }
+}
+
+/// What an older program wrote and this one would not go on with bit for bit.
+pub(super) fn older(path: &Path, format: u32, now: u32) -> Error {
+    Error::conflict(format!(
+        "{} has format {format} of an older program, this one continues format {now}; run the older program, or start \
+         again with --from-scratch, which keeps versions and pushed events",
+        path.display()
+    ))
 }
 
 impl Past {

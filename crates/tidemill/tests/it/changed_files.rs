@@ -139,9 +139,9 @@ fn what_is_no_regular_file_is_refused_at_once() {
     }
 }
 
-/// A journal of an earlier format knows no prints: the files are taken as they are, and are known from then on.
+/// Under format 1 the same records led to another state; going on would be neither the old one's nor the new one's.
 #[test]
-fn a_journal_without_prints_is_gone_on_with() {
+fn a_journal_of_an_older_format_is_refused_with_the_way_out() {
     let scratch = Scratch::new("older");
     let data = scratch.path("data");
     let sql = generated(2_000, "");
@@ -149,9 +149,13 @@ fn a_journal_without_prints_is_gone_on_with() {
     let journal = data.join("models/ctr/job/journal.log");
     let mut bytes = fs::read(&journal).unwrap();
     assert_eq!(bytes[8], 2, "a new journal has the new format");
-    // The generator has no prints: but for its number this is a journal as the first format wrote it.
     bytes[8] = 1;
     fs::write(&journal, &bytes).unwrap();
-    assert_eq!(run_json(&sql, &data, &[])["state_hash"], first["state_hash"]);
+    let out = run(&sql, &data, &[]);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(4), "{text}");
+    assert!(text.contains("has format 1 of an older program") && text.contains("--from-scratch"), "{text}");
+    assert_eq!(fs::read(&journal).unwrap(), bytes, "nothing was changed");
+    assert_eq!(run_json(&sql, &data, &["--from-scratch"])["state_hash"], first["state_hash"]);
     assert_eq!(fs::read(&journal).unwrap()[8], 2);
 }
