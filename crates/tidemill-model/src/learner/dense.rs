@@ -6,11 +6,11 @@
 //! ascending, so a sample's result does not depend on those beside it, nor any bit on the processor.
 
 mod product;
+mod widest;
 
 use tidemill_base::{Rng, rng::mix64};
 
-use crate::simd::wide;
-use product::{Product, by_column, by_row};
+use product::Product;
 
 /// What biases of hidden units begin with.
 const BIAS: f32 = 0.01;
@@ -73,7 +73,8 @@ impl Layers {
             dense = rest;
             let (a, after) = before.split_at_mut(rows * n[0]);
             let product = |out: &mut [f32]| {
-                wide(Product { a: by_row(a, n[0]), b: weights, out, rows, inner: n[0], columns: n[1] });
+                let (terms, columns) = (n[0], n[1]);
+                Product { a, b: weights, rows, terms, columns, a_turned: false, b_turned: false }.add_to(out);
             };
             if l + 2 == self.sizes.len() {
                 scores.chunks_exact_mut(n[1]).for_each(|z| z.iter_mut().zip(biases).for_each(|(z, b)| *z += b));
@@ -82,7 +83,8 @@ impl Layers {
             let z = &mut after[..rows * n[1]];
             z.chunks_exact_mut(n[1]).for_each(|z| z.copy_from_slice(biases));
             product(z);
-            z.iter_mut().for_each(|z| *z = z.max(0.0));
+            // What is no number stays so, and its sample is refused.
+            z.iter_mut().for_each(|z| *z = if *z < 0.0 { 0.0 } else { *z });
             if let Some(seeds) = seeds {
                 self.leave_out(l, seeds, n[1], z);
             }
@@ -104,49 +106,56 @@ impl Layers {
         }
     }
 
+    /// A sample that nothing is learned from may hold what is no number, and zero times that would be none either.
+    fn silence(&self, activations: &mut [f32], slopes: &[f32]) {
+        let rows = slopes.len() / self.outputs();
+        for (i, _) in slopes.chunks_exact(self.outputs()).enumerate().filter(|(_, s)| s.iter().all(|s| *s == 0.0)) {
+            let mut before = 0;
+            for n in &self.sizes[..self.sizes.len() - 1] {
+                activations[before * rows + i * n..][..*n].fill(0.0);
+                before += n;
+            }
+        }
+    }
+
     /// From what [`Layers::forward`] left in `activations`: adds the gradients of the dense parameters, and leaves those of
     /// a_0 in `gradients`. `learning`: units were left out.
     pub(super) fn backward(
         &self,
         dense: &[f32],
         learning: bool,
-        activations: &[f32],
+        activations: &mut [f32],
         slopes: &[f32],
         dense_gradients: &mut [f32],
         gradients: &mut Vec<f32>,
     ) {
         let rows = slopes.len() / self.outputs();
         let kept = if learning { 1.0 / (1.0 - self.dropout) } else { 1.0 };
+        self.silence(activations, slopes);
         let mut dz = slopes.to_vec();
         let (mut of_dense, mut of_activations) = (dense.len(), activations.len());
-        let mut transposed = Vec::new();
         for (l, n) in self.sizes.windows(2).enumerate().rev() {
             of_dense -= (n[0] + 1) * n[1];
             of_activations -= rows * n[0];
             let weights = &dense[of_dense..][..n[0] * n[1]];
             let a = &activations[of_activations..][..rows * n[0]];
             let (dw, db) = dense_gradients[of_dense..][..(n[0] + 1) * n[1]].split_at_mut(n[0] * n[1]);
-            wide(Product { a: by_column(a, n[0]), b: &dz, out: dw, rows: n[0], inner: rows, columns: n[1] });
+            let (inputs, outputs) = (n[0], n[1]);
+            let by_sample =
+                Product { a, b: &dz, rows: inputs, terms: rows, columns: outputs, a_turned: true, b_turned: false };
+            by_sample.add_to(dw);
             dz.chunks_exact(n[1]).for_each(|dz| db.iter_mut().zip(dz).for_each(|(db, dz)| *db += dz));
-            transpose(weights, n[1], &mut transposed);
             gradients.clear();
             gradients.resize(rows * n[0], 0.0);
-            wide(Product { a: by_row(&dz, n[1]), b: &transposed, out: gradients, rows, inner: n[1], columns: n[0] });
+            let by_output =
+                Product { a: &dz, b: weights, rows, terms: outputs, columns: inputs, a_turned: false, b_turned: true };
+            by_output.add_to(gradients);
             if l > 0 {
                 // Where a unit was below zero, or left out, its output is zero and stays so.
                 gradients.iter_mut().zip(a).for_each(|(g, a)| *g *= if *a > 0.0 { kept } else { 0.0 });
                 std::mem::swap(&mut dz, gradients);
             }
         }
-    }
-}
-
-/// From rows of `columns` to columns.
-fn transpose(matrix: &[f32], columns: usize, out: &mut Vec<f32>) {
-    let rows = matrix.len() / columns;
-    out.resize(matrix.len(), 0.0);
-    for (i, row) in matrix.chunks_exact(columns).enumerate() {
-        row.iter().enumerate().for_each(|(j, x)| out[j * rows + i] = *x);
     }
 }
 
@@ -168,6 +177,25 @@ mod tests {
         assert!((250..350).contains(&out), "{out} of 1000");
         assert!(a.iter().all(|a| *a == 0.0 || (*a - 1.0 / 0.7).abs() < 1e-6));
         assert!(left_out(0, 7) == a && left_out(0, 8) != a && left_out(1, 7) != a);
+    }
+
+    /// One sample that is no number must not keep the others from being learned.
+    #[test]
+    fn a_sample_without_slopes_leaves_no_trace() {
+        let layers = Layers::new(9, &[7, 6], 2, 0.0);
+        let dense = layers.start(1);
+        let learned = |second: f32, slopes: &[f32]| {
+            let mut activations: Vec<f32> = (0..27).map(|i| if i / 9 == 1 { second } else { 0.1 * i as f32 }).collect();
+            layers.forward(&dense, None, &mut activations, &mut [0.0; 6]);
+            let (mut of_dense, mut of_inputs) = (vec![0.0; dense.len()], Vec::new());
+            layers.backward(&dense, false, &mut activations, slopes, &mut of_dense, &mut of_inputs);
+            (of_dense, of_inputs)
+        };
+        let slopes = [0.5, 1.0, 0.0, 0.0, -1.0, 0.2];
+        for second in [f32::INFINITY, f32::NAN] {
+            assert!(learned(second, &slopes) == learned(0.3, &slopes), "{second}");
+        }
+        assert!(learned(0.2, &[0.5; 6]) != learned(0.3, &[0.5; 6]));
     }
 
     #[test]

@@ -1,108 +1,187 @@
-//! The product of two matrices, added to a third.
+//! Products of matrices, with the same bits whatever the processor and whatever stands beside a row.
 //!
-//! out_ij += a_i0 b_0j + a_i1 b_1j + .. in this order, whatever the sizes: each element is one sum, in one lane of a
-//! register. Blocks of four rows by sixteen columns stay in registers while they are summed up (Goto and van de Geijn,
-//! "Anatomy of High-Performance Matrix Multiplication", 2008).
+//! In: two matrices. Out: their product, added to a third. Every number of it is one sum, begun with what stood there, whose
+//! terms come in ascending order: neither the width of registers nor the size of a tile is part of the result. A tile of the
+//! result stays in registers while all terms of its sums go by, so memory is read once per tile and not once per term.
 
-use crate::simd::Kernel;
+use super::widest::{Level, Tiled, run_at};
 
-/// The left matrix, as it lies in memory.
-#[derive(Clone, Copy)]
-pub(super) enum Left<'a> {
-    /// Row by row, so long each.
-    Rows(&'a [f32], usize),
-    /// Column by column: the transposed of rows.
-    Columns(&'a [f32], usize),
-}
+/// Numbers in a line of the cache.
+const LINE: usize = 16;
 
-/// A matrix that lies row by row, each so long.
-pub(super) fn by_row(a: &[f32], length: usize) -> Left<'_> {
-    Left::Rows(a, length)
-}
-
-/// The transposed of a matrix that lies row by row, each so long.
-pub(super) fn by_column(a: &[f32], length: usize) -> Left<'_> {
-    Left::Columns(a, length)
-}
-
-/// `out` (rows by columns) += `a` (rows by inner) times `b` (inner by columns).
+/// `c[i][j] += sum over k of a(i, k) * b[k][j]`; rows lie one behind the other.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Product<'a> {
-    pub(super) a: Left<'a>,
+    /// A row of `terms` for each row of the result; if `a_turned`, a row of `rows` for each term.
+    pub(super) a: &'a [f32],
+    /// A row of `columns` for each term; if `b_turned`, a row of `terms` for each column.
     pub(super) b: &'a [f32],
-    pub(super) out: &'a mut [f32],
     pub(super) rows: usize,
-    pub(super) inner: usize,
+    pub(super) terms: usize,
     pub(super) columns: usize,
+    pub(super) a_turned: bool,
+    pub(super) b_turned: bool,
 }
 
-impl Kernel for Product<'_> {
-    type Output = ();
+impl Product<'_> {
+    /// Adds the product to `c`, in the widest registers the processor has.
+    pub(super) fn add_to(self, c: &mut [f32]) {
+        self.add_at(Level::best(), c);
+    }
 
+    /// The same in registers of this width: the same bits.
+    pub(super) fn add_at(self, level: Level, c: &mut [f32]) {
+        assert_eq!(
+            (self.a.len(), self.b.len(), c.len()),
+            (self.rows * self.terms, self.terms * self.columns, self.rows * self.columns),
+            "sizes of the matrices"
+        );
+        run_at(level, Sum { product: self, c, packed: Vec::new(), columns: Vec::new(), first: 0 });
+    }
+}
+
+/// A product on its way, with where it is added to.
+struct Sum<'a, 'c> {
+    product: Product<'a>,
+    c: &'c mut [f32],
+    /// Rows of `a` by tiles, of each tile its terms one after the other; what remains stands behind, row by row.
+    packed: Vec<f32>,
+    /// The columns at work, of each term one after the other.
+    columns: Vec<f32>,
+    /// Where they begin: at a line of the cache.
+    first: usize,
+}
+
+impl Tiled for Sum<'_, '_> {
     #[inline(always)]
-    fn run(mut self) {
-        let mut j = 0;
-        while j + 16 <= self.columns {
-            self.strip::<16>(j);
-            j += 16;
+    fn run<const ROWS: usize, const COLUMNS: usize>(mut self) {
+        if !self.product.a_turned {
+            self.packed = pack::<ROWS>(self.product.a, self.product.rows, self.product.terms);
         }
-        while j + 8 <= self.columns {
-            self.strip::<8>(j);
+        let columns = self.product.columns;
+        self.columns = vec![0.0; self.product.terms * COLUMNS + LINE];
+        self.first = self.columns.as_ptr().align_offset(4 * LINE).min(LINE);
+        let mut j = 0;
+        while j + COLUMNS <= columns {
+            self.panel::<ROWS, COLUMNS>(j);
+            j += COLUMNS;
+        }
+        while j + 8 <= columns {
+            self.panel::<ROWS, 8>(j);
             j += 8;
         }
-        while j < self.columns {
-            self.strip::<1>(j);
+        while j < columns {
+            self.panel::<ROWS, 1>(j);
             j += 1;
         }
     }
 }
 
-impl Product<'_> {
-    /// Columns `j` to `j + C`.
+impl Sum<'_, '_> {
+    /// Some columns, all rows.
     #[inline(always)]
-    fn strip<const C: usize>(&mut self, j: usize) {
+    fn panel<const ROWS: usize, const COLUMNS: usize>(&mut self, j: usize) {
+        self.pack_columns::<COLUMNS>(j);
         let mut i = 0;
-        while i + 4 <= self.rows {
-            self.block::<4, C>(i, j);
-            i += 4;
+        while i + ROWS <= self.product.rows {
+            self.tile::<ROWS, COLUMNS>(i, j);
+            i += ROWS;
         }
-        while i < self.rows {
-            self.block::<1, C>(i, j);
+        while i < self.product.rows {
+            self.tile::<1, COLUMNS>(i, j);
             i += 1;
         }
     }
 
+    /// Some columns of `b`, of each term one after the other.
     #[inline(always)]
-    fn block<const R: usize, const C: usize>(&mut self, i: usize, j: usize) {
-        let mut sums = [[0.0f32; C]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            sums.copy_from_slice(&self.out[(i + r) * self.columns + j..][..C]);
-        }
-        let b = self.b[..self.inner * self.columns].chunks_exact(self.columns);
-        match self.a {
-            Left::Rows(a, length) => {
-                let rows: [&[f32]; R] = std::array::from_fn(|r| &a[(i + r) * length..][..self.inner]);
-                for (p, b) in b.enumerate() {
-                    add::<R, C>(&mut sums, std::array::from_fn(|r| rows[r][p]), &b[j..j + C]);
-                }
+    fn pack_columns<const COLUMNS: usize>(&mut self, j: usize) {
+        let Product { b, columns, terms, b_turned, .. } = self.product;
+        let packed = &mut self.columns[self.first..][..terms * COLUMNS];
+        if !b_turned {
+            for (packed, b) in packed.as_chunks_mut::<COLUMNS>().0.iter_mut().zip(b.chunks_exact(columns)) {
+                packed.copy_from_slice(&b[j..][..COLUMNS]);
             }
-            Left::Columns(a, length) => {
-                for (a, b) in a.chunks_exact(length).zip(b) {
-                    let a = &a[i..i + R];
-                    add::<R, C>(&mut sums, std::array::from_fn(|r| a[r]), &b[j..j + C]);
-                }
+            return;
+        }
+        let b = &b[j * terms..][..COLUMNS * terms];
+        for l in (0..COLUMNS).step_by(8) {
+            match COLUMNS.is_multiple_of(8) {
+                true if terms > 0 => turn::<8>(&b[l * terms..], terms, &mut packed[l..], COLUMNS),
+                true => {}
+                false => packed.copy_from_slice(b),
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            self.out[(i + r) * self.columns + j..][..C].copy_from_slice(sums);
+    }
+
+    #[inline(always)]
+    fn tile<const ROWS: usize, const COLUMNS: usize>(&mut self, i: usize, j: usize) {
+        let Product { a, rows, columns, terms, a_turned, .. } = self.product;
+        let b = self.columns[self.first..][..terms * COLUMNS].as_chunks().0;
+        let c = (&mut *self.c, columns, i * columns + j);
+        match a_turned {
+            true => add_terms::<ROWS, COLUMNS>((a, rows, i), b, c),
+            false => add_terms::<ROWS, COLUMNS>((&self.packed[i * terms..][..ROWS * terms], ROWS, 0), b, c),
         }
     }
 }
 
+/// Adds the terms of a tile to its sums, which stand in `c`, rows of `c_row` from `begin` on. Of `a` are given a row for each
+/// term, the length of these rows, and where in them the tile begins.
+///
+/// The loop has one way out and its checks are the same in each turn, or the sums would not stay in registers. Nor would
+/// they if rows were copied as wholes.
 #[inline(always)]
-fn add<const R: usize, const C: usize>(sums: &mut [[f32; C]; R], a: [f32; R], b: &[f32]) {
-    for r in 0..R {
-        for c in 0..C {
-            sums[r][c] += a[r] * b[c];
+#[allow(clippy::manual_memcpy)]
+fn add_terms<const ROWS: usize, const COLUMNS: usize>(
+    (a, a_row, i): (&[f32], usize, usize),
+    b: &[[f32; COLUMNS]],
+    (c, c_row, begin): (&mut [f32], usize, usize),
+) {
+    let mut sums = [[0.0f32; COLUMNS]; ROWS];
+    for r in 0..ROWS {
+        let c: &[f32; COLUMNS] = c[begin + r * c_row..].first_chunk().expect("a row is whole");
+        for l in 0..COLUMNS {
+            sums[r][l] = c[l];
+        }
+    }
+    for (a, b) in a.chunks_exact(a_row).zip(b) {
+        let a: &[f32; ROWS] = a[i..].first_chunk().expect("a row is whole");
+        for r in 0..ROWS {
+            for l in 0..COLUMNS {
+                sums[r][l] += a[r] * b[l];
+            }
+        }
+    }
+    for r in 0..ROWS {
+        let c: &mut [f32; COLUMNS] = c[begin + r * c_row..].first_chunk_mut().expect("a row is whole");
+        for l in 0..COLUMNS {
+            c[l] = sums[r][l];
+        }
+    }
+}
+
+/// Tiles of rows with their terms first.
+#[inline(always)]
+fn pack<const ROWS: usize>(a: &[f32], rows: usize, terms: usize) -> Vec<f32> {
+    let whole = rows / ROWS * ROWS * terms;
+    let mut packed = vec![0.0; a.len()];
+    if terms > 0 {
+        let tiles = a[..whole].chunks_exact(ROWS * terms).zip(packed.chunks_exact_mut(ROWS * terms));
+        tiles.for_each(|(tile, packed)| turn::<ROWS>(tile, terms, packed, ROWS));
+    }
+    packed[whole..].copy_from_slice(&a[whole..]);
+    packed
+}
+
+/// Writes rows of so many terms with their terms first, `stride` apart.
+#[inline(always)]
+fn turn<const ROWS: usize>(from: &[f32], terms: usize, to: &mut [f32], stride: usize) {
+    let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &from[r * terms..][..terms]);
+    for (k, to) in (0..terms).zip(to.chunks_mut(stride)) {
+        let to: &mut [f32; ROWS] = to.first_chunk_mut().expect("a row is whole");
+        for r in 0..ROWS {
+            to[r] = rows[r][k];
         }
     }
 }
@@ -110,40 +189,39 @@ fn add<const R: usize, const C: usize>(sums: &mut [[f32; C]; R], a: [f32; R], b:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::wide;
     use tidemill_base::Rng;
 
-    /// One element after the other, as the definition has it.
-    fn plain(
-        a: impl Fn(usize, usize) -> f32,
-        b: &[f32],
-        out: &mut [f32],
-        (rows, inner, columns): (usize, usize, usize),
-    ) {
-        for i in 0..rows {
-            for j in 0..columns {
-                out[i * columns + j] =
-                    (0..inner).fold(out[i * columns + j], |sum, p| sum + a(i, p) * b[p * columns + j]);
-            }
-        }
+    fn normal(rng: &mut Rng, len: usize) -> Vec<f32> {
+        (0..len).map(|_| rng.normal() as f32).collect()
     }
 
+    /// The definition, number by number, against every width of registers: to the bit, as the order is part of it.
     #[test]
-    fn a_product_has_the_bits_of_plain_sums() {
+    fn every_width_of_registers_gives_the_bits_of_the_definition() {
         let mut rng = Rng::seeded(4);
-        let mut numbers = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal() as f32).collect() };
-        for (rows, inner, columns) in [(1, 1, 1), (4, 7, 16), (5, 31, 27), (9, 64, 41), (3, 0, 5), (64, 312, 128)] {
-            let (a, b, begin) = (numbers(rows * inner), numbers(inner * columns), numbers(rows * columns));
-            for transposed in [false, true] {
-                let a_of = |i: usize, p: usize| if transposed { a[p * rows + i] } else { a[i * inner + p] };
-                let left = if transposed { by_column(&a, rows) } else { by_row(&a, inner) };
-                let (mut expected, mut out, mut narrow) = (begin.clone(), begin.clone(), begin.clone());
-                plain(a_of, &b, &mut expected, (rows, inner, columns));
-                wide(Product { a: left, b: &b, out: &mut out, rows, inner, columns });
-                Product { a: left, b: &b, out: &mut narrow, rows, inner, columns }.run();
-                let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(&out), bits(&expected), "{rows} by {inner} by {columns}, transposed: {transposed}");
-                assert_eq!(bits(&narrow), bits(&expected));
+        for (rows, terms, columns) in
+            [(1, 1, 1), (7, 3, 5), (8, 20, 32), (13, 31, 77), (25, 64, 41), (64, 39, 128), (3, 0, 9), (2, 9, 40)]
+        {
+            for (a_turned, b_turned) in [(false, false), (true, false), (false, true), (true, true)] {
+                let (a, b) = (normal(&mut rng, rows * terms), normal(&mut rng, terms * columns));
+                let before = normal(&mut rng, rows * columns);
+                let product = Product { a: &a, b: &b, rows, terms, columns, a_turned, b_turned };
+                let mut expected = before.clone();
+                for i in 0..rows {
+                    for j in 0..columns {
+                        for k in 0..terms {
+                            let a = if a_turned { a[k * rows + i] } else { a[i * terms + k] };
+                            let b = if b_turned { b[j * terms + k] } else { b[k * columns + j] };
+                            expected[i * columns + j] += a * b;
+                        }
+                    }
+                }
+                for level in Level::all() {
+                    let mut c = before.clone();
+                    product.add_at(level, &mut c);
+                    let same = c.iter().zip(&expected).all(|(c, e)| c.to_bits() == e.to_bits());
+                    assert!(same, "{rows} x {terms} x {columns}, turned {a_turned} {b_turned}, {level:?}");
+                }
             }
         }
     }
