@@ -3,14 +3,14 @@
 //! Ready features in, pass after pass: 39 keys a sample, either out of 2^20 with equal chances (every look-up is as far
 //! away as it can be) or as click logs have them, a popular head and a long tail. Of several passes the fastest counts.
 
-use tidemill_base::{Clock, Rng, SystemClock, rng::mix64};
+use tidemill_base::{Clock, Rng, SystemClock, attribute::Settings, rng::mix64};
 use tidemill_model::{
     Features,
     math::sigmoid,
     optimizer::{Ftrl, Pair},
 };
 use tidemill_stream::join::{Matured, SampleKind};
-use tidemill_train::{SampleBatch, TrainSpec, Trainer};
+use tidemill_train::{ATTRIBUTES, SampleBatch, TrainSpec, Trainer};
 
 const ROWS: usize = 8_192;
 const COLUMNS: u64 = 39;
@@ -45,6 +45,48 @@ fn samples_per_second_from_ready_features() {
 #[ignore = "a measurement, not a test"]
 fn samples_per_second_from_ready_clicks() {
     measure("clicks", clicks);
+}
+
+/// Layers of 128 and 64 over embeddings of 8 numbers, mini-batches of 256: look-up, layers, steps.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn samples_per_second_of_deep_learners() {
+    let mut rng = Rng::seeded(1);
+    let batches: Vec<Features> = (0..4).map(|_| features(&mut rng, clicks)).collect();
+    let labels: Vec<f32> = (0..ROWS).map(|_| rng.below(2) as f32).collect();
+    let kinds = vec![SampleKind::Final; ROWS];
+    let clock = SystemClock::new();
+    for learner in ["MLPClassifier", "WideDeepClassifier", "DeepFMClassifier"] {
+        for dense_optimizer in ["adagrad", "adam"] {
+            let mut settings = Settings::new(&ATTRIBUTES);
+            for (name, value) in [("train.batch_size", "256"), ("model.dense_optimizer", dense_optimizer)] {
+                settings.set(name, value).unwrap();
+            }
+            let slots: Vec<String> = (0..COLUMNS).map(|slot| format!("slot{slot}")).collect();
+            let spec = TrainSpec::from_settings(learner, &settings).unwrap().with_slots(&slots);
+            for threads in [1, 2] {
+                let mut trainer = Trainer::new(&spec, threads).unwrap();
+                let mut fastest = 0.0f64;
+                for turn in 0..24 {
+                    let begin = clock.elapsed();
+                    let seqs: Vec<u64> = (turn * ROWS as u64..(turn + 1) * ROWS as u64).collect();
+                    trainer.update(&SampleBatch {
+                        features: &batches[turn as usize % batches.len()],
+                        labels: &labels,
+                        kinds: &kinds,
+                        seqs: &seqs,
+                        oracle: None,
+                        weights: None,
+                        groups: None,
+                    });
+                    fastest = fastest.max(ROWS as f64 / (clock.elapsed() - begin).as_secs_f64());
+                    let matured = seqs.iter().map(|seq| Matured { seq: *seq, label: (seq % 2) as f32 });
+                    trainer.mature(&matured.collect::<Vec<_>>());
+                }
+                println!("{learner}, layers by {dense_optimizer}, {threads} threads: {fastest:9.0} samples/s");
+            }
+        }
+    }
 }
 
 /// Samples a second of the shortest loop that predicts and steps every sample, on a flat table without keys.

@@ -20,7 +20,7 @@ use tidemill_model::{
     loss::Loss,
     optimizer::{Clip, Optimizer},
     params::{Part, Place},
-    simd::wide,
+    simd::{Kernel, wide},
 };
 use tidemill_stream::join::SampleKind;
 
@@ -189,18 +189,37 @@ impl Work<'_> {
         if self.learner.dense_dimension() == 0 {
             return;
         }
-        let mut sum = vec![0.0f32; self.learner.dense_dimension()];
-        for i in 0..rows.len().div_ceil(self.learner.slice_samples()) {
-            let s = self.slices[i].lock().expect(NO_PANIC);
+        // The first slice's sum is what the others are added to: it is not needed any more.
+        let mut sum = std::mem::take(&mut self.slices[0].lock().expect(NO_PANIC).dense_gradients);
+        for slice in &self.slices[1..rows.len().div_ceil(self.learner.slice_samples())] {
+            let s = slice.lock().expect(NO_PANIC);
             sum.iter_mut().zip(&s.dense_gradients).for_each(|(sum, g)| *sum += g);
         }
         let per_sample = 1.0 / rows.len() as f32;
         sum.iter_mut().for_each(|g| *g *= per_sample);
         self.clip.apply(&mut sum);
         let mut state = self.dense.state.lock().expect(NO_PANIC);
-        if !self.dense.optimizer.step(&mut state, &sum, self.rate) {
+        if !wide(DenseStep { optimizer: &self.dense.optimizer, state: &mut state, gradient: &sum, rate: self.rate }) {
             self.counts.refuse_non_finite(0);
         }
         self.dense.optimizer.read(&state, &mut self.dense.params.write().expect(NO_PANIC));
+        self.slices[0].lock().expect(NO_PANIC).dense_gradients = sum;
+    }
+}
+
+/// A step of all dense parameters.
+struct DenseStep<'a> {
+    optimizer: &'a Optimizer,
+    state: &'a mut [f32],
+    gradient: &'a [f32],
+    rate: f32,
+}
+
+impl Kernel for DenseStep<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        self.optimizer.step(self.state, self.gradient, self.rate)
     }
 }

@@ -8,6 +8,8 @@ use super::widest::{Level, Tiled, run_at};
 
 /// Numbers in a line of the cache.
 const LINE: usize = 16;
+/// So few columns are added up one by one.
+const ALONE_MAX: usize = 2;
 
 /// `c[i][j] += sum over k of a(i, k) * b[k][j]`; rows lie one behind the other.
 #[derive(Clone, Copy, Debug)]
@@ -66,9 +68,8 @@ impl Tiled for Sum<'_, '_> {
             self.panel::<ROWS, COLUMNS>(j);
             j += COLUMNS;
         }
-        while j + 8 <= columns {
-            self.panel::<ROWS, 8>(j);
-            j += 8;
+        if columns - j > ALONE_MAX {
+            return self.edge::<ROWS, COLUMNS>(j);
         }
         while j < columns {
             self.panel::<ROWS, 1>(j);
@@ -78,6 +79,31 @@ impl Tiled for Sum<'_, '_> {
 }
 
 impl Sum<'_, '_> {
+    /// The last columns, fewer than a tile has: as a matrix of their own, with columns of zeros behind them.
+    #[inline(always)]
+    fn edge<const ROWS: usize, const COLUMNS: usize>(&mut self, j: usize) {
+        let Product { a, b, rows, terms, columns, a_turned, b_turned } = self.product;
+        let wanted = columns - j;
+        let mut few = vec![0.0; terms * COLUMNS];
+        if b_turned {
+            few[..wanted * terms].copy_from_slice(&b[j * terms..]);
+        } else {
+            let of_terms = few.chunks_exact_mut(COLUMNS).zip(b.chunks_exact(columns));
+            of_terms.for_each(|(few, b)| few[..wanted].copy_from_slice(&b[j..]));
+        }
+        let mut c = vec![0.0; rows * COLUMNS];
+        let of_rows = |c: &mut [f32], few: &mut [f32], take: fn(&mut [f32], &mut [f32])| {
+            let both = c.chunks_exact_mut(columns).zip(few.chunks_exact_mut(COLUMNS));
+            both.for_each(|(c, few)| take(&mut c[j..], &mut few[..wanted]));
+        };
+        of_rows(self.c, &mut c, |c, few| few.copy_from_slice(c));
+        let product = Product { a, b: &few, rows, terms, columns: COLUMNS, a_turned, b_turned };
+        let (packed, columns) = (std::mem::take(&mut self.packed), std::mem::take(&mut self.columns));
+        let mut sum = Sum { product, c: &mut c, packed, columns, first: self.first };
+        sum.panel::<ROWS, COLUMNS>(0);
+        of_rows(self.c, &mut c, |c, few| c.copy_from_slice(few));
+    }
+
     /// Some columns, all rows.
     #[inline(always)]
     fn panel<const ROWS: usize, const COLUMNS: usize>(&mut self, j: usize) {

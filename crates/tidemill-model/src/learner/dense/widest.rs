@@ -57,7 +57,7 @@ impl Level {
 /// Does the work in tiles for these registers, which the processor must have.
 pub(super) fn run_at<W: Tiled>(level: Level, work: W) {
     match level {
-        Level::Plain => work.run::<4, 8>(),
+        Level::Plain => work.run::<1, 32>(),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
             assert!(std::arch::is_x86_feature_detected!("avx2"));
@@ -76,7 +76,7 @@ pub(super) fn run_at<W: Tiled>(level: Level, work: W) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn run_avx2<W: Tiled>(work: W) {
-    work.run::<4, 16>();
+    work.run::<2, 32>();
 }
 
 #[cfg(target_arch = "x86_64")]
