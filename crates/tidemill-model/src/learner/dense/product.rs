@@ -4,7 +4,7 @@
 //! terms come in ascending order: neither the width of registers nor the size of a tile is part of the result. A tile of the
 //! result stays in registers while all terms of its sums go by, so memory is read once per tile and not once per term.
 
-use super::widest::{Level, Tiled, run_at};
+use super::widest::{Lanes, Level, Tiled, run_at};
 
 /// Numbers in a line of the cache.
 const LINE: usize = 16;
@@ -56,7 +56,7 @@ struct Sum<'a, 'c> {
 
 impl Tiled for Sum<'_, '_> {
     #[inline(always)]
-    fn run<const ROWS: usize, const COLUMNS: usize>(mut self) {
+    fn run<V: Lanes, const ROWS: usize, const COLUMNS: usize>(mut self) {
         if !self.product.a_turned {
             self.packed = pack::<ROWS>(self.product.a, self.product.rows, self.product.terms);
         }
@@ -65,14 +65,14 @@ impl Tiled for Sum<'_, '_> {
         self.first = self.columns.as_ptr().align_offset(4 * LINE).min(LINE);
         let mut j = 0;
         while j + COLUMNS <= columns {
-            self.panel::<ROWS, COLUMNS>(j);
+            self.panel::<V, ROWS, COLUMNS>(j);
             j += COLUMNS;
         }
         if columns - j > ALONE_MAX {
-            return self.edge::<ROWS, COLUMNS>(j);
+            return self.edge::<V, ROWS, COLUMNS>(j);
         }
         while j < columns {
-            self.panel::<ROWS, 1>(j);
+            self.panel::<f32, ROWS, 1>(j);
             j += 1;
         }
     }
@@ -81,7 +81,7 @@ impl Tiled for Sum<'_, '_> {
 impl Sum<'_, '_> {
     /// The last columns, fewer than a tile has: as a matrix of their own, with columns of zeros behind them.
     #[inline(always)]
-    fn edge<const ROWS: usize, const COLUMNS: usize>(&mut self, j: usize) {
+    fn edge<V: Lanes, const ROWS: usize, const COLUMNS: usize>(&mut self, j: usize) {
         let Product { a, b, rows, terms, columns, a_turned, b_turned } = self.product;
         let wanted = columns - j;
         let mut few = vec![0.0; terms * COLUMNS];
@@ -100,21 +100,21 @@ impl Sum<'_, '_> {
         let product = Product { a, b: &few, rows, terms, columns: COLUMNS, a_turned, b_turned };
         let (packed, columns) = (std::mem::take(&mut self.packed), std::mem::take(&mut self.columns));
         let mut sum = Sum { product, c: &mut c, packed, columns, first: self.first };
-        sum.panel::<ROWS, COLUMNS>(0);
+        sum.panel::<V, ROWS, COLUMNS>(0);
         of_rows(self.c, &mut c, |c, few| c.copy_from_slice(few));
     }
 
     /// Some columns, all rows.
     #[inline(always)]
-    fn panel<const ROWS: usize, const COLUMNS: usize>(&mut self, j: usize) {
+    fn panel<V: Lanes, const ROWS: usize, const COLUMNS: usize>(&mut self, j: usize) {
         self.pack_columns::<COLUMNS>(j);
         let mut i = 0;
         while i + ROWS <= self.product.rows {
-            self.tile::<ROWS, COLUMNS>(i, j);
+            self.tile::<V, ROWS, COLUMNS>(i, j);
             i += ROWS;
         }
         while i < self.product.rows {
-            self.tile::<1, COLUMNS>(i, j);
+            self.tile::<V, 1, COLUMNS>(i, j);
             i += 1;
         }
     }
@@ -141,49 +141,43 @@ impl Sum<'_, '_> {
     }
 
     #[inline(always)]
-    fn tile<const ROWS: usize, const COLUMNS: usize>(&mut self, i: usize, j: usize) {
+    fn tile<V: Lanes, const ROWS: usize, const COLUMNS: usize>(&mut self, i: usize, j: usize) {
         let Product { a, rows, columns, terms, a_turned, .. } = self.product;
         let b = self.columns[self.first..][..terms * COLUMNS].as_chunks().0;
         let c = (&mut *self.c, columns, i * columns + j);
         match a_turned {
-            true => add_terms::<ROWS, COLUMNS>((a, rows, i), b, c),
-            false => add_terms::<ROWS, COLUMNS>((&self.packed[i * terms..][..ROWS * terms], ROWS, 0), b, c),
+            true => add_terms::<V, ROWS, COLUMNS>((a, rows, i), b, c),
+            false => add_terms::<V, ROWS, COLUMNS>((&self.packed[i * terms..][..ROWS * terms], ROWS, 0), b, c),
         }
     }
 }
 
 /// Adds the terms of a tile to its sums, which stand in `c`, rows of `c_row` from `begin` on. Of `a` are given a row for each
-/// term, the length of these rows, and where in them the tile begins.
-///
-/// The loop has one way out and its checks are the same in each turn, or the sums would not stay in registers. Nor would
-/// they if rows were copied as wholes.
+/// term, the length of these rows, and where in them the tile begins. A row of the tile is two registers, or one number.
 #[inline(always)]
-#[allow(clippy::manual_memcpy)]
-fn add_terms<const ROWS: usize, const COLUMNS: usize>(
+fn add_terms<V: Lanes, const ROWS: usize, const COLUMNS: usize>(
     (a, a_row, i): (&[f32], usize, usize),
     b: &[[f32; COLUMNS]],
     (c, c_row, begin): (&mut [f32], usize, usize),
 ) {
-    let mut sums = [[0.0f32; COLUMNS]; ROWS];
-    for r in 0..ROWS {
-        let c: &[f32; COLUMNS] = c[begin + r * c_row..].first_chunk().expect("a row is whole");
-        for l in 0..COLUMNS {
-            sums[r][l] = c[l];
-        }
-    }
+    let second = COLUMNS - V::LANES;
+    let of_row = |c: &[f32], r: usize| {
+        let c = &c[begin + r * c_row..][..COLUMNS];
+        [V::load(c), V::load(&c[second..])]
+    };
+    let mut sums: [[V; 2]; ROWS] = std::array::from_fn(|r| of_row(c, r));
     for (a, b) in a.chunks_exact(a_row).zip(b) {
         let a: &[f32; ROWS] = a[i..].first_chunk().expect("a row is whole");
-        for r in 0..ROWS {
-            for l in 0..COLUMNS {
-                sums[r][l] += a[r] * b[l];
-            }
+        let (first, last) = (V::load(b), V::load(&b[second..]));
+        for (sums, a) in sums.iter_mut().zip(a) {
+            let a = V::splat(*a);
+            *sums = [sums[0].add_product(a, first), sums[1].add_product(a, last)];
         }
     }
-    for r in 0..ROWS {
-        let c: &mut [f32; COLUMNS] = c[begin + r * c_row..].first_chunk_mut().expect("a row is whole");
-        for l in 0..COLUMNS {
-            c[l] = sums[r][l];
-        }
+    for (r, sums) in sums.iter().enumerate() {
+        let c = &mut c[begin + r * c_row..][..COLUMNS];
+        sums[0].store(c);
+        sums[1].store(&mut c[second..]);
     }
 }
 

@@ -3,10 +3,130 @@
 //! In: work on tiles. Out: it is done, with tiles as large as the registers of the processor hold. A multiplication and an
 //! addition stay two instructions everywhere ("fma" is never asked for), so the bits are those of the plain code.
 
-/// Work that is cut into tiles of so many rows and columns. `run` and what it calls in its loops should be
+/// Numbers of one register. Written out, because what a compiler makes registers of changes with its settings.
+pub(super) trait Lanes: Copy {
+    /// How many.
+    const LANES: usize;
+
+    fn splat(x: f32) -> Self;
+
+    /// The first numbers of a slice.
+    fn load(from: &[f32]) -> Self;
+
+    fn store(self, to: &mut [f32]);
+
+    /// Lane by lane `self + a * b`, rounded twice.
+    fn add_product(self, a: Self, b: Self) -> Self;
+}
+
+impl Lanes for f32 {
+    const LANES: usize = 1;
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self {
+        from[0]
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32]) {
+        to[0] = self;
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: Self, b: Self) -> Self {
+        self + a * b
+    }
+}
+
+impl Lanes for [f32; 4] {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        [x; 4]
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self {
+        *from.first_chunk().expect("a register's numbers are there")
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32]) {
+        *to.first_chunk_mut().expect("there is room for a register") = self;
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: Self, b: Self) -> Self {
+        [self[0] + a[0] * b[0], self[1] + a[1] * b[1], self[2] + a[2] * b[2], self[3] + a[3] * b[3]]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! lanes_of_register {
+    ($register:ty, $lanes:literal, $splat:ident, $add:ident, $mul:ident, $load:ident, $store:ident) => {
+        impl Lanes for $register {
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            fn splat(x: f32) -> Self {
+                // SAFETY: only work that was compiled for this feature, and runs where it is, has such registers.
+                unsafe { std::arch::x86_64::$splat(x) }
+            }
+
+            #[inline(always)]
+            fn load(from: &[f32]) -> Self {
+                let numbers: &[f32; $lanes] = from.first_chunk().expect("a register's numbers are there");
+                // SAFETY: as above, and so many numbers are there.
+                unsafe { std::arch::x86_64::$load(numbers.as_ptr()) }
+            }
+
+            #[inline(always)]
+            fn store(self, to: &mut [f32]) {
+                let room: &mut [f32; $lanes] = to.first_chunk_mut().expect("there is room for a register");
+                // SAFETY: as above, and there is room for so many numbers.
+                unsafe { std::arch::x86_64::$store(room.as_mut_ptr(), self) }
+            }
+
+            #[inline(always)]
+            fn add_product(self, a: Self, b: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$add(self, std::arch::x86_64::$mul(a, b)) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+lanes_of_register!(
+    std::arch::x86_64::__m256,
+    8,
+    _mm256_set1_ps,
+    _mm256_add_ps,
+    _mm256_mul_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps
+);
+#[cfg(target_arch = "x86_64")]
+lanes_of_register!(
+    std::arch::x86_64::__m512,
+    16,
+    _mm512_set1_ps,
+    _mm512_add_ps,
+    _mm512_mul_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps
+);
+
+/// Work that is cut into tiles of so many rows, and columns of two registers. `run` and what it calls in its loops should be
 /// `#[inline(always)]`: only what is inlined is compiled again.
 pub(super) trait Tiled {
-    fn run<const ROWS: usize, const COLUMNS: usize>(self);
+    fn run<V: Lanes, const ROWS: usize, const COLUMNS: usize>(self);
 }
 
 /// How wide the registers are.
@@ -57,7 +177,7 @@ impl Level {
 /// Does the work in tiles for these registers, which the processor must have.
 pub(super) fn run_at<W: Tiled>(level: Level, work: W) {
     match level {
-        Level::Plain => work.run::<1, 32>(),
+        Level::Plain => work.run::<[f32; 4], 2, 8>(),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
             assert!(std::arch::is_x86_feature_detected!("avx2"));
@@ -76,11 +196,11 @@ pub(super) fn run_at<W: Tiled>(level: Level, work: W) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn run_avx2<W: Tiled>(work: W) {
-    work.run::<2, 32>();
+    work.run::<std::arch::x86_64::__m256, 6, 16>();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn run_avx512<W: Tiled>(work: W) {
-    work.run::<8, 32>();
+    work.run::<std::arch::x86_64::__m512, 8, 32>();
 }
