@@ -11,6 +11,26 @@ pub fn hash64(bytes: &[u8], seed: u64) -> u64 {
     xxh3_64_with_seed(bytes, seed)
 }
 
+/// [`hash64`] of bytes that come piece by piece.
+pub struct Hasher64(Xxh3);
+
+impl Hasher64 {
+    /// Of no bytes yet.
+    pub fn new(seed: u64) -> Self {
+        Self(Xxh3::with_seed(seed))
+    }
+
+    /// Takes what comes next.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all that came.
+    pub fn finish(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
 /// [`hash64`] of the eight little-endian bytes of a number, as plain arithmetic: keys of whole numbers are made of it by
 /// the million. (xxHash specification, XXH3 of 4 to 8 bytes with the default secret.)
 #[inline(always)]

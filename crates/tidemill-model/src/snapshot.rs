@@ -10,9 +10,12 @@
 //!                             | dense parameters, f32 each      | checksum u64
 //! ```
 
+use std::io::{self, Write};
+
 use tidemill_base::{
     Error, Result,
     codec::{Decoder, Encoder},
+    hash::Hasher64,
     hash64,
 };
 
@@ -21,8 +24,8 @@ use crate::{entries::Entries, model::ModelSpec};
 const MAGIC: &[u8; 8] = b"TMSNAP\n\0";
 const FORMAT: u32 = 2;
 const ALIGN: usize = 64;
-/// Room for what stands before the keys, about.
-const HEAD_BYTES: usize = 4 << 10;
+/// Numbers that become bytes together.
+const NUMBERS_AT_ONCE: usize = 8192;
 
 /// What serving needs of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,26 +45,26 @@ pub struct Snapshot {
 impl Snapshot {
     /// The snapshot as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder::new();
-        let numbers = self.entries.params.len() + self.dense.len();
-        out.reserve(HEAD_BYTES + 8 * self.entries.len() + size_of::<f32>() * numbers);
-        MAGIC.iter().for_each(|byte| _ = out.put_u8(*byte));
-        out.put_u32(FORMAT).put_u64(self.sequence);
-        self.model.encode(&mut out);
-        out.put_varint(self.slots.len() as u64);
-        self.slots.iter().for_each(|slot| _ = out.put_str(slot));
-        out.put_u64(self.entries.width as u64).put_u64(self.entries.len() as u64).put_u64(self.dense.len() as u64);
-        put_checksum(&mut out, 0);
-        (0..padding(out.as_slice().len())).for_each(|_| _ = out.put_u8(0));
-        let keys = out.as_slice().len();
-        self.entries.keys.iter().for_each(|key| _ = out.put_u64(*key));
-        put_checksum(&mut out, keys);
-        for numbers in [&self.entries.params, &self.dense] {
-            let begin = out.as_slice().len();
-            out.put_f32s(numbers);
-            put_checksum(&mut out, begin);
-        }
-        out.finish()
+        let mut out = Vec::new();
+        self.write(&mut out).expect("memory takes all that is written");
+        out
+    }
+
+    /// Writes the snapshot piece by piece.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut header = Encoder::new();
+        MAGIC.iter().for_each(|byte| _ = header.put_u8(*byte));
+        header.put_u32(FORMAT).put_u64(self.sequence);
+        self.model.encode(&mut header);
+        header.put_varint(self.slots.len() as u64);
+        self.slots.iter().for_each(|slot| _ = header.put_str(slot));
+        header.put_u64(self.entries.width as u64).put_u64(self.entries.len() as u64).put_u64(self.dense.len() as u64);
+        put_checksum(&mut header, 0);
+        (0..padding(header.as_slice().len())).for_each(|_| _ = header.put_u8(0));
+        out.write_all(header.as_slice())?;
+        write_section(out, &self.entries.keys, |key| key.to_le_bytes())?;
+        write_section(out, &self.entries.params, |x| x.to_le_bytes())?;
+        write_section(out, &self.dense, |x| x.to_le_bytes())
     }
 
     /// Reads back what [`Snapshot::encode`] wrote; `what` names it in errors ("ctr, version 42").
@@ -106,6 +109,23 @@ fn padding(at: usize) -> usize {
 fn put_checksum(out: &mut Encoder, from: usize) {
     let checksum = hash64(&out.as_slice()[from..], 0);
     out.put_u64(checksum);
+}
+
+/// Writes numbers and their checksum.
+fn write_section<T: Copy, const BYTES: usize>(
+    out: &mut dyn Write,
+    numbers: &[T],
+    bytes_of: impl Fn(T) -> [u8; BYTES],
+) -> io::Result<()> {
+    let mut checksum = Hasher64::new(0);
+    let mut bytes = Vec::new();
+    for some in numbers.chunks(NUMBERS_AT_ONCE) {
+        bytes.clear();
+        bytes.extend(some.iter().flat_map(|x| bytes_of(*x)));
+        checksum.update(&bytes);
+        out.write_all(&bytes)?;
+    }
+    out.write_all(&checksum.finish().to_le_bytes())
 }
 
 /// Compares the checksum that stands next with that of the bytes from `from` to here.

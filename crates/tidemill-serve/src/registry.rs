@@ -13,12 +13,13 @@
 mod manifest;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tidemill_base::{Error, Kind, Result, hash64, store::atomic_file};
+use tidemill_base::{Error, Kind, Result, hash::Hasher64, hash64, store::atomic_file};
 use tidemill_model::snapshot::Snapshot;
 
 pub use manifest::VersionMeta;
@@ -60,6 +61,26 @@ pub struct Damaged {
     pub version: u64,
     /// What is wrong, with the file and the way out.
     pub reason: String,
+}
+
+/// A file on its way to the disk, with what its manifest says of it.
+struct Counted<'a> {
+    file: &'a mut dyn Write,
+    bytes: u64,
+    check: Hasher64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all(bytes)?;
+        self.bytes += bytes.len() as u64;
+        self.check.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl Registry {
@@ -128,18 +149,20 @@ impl Registry {
                 meta.version, self.model, there.meta.state_hash, meta.state_hash
             )));
         }
-        let bytes = snapshot.encode();
         let path = self.path(meta.version, "snapshot");
-        match atomic_file::put_if_absent(&path, &bytes) {
+        let (mut snapshot_bytes, mut snapshot_check) = (0, 0);
+        let mut write = |file: &mut dyn Write| {
+            let mut counted = Counted { file, bytes: 0, check: Hasher64::new(SNAPSHOT_SEED) };
+            snapshot.write(&mut counted)?;
+            (snapshot_bytes, snapshot_check) = (counted.bytes, counted.check.finish());
+            Ok(())
+        };
+        match atomic_file::put_if_absent_by(&path, &mut write) {
             // No manifest names it: a publication that did not finish.
-            Err(e) if e.kind() == Kind::Conflict => atomic_file::replace(&path, &bytes)?,
+            Err(e) if e.kind() == Kind::Conflict => atomic_file::replace_by(&path, &mut write)?,
             put => put?,
         }
-        let manifest = Manifest {
-            meta: meta.clone(),
-            snapshot_bytes: bytes.len() as u64,
-            snapshot_check: hash64(&bytes, SNAPSHOT_SEED),
-        };
+        let manifest = Manifest { meta: meta.clone(), snapshot_bytes, snapshot_check };
         atomic_file::put_if_absent(&self.path(meta.version, "manifest"), manifest.to_text().as_bytes())?;
         let mut known = self.known();
         known.manifests.push(manifest);

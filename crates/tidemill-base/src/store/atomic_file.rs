@@ -5,15 +5,23 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use crate::{Error, Result};
 
+/// Small pieces are gathered up to so many bytes.
+const BUFFER_BYTES: usize = 64 << 10;
+
 /// Puts `bytes` at `path` unless something is there already ([`Kind::Conflict`](crate::Kind::Conflict)).
 pub fn put_if_absent(path: &Path, bytes: &[u8]) -> Result<()> {
-    let tmp = write_beside(path, bytes)?;
+    put_if_absent_by(path, &mut |file| file.write_all(bytes))
+}
+
+/// As [`put_if_absent`], of what `write` writes: for what is too large to be held in memory for it.
+pub fn put_if_absent_by(path: &Path, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let tmp = write_beside(path, write)?;
     let linked = fs::hard_link(&tmp, path).map_err(|e| Error::io("create", path, e));
     let _ = fs::remove_file(&tmp);
     linked?;
@@ -22,7 +30,12 @@ pub fn put_if_absent(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Puts `bytes` at `path`, over whatever is there.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let tmp = write_beside(path, bytes)?;
+    replace_by(path, &mut |file| file.write_all(bytes))
+}
+
+/// As [`replace`], of what `write` writes.
+pub fn replace_by(path: &Path, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let tmp = write_beside(path, write)?;
     fs::rename(&tmp, path).map_err(|e| {
         let _ = fs::remove_file(&tmp);
         Error::io("rename into", path, e)
@@ -47,16 +60,16 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", dir, e))
 }
 
-fn write_beside(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+fn write_beside(path: &Path, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".tmp");
     let tmp = path.with_file_name(name);
-    let write = || {
-        let mut f = File::create(&tmp)?;
-        f.write_all(bytes)?;
-        f.sync_all()
+    let mut write_all = || {
+        let mut f = BufWriter::with_capacity(BUFFER_BYTES, File::create(&tmp)?);
+        write(&mut f)?;
+        f.into_inner()?.sync_all()
     };
-    write().map_err(|e| {
+    write_all().map_err(|e| {
         let _ = fs::remove_file(&tmp);
         Error::io("write", path, e)
     })?;

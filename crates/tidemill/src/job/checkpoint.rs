@@ -7,10 +7,10 @@
 
 use std::{
     fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use super::journal::older;
 use tidemill_base::{
     Error, Result,
     codec::{Decoder, Encoder},
@@ -18,8 +18,9 @@ use tidemill_base::{
     store::atomic_file,
 };
 
+use super::journal::older;
+
 const MAGIC: &[u8; 8] = b"TIDECKPT";
-/// 2: a key of an impression that left early may stand in the join.
 /// Format of what this program writes and goes on from.
 const FORMAT: u32 = 2;
 const HEADER_BYTES: usize = 44;
@@ -67,7 +68,7 @@ impl Checkpoints {
     /// Writes a checkpoint and lets the oldest go.
     pub fn write(&self, mini_batch: u64, body: &[u8]) -> Result<()> {
         let path = self.path(mini_batch);
-        match atomic_file::put_if_absent(&path, &encode(self.fingerprint, mini_batch, body)) {
+        match atomic_file::put_if_absent_by(&path, &mut |out| write(out, self.fingerprint, mini_batch, body)) {
             // An earlier process wrote it and died before it could say so; the bytes are the same by determinism.
             Err(e) if e.kind() == tidemill_base::Kind::Conflict => {}
             other => other?,
@@ -139,21 +140,18 @@ impl Checkpoints {
     }
 }
 
-fn encode(fingerprint: u64, mini_batch: u64, body: &[u8]) -> Vec<u8> {
-    let mut e = Encoder::new();
-    for byte in MAGIC {
-        e.put_u8(*byte);
-    }
-    e.put_u32(FORMAT).put_u64(fingerprint).put_u64(mini_batch).put_u64(body.len() as u64);
-    let check = hash64(e.as_slice(), 0);
-    e.put_u64(check);
-    let mut out = e.finish();
-    out.reserve(body.len() + body.len() / CHUNK_BYTES * 8 + 8);
+fn write(out: &mut dyn Write, fingerprint: u64, mini_batch: u64, body: &[u8]) -> io::Result<()> {
+    let mut header = Encoder::new();
+    MAGIC.iter().for_each(|byte| _ = header.put_u8(*byte));
+    header.put_u32(FORMAT).put_u64(fingerprint).put_u64(mini_batch).put_u64(body.len() as u64);
+    let check = hash64(header.as_slice(), 0);
+    header.put_u64(check);
+    out.write_all(header.as_slice())?;
     for (i, chunk) in body.chunks(CHUNK_BYTES).enumerate() {
-        out.extend_from_slice(&hash64(chunk, check ^ i as u64).to_le_bytes());
-        out.extend_from_slice(chunk);
+        out.write_all(&hash64(chunk, check ^ i as u64).to_le_bytes())?;
+        out.write_all(chunk)?;
     }
-    out
+    Ok(())
 }
 
 fn decode(bytes: &[u8], mini_batch: u64) -> Result<(u32, u64, Vec<u8>)> {
