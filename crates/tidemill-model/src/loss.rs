@@ -122,41 +122,52 @@ impl Loss {
         }
     }
 
-    /// The slope that a sample of weight `weight` (not negative) is learned with: as if it had come `weight` times in a
-    /// row with infinitely small steps, so that a large weight brings the prediction to the label and never past it
-    /// (Karampatziakis and Langford, "Online Importance Weight Aware Updates", UAI 2011, table 1). `slope` is the plain
-    /// one; `rate` is how far one step of slope 1 moves the score: the sum of each feature's rate times its value squared.
+    /// The slope that a sample of weight `weight` is learned with. Up to 1, and below 0, it is scaled. What lies beyond 1 is
+    /// learned after one plain step as if it came in infinitely small ones, so that a large weight brings the prediction to
+    /// the label and never past it (Karampatziakis and Langford, "Online Importance Weight Aware Updates", UAI 2011, table
+    /// 1). Not all of it, as there: a weight of 1 is no weight to the bit, and one a little above 1 learns a little more.
+    ///
+    /// `slope` is the plain one; `rate` is how far a slope of 1 moves the score: the sum of each feature's rate times its
+    /// value squared. Where that is no number, and for classes, for which there is no closed form, the slope is scaled.
     pub fn weighted(&self, score: f32, label: f32, slope: f32, weight: f32, rate: f32) -> f32 {
-        let h = f64::from(weight) * f64::from(rate);
-        if h < 1e-6 || weight < 0.0 {
+        let (plain, rate) = (f64::from(slope), f64::from(rate));
+        let h = (f64::from(weight) - 1.0) * rate;
+        // Also where there is no number; and below this the two differ by less than an f32 shows.
+        if !(h >= 1e-6 && h.is_finite()) {
             return slope * weight;
         }
-        let (score, label) = (f64::from(score), f64::from(label));
-        let moved = match self {
-            Self::Squared => (label - score) * (1.0 - exp(-h)),
+        match self.way(f64::from(score) - plain * rate, f64::from(label), h) {
+            Some(way) => (plain - way / rate) as f32,
+            None => slope * weight,
+        }
+    }
+
+    /// How far a score comes in time `h` while it moves against the slope of the loss, where that can be said.
+    fn way(&self, score: f64, label: f64, h: f64) -> Option<f64> {
+        // At full slope `to_bend`, the rest of `off` ever more slowly.
+        let bent = |off: f64, to_bend: f64, full: f64| {
+            let linear = (h * full).min(to_bend);
+            let is_bent = full > 0.0 && linear == to_bend;
+            let rest = if is_bent { full * (1.0 - exp(linear / full - h)) } else { 0.0 };
+            (linear + rest).copysign(off)
+        };
+        match self {
+            Self::Squared => Some((label - score) * (1.0 - exp(-h))),
             Self::Logistic => {
                 let sign = if label > 0.5 { 1.0 } else { -1.0 };
-                sign * logistic_way(sign * score, h)
+                Some(sign * logistic_way(sign * score, h))
             }
             Self::Huber { delta } => {
                 let (off, delta) = (label - score, f64::from(*delta));
-                let beyond = (off.abs() - delta).max(0.0);
-                let linear = (h * delta).min(beyond);
-                let rest = off.abs().min(delta) * (1.0 - exp(-(h - linear / delta).max(0.0)));
-                (linear + if linear < beyond { 0.0 } else { rest }).copysign(off)
+                Some(bent(off, (off.abs() - delta).max(0.0), off.abs().min(delta)))
             }
             Self::Bounded { low, high } => {
+                // Back to the bound, and from there as the squared error.
                 let within = score.clamp(f64::from(*low), f64::from(*high));
-                // At full slope back to the bound, then as the squared error from there.
-                let (off, beyond) = (label - within, (score - within).abs());
-                let linear = (h * off.abs()).min(beyond);
-                let rest = if off == 0.0 { 0.0 } else { off.abs() * (1.0 - exp(-(h - linear / off.abs()).max(0.0))) };
-                (linear + if linear < beyond { 0.0 } else { rest }).copysign(off)
+                Some(bent(label - within, (score - within).abs(), (label - within).abs()))
             }
-            // No closed form: plain.
-            Self::Softmax { .. } => return slope * weight,
-        };
-        (-moved / f64::from(rate)) as f32
+            Self::Softmax { .. } => None,
+        }
     }
 
     /// Why a number is no label, if it is none.
@@ -180,7 +191,9 @@ impl Loss {
 /// x + e^(m + x) - e^m = h. Newton's method from above, where the function is convex, so it never passes the root.
 fn logistic_way(m: f64, h: f64) -> f64 {
     if m > 30.0 {
-        return h * exp(-m);
+        // x alone is nothing beside e^m.
+        let share = h * exp(-m);
+        return if share < 1e-8 { share } else { ln(1.0 + share) };
     }
     let base = exp(m);
     // The way is at most h, and at most what e^(m + x) = h + e^m allows.
@@ -257,30 +270,36 @@ mod tests {
         }
     }
 
-    /// The definition: ten thousand small steps in place of a large one.
+    const WEIGHTED: [(Loss, f32); 7] = [
+        (Loss::Logistic, 1.0),
+        (Loss::Logistic, 0.0),
+        (Loss::Squared, 2.0),
+        (Loss::Huber { delta: 0.8 }, 3.0),
+        (Loss::Huber { delta: 0.8 }, 0.9),
+        (Loss::Bounded { low: -1.0, high: 0.1 }, -0.5),
+        (Loss::Bounded { low: -1.0, high: 0.1 }, 0.1),
+    ];
+
+    fn slope(loss: Loss, score: f32, label: f32) -> f32 {
+        let mut slope = [0.0];
+        loss.slopes(&[score], label, &mut slope);
+        slope[0]
+    }
+
+    /// The definition: one step, then ten thousand small ones in place of a large one.
     #[test]
-    fn a_weight_is_as_many_small_steps() {
-        let bounded = Loss::Bounded { low: -1.0, high: 0.1 };
-        for (loss, label) in [
-            (Loss::Logistic, 1.0),
-            (Loss::Logistic, 0.0),
-            (Loss::Squared, 2.0),
-            (Loss::Huber { delta: 0.8 }, 3.0),
-            (bounded, -0.5),
-            (bounded, 0.1),
-        ] {
-            for (weight, rate) in [(1.0f32, 0.1f32), (50.0, 0.3), (3.0, 2.0)] {
+    fn a_weight_is_one_step_and_many_small_ones() {
+        for (loss, label) in WEIGHTED {
+            for (weight, rate) in [(1.01f32, 0.5f32), (2.0, 0.1), (50.0, 0.3), (3.0, 2.0)] {
                 let start = 0.4f32;
-                let mut score = f64::from(start);
+                let plain = slope(loss, start, label);
+                let mut score = f64::from(start) - f64::from(plain * rate);
                 let steps = 10_000;
                 for _ in 0..steps {
-                    let mut slope = [0.0];
-                    loss.slopes(&[score as f32], label, &mut slope);
-                    score -= f64::from(slope[0]) * f64::from(weight * rate) / f64::from(steps);
+                    let slope = slope(loss, score as f32, label);
+                    score -= f64::from(slope) * f64::from((weight - 1.0) * rate) / f64::from(steps);
                 }
-                let mut slope = [0.0];
-                loss.slopes(&[start], label, &mut slope);
-                let moved = -loss.weighted(start, label, slope[0], weight, rate) * rate;
+                let moved = -loss.weighted(start, label, plain, weight, rate) * rate;
                 let expected = score - f64::from(start);
                 assert!(
                     (f64::from(moved) - expected).abs() < 2e-3 * expected.abs() + 1e-4,
@@ -288,7 +307,47 @@ mod tests {
                 );
             }
         }
-        assert_eq!(Loss::Logistic.weighted(0.0, 1.0, -0.5, -1.0, 0.1), 0.5, "a weight below zero takes back");
+    }
+
+    #[test]
+    fn a_weight_up_to_1_scales_and_1_changes_no_bit() {
+        for (loss, label) in WEIGHTED {
+            let plain = slope(loss, 0.4, label);
+            for rate in [0.0, 0.1, 30.0, f32::INFINITY, f32::NAN] {
+                assert_eq!(loss.weighted(0.4, label, plain, 1.0, rate).to_bits(), plain.to_bits());
+                for weight in [-3.0, 0.0, 0.25] {
+                    assert_eq!(loss.weighted(0.4, label, plain, weight, rate), plain * weight, "{loss:?}");
+                }
+            }
+            assert_eq!(loss.weighted(0.4, label, plain, 7.0, f32::INFINITY), plain * 7.0, "nothing better is known");
+        }
+        let classes = Loss::Softmax { classes: 3 };
+        assert_eq!(classes.weighted(0.4, 1.0, -0.5, 7.0, 0.1), -3.5);
+    }
+
+    /// Whatever the numbers, the prediction ends between where one plain step brings it and the label.
+    #[test]
+    fn no_weight_goes_past_the_label() {
+        for (loss, label) in WEIGHTED {
+            for start in [-80.0f32, -3.0, 0.05, 0.4, 9.0, 80.0] {
+                for rate in [1e-9f32, 1e-3, 0.3, 0.9] {
+                    let plain = slope(loss, start, label);
+                    let mut before = plain.abs();
+                    for weight in [1.5, 100.0, 1e6, 1e12, f32::MAX] {
+                        let slope = loss.weighted(start, label, plain, weight, rate);
+                        assert!(slope.is_finite() && slope.abs() >= before * 0.999_999, "{loss:?} {start} {weight}");
+                        before = slope.abs();
+                        let end = f64::from(start) - f64::from(slope) * f64::from(rate);
+                        // A label of 0 or 1 is infinitely far away; by the weight it is said how far one comes.
+                        let is_past = match loss {
+                            Loss::Logistic => end.abs() > f64::from(start.abs()) + 100.0,
+                            _ => (end - f64::from(label)) * f64::from(start - label) < -1e-3,
+                        };
+                        assert!(!is_past, "{loss:?} from {start} to {end}: weight {weight}, rate {rate}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

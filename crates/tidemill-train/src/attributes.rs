@@ -38,7 +38,8 @@ pub static ATTRIBUTES: [Attribute; 43] = [
     ),
     number(
         "model.beta",
-        0.0,
+        // With 0 the weight of a new key would be 0 / 0.
+        1e-9,
         1e6,
         Some("1"),
         "ftrl, adagrad: how slowly a key's learning rate falls: alpha / (beta + sqrt(sum of squared gradients))",
@@ -116,7 +117,12 @@ pub static ATTRIBUTES: [Attribute; 43] = [
         "samples predicted with the same parameters before the next update of them",
     ),
     integer("train.passes", 1, 10_000, "1", "times bounded input is learned from, from features kept the first time"),
-    text("train.weight", "", "column with the weight of each sample: how many times it counts"),
+    text(
+        "train.weight",
+        "",
+        "column with the weight of each sample: how many times it counts; in linear models a large one reaches the label \
+         and does not go past it, elsewhere, with adam and in corrections it scales the gradient",
+    ),
     integer("train.admit_after", 1, 255, "1", "times a key must be seen before it has an entry, counted by a sketch"),
     integer(
         "train.entries_max",

@@ -19,6 +19,7 @@ use tidemill_base::{Result, StateHash, StateHasher, rng::mix64};
 use tidemill_model::{
     Features, ParamTable,
     learner::Learner,
+    loss::Loss,
     optimizer::{Optimizer, Pair},
     params::TableSpec,
 };
@@ -50,7 +51,8 @@ pub struct SampleBatch<'a> {
     pub seqs: &'a [u64],
     /// True probability of each, where somebody knows it; NaN where not.
     pub oracle: Option<&'a [f64]>,
-    /// Sample weight of each, if they differ.
+    /// Sample weight of each, if they differ. Linear models learn a large one without going past the label
+    /// ([`Loss::weighted`]), all others, and corrections, with the gradient scaled by it.
     pub weights: Option<&'a [f32]>,
     /// Group of each by which figures are told apart, if somebody asked.
     pub groups: Option<&'a [u32]>,
@@ -85,7 +87,7 @@ pub struct TrainStats {
     pub samples: u64,
     /// Early samples that were corrected.
     pub corrections: u64,
-    /// Samples that were refused: NaN or infinite values, too many features.
+    /// Samples that were refused: NaN or infinite values or weights, labels that are none, too many features.
     pub refused_samples: u64,
     /// Gradients, and samples, refused because a number would not have been finite.
     pub refused_non_finite: u64,
@@ -117,6 +119,8 @@ struct Scratch {
     scores: Vec<AtomicU32>,
     /// Of each row and part of the table: bits of the part's sum.
     sums: Vec<AtomicU32>,
+    /// The same of how far a slope of 1 moves the score, where samples have weights.
+    moves: Vec<AtomicU32>,
     own: Vec<Mutex<linear::Own>>,
     slices: Vec<Mutex<SliceScratch>>,
 }
@@ -152,7 +156,7 @@ impl Trainer {
     /// Predicts the samples, then learns from them, mini-batch by mini-batch; nothing is carried over to the next call.
     pub fn update(&mut self, batch: &SampleBatch) {
         batch.check();
-        let refused = refused_rows(batch.features);
+        let refused = refused_rows(batch, self.spec.model.loss);
         let rate = self.spec.schedule.rate(self.counts.samples);
         match is_pairs(&self.spec, &*self.learner) {
             true => match self.spec.optimizer {
@@ -173,6 +177,7 @@ impl Trainer {
         let (rows, parts) = (batch.labels.len(), self.table.parts());
         grow(&mut self.scratch.scores, rows);
         grow(&mut self.scratch.sums, rows * parts);
+        grow(&mut self.scratch.moves, if batch.weights.is_some() { rows * parts } else { 0 });
         grow(&mut self.scratch.own, parts);
         let work = linear::Work {
             batch,
@@ -186,6 +191,7 @@ impl Trainer {
             table: &self.table,
             own: &self.scratch.own,
             sums: &self.scratch.sums,
+            moves: &self.scratch.moves,
             scores: &self.scratch.scores,
             counts: &self.counts,
         };
@@ -410,12 +416,22 @@ fn grow<T: Default>(cells: &mut Vec<T>, len: usize) {
     }
 }
 
-/// For each row whether it was refused; empty when none was.
-fn refused_rows(features: &Features) -> Vec<bool> {
+/// For each row whether it was refused, or must be for its label or weight; empty when there is none.
+fn refused_rows(batch: &SampleBatch, loss: Loss) -> Vec<bool> {
+    let is_bad = |row: usize| {
+        // A correction is about two labels.
+        let is_correction = batch.kinds[row] == SampleKind::Correct;
+        let before = row.checked_sub(1).filter(|_| is_correction).map(|before| batch.labels[before]);
+        loss.check_label(batch.labels[row]).is_err()
+            || before.is_some_and(|label| loss.check_label(label).is_err())
+            || batch.weights.is_some_and(|weights| !weights[row].is_finite())
+    };
+    let bad: Vec<usize> = (0..batch.labels.len()).filter(|row| is_bad(*row)).collect();
     let mut refused = Vec::new();
-    if !features.refused.is_empty() {
-        refused.resize(features.len(), false);
-        features.refused.iter().for_each(|(row, _)| refused[*row as usize] = true);
+    if !batch.features.refused.is_empty() || !bad.is_empty() {
+        refused.resize(batch.labels.len(), false);
+        bad.into_iter().for_each(|row| refused[row] = true);
+        batch.features.refused.iter().for_each(|(row, _)| refused[*row as usize] = true);
     }
     refused
 }

@@ -44,16 +44,17 @@ impl Limits {
         let room = share.saturating_sub(fixed);
         let mut entries_max = (spec.entries_max / SHARDS).max(1);
         let mut pages = room / PAGE_BYTES;
+        let row = stride(spec.words) * size_of::<f32>() + 2 * size_of::<u32>();
+        let per_row = row + PAGE_BYTES.div_ceil(ENTRIES_PER_PAGE);
         if spec.words > 2 {
-            let row = stride(spec.words) * size_of::<f32>() + 2 * size_of::<u32>();
             let beside = room.saturating_sub(PAGE_BYTES);
-            entries_max = entries_max.min(beside / (row + PAGE_BYTES.div_ceil(ENTRIES_PER_PAGE)));
+            entries_max = entries_max.min(beside / per_row);
             pages = room.saturating_sub(entries_max * row) / PAGE_BYTES;
         }
         if pages == 0 || entries_max == 0 {
-            let least = (fixed + (PAGES_MAX + 2) * PAGE_BYTES + spec.words * 16) * SHARDS;
+            let least = (fixed + PAGE_BYTES + if spec.words > 2 { per_row } else { 0 }) * SHARDS;
             return Err(Error::invalid(format!(
-                "parameters: bytes_max = {} is too little for a table; give it at least {least}",
+                "train.bytes_max = {} is too little for the parameter table; give it at least {least}",
                 spec.bytes_max
             )));
         }

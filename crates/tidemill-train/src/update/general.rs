@@ -179,6 +179,8 @@ impl Work<'_> {
             }
             _ => self.loss.slopes(scores, self.batch.labels[row], slopes),
         }
+        // Plainly scaled: what a step does to the score of a product of parameters or of layers has no closed form, and the
+        // steps of Adam, which alone brings linear models here, are of one length whatever the gradient's.
         if let Some(weights) = self.batch.weights {
             slopes.iter_mut().for_each(|slope| *slope *= weights[row]);
         }

@@ -49,6 +49,8 @@ pub(super) struct Own {
     located: Located,
     /// Weight times value of each.
     products: Vec<f32>,
+    /// How far each moves the score when the slope is 1; empty while samples have no weights.
+    moves: Vec<f32>,
     slopes: Vec<f32>,
     lanes: Lanes,
 }
@@ -75,6 +77,8 @@ pub(super) struct Work<'a, R> {
     pub(super) own: &'a [Mutex<Own>],
     /// Of each row and part: bits of the part's sum.
     pub(super) sums: &'a [AtomicU32],
+    /// The same of how far a slope of 1 moves the score; empty while samples have no weights.
+    pub(super) moves: &'a [AtomicU32],
     /// Of each row: bits of the score.
     pub(super) scores: &'a [AtomicU32],
     pub(super) counts: &'a Counts,
@@ -114,9 +118,11 @@ impl<R: Pair> Work<'_, R> {
             table.locate_pairs(rows.keys, &mut own.located);
             self.multiply(&own.located, rows.values, &mut own.products);
             own.slopes.clear();
+            self.measure(&own.located, rows.values, &mut own.moves);
             for (row, range) in mini_batch.zip(rows.ranges()) {
-                let score = sum(&rows.keys[range.clone()], &own.products[range]);
-                own.slopes.push(self.slope_by(row, score, true));
+                let keys = &rows.keys[range.clone()];
+                let score = sum(keys, &own.products[range.clone()]);
+                own.slopes.push(self.slope_by(row, score, || sum(keys, &own.moves[range]), true));
             }
             self.learn(&mut table, rows, own);
         }
@@ -130,11 +136,9 @@ impl<R: Pair> Work<'_, R> {
         if phase > 0 {
             own.slopes.clear();
             for row in self.mini_batch(phase - 1) {
-                let mut sums = [0.0; GROUPS];
-                for (sum, bits) in sums.iter_mut().step_by(GROUPS / parts).zip(&self.sums[row * parts..]) {
-                    *sum = f32::from_bits(bits.load(Relaxed));
-                }
-                own.slopes.push(self.slope_by(row, tree(&sums), part == 0));
+                let of_row = row * parts..(row + 1) * parts;
+                let score = sum_of_parts(&self.sums[of_row.clone()]);
+                own.slopes.push(self.slope_by(row, score, || sum_of_parts(&self.moves[of_row]), part == 0));
             }
             // While the part's own features are read, the rest is written.
             let (keys, values, ends) = (take(&mut own.keys), take(&mut own.values), take(&mut own.ends));
@@ -164,10 +168,15 @@ impl<R: Pair> Work<'_, R> {
         own.values.truncate(end);
         table.locate_pairs(&own.keys, &mut own.located);
         self.multiply(&own.located, &own.values, &mut own.products);
+        self.measure(&own.located, &own.values, &mut own.moves);
         let rows = Rows { keys: &own.keys, values: &own.values, ends: &own.ends, first: 0 };
         for (row, range) in mini_batch.zip(rows.ranges()) {
-            let sum = sum(&own.keys[range.clone()], &own.products[range]);
-            self.sums[row * parts + part].store(sum.to_bits(), Relaxed);
+            let keys = &own.keys[range.clone()];
+            let score = sum(keys, &own.products[range.clone()]);
+            self.sums[row * parts + part].store(score.to_bits(), Relaxed);
+            if self.batch.weights.is_some() {
+                self.moves[row * parts + part].store(sum(keys, &own.moves[range]).to_bits(), Relaxed);
+            }
         }
     }
 
@@ -176,6 +185,16 @@ impl<R: Pair> Work<'_, R> {
         let weights = located.a().iter().zip(located.b()).map(|(a, b)| self.rule.weight(*a, *b));
         products.clear();
         products.extend(weights.zip(values).map(|(weight, value)| weight * value));
+    }
+
+    /// How far each feature moves the score when the slope is 1: its rate times its value squared. Only for weights.
+    fn measure(&self, located: &Located, values: &[f32], moves: &mut Vec<f32>) {
+        if self.batch.weights.is_none() {
+            return;
+        }
+        let rates = located.a().iter().zip(located.b()).map(|(a, b)| self.rule.rate_at(*a, *b) * self.rate);
+        moves.clear();
+        moves.extend(rates.zip(values).map(|(rate, value)| rate * value * value));
     }
 
     /// Applies the gradients of a mini-batch, in sample order.
@@ -257,9 +276,10 @@ impl<R: Pair> Work<'_, R> {
         table.locate(key) != ABSENT || table.seen_often(key, self.admit_after)
     }
 
-    /// The slope of the loss by the score; 0 learns nothing. The first part also keeps the score and counts.
+    /// The slope of the loss by the score, of the sample's weight; 0 learns nothing. The first part also keeps the score
+    /// and counts. `moves`: how far a slope of 1 moves the score.
     #[inline(always)]
-    fn slope_by(&self, row: usize, score: f32, is_first: bool) -> f32 {
+    fn slope_by(&self, row: usize, score: f32, moves: impl FnOnce() -> f32, is_first: bool) -> f32 {
         let is_refused = is_refused(self.refused, row);
         if is_first {
             let kept = if is_refused { f32::NAN } else { score };
@@ -283,7 +303,13 @@ impl<R: Pair> Work<'_, R> {
                 self.loss.slopes(&[score], self.batch.labels[row], &mut slope);
             }
         }
-        slope[0] * self.batch.weights.map_or(1.0, |weights| weights[row])
+        match (self.batch.weights.map(|weights| weights[row]), self.batch.kinds[row]) {
+            (None, _) => slope[0],
+            _ if slope[0] == 0.0 => 0.0,
+            // A correction goes from one label to the other, whatever the prediction is.
+            (Some(weight), SampleKind::Correct) => slope[0] * weight,
+            (Some(weight), _) => self.loss.weighted(score, self.batch.labels[row], slope[0], weight, moves()),
+        }
     }
 
     /// The score is not a number: some contribution was infinite. The key of the largest value names it well enough.
@@ -329,6 +355,16 @@ fn sum(keys: &[u64], products: &[f32]) -> f32 {
     let mut groups = [0.0f32; GROUPS];
     for (key, product) in keys.iter().zip(products) {
         groups[group_of(*key)] += product;
+    }
+    tree(&groups)
+}
+
+/// The sum of what the parts have added up of a row.
+#[inline(always)]
+fn sum_of_parts(sums: &[AtomicU32]) -> f32 {
+    let mut groups = [0.0; GROUPS];
+    for (group, bits) in groups.iter_mut().step_by(GROUPS / sums.len()).zip(sums) {
+        *group = f32::from_bits(bits.load(Relaxed));
     }
     tree(&groups)
 }
