@@ -201,7 +201,7 @@ fn a_sample_of_as_many_features_as_are_taken_is_learned() {
     let row: Vec<Feature> = (0..FEATURES_MAX as u64).map(|i| (0, mix64(i), 1e-3)).collect();
     for learner in LEARNERS {
         let mut trainer = Trainer::new(&spec(learner, &[("model.layers", "8")]), 1).unwrap();
-        feed(&mut trainer, &[row.clone()], &[1.0], None);
+        feed(&mut trainer, std::slice::from_ref(&row), &[1.0], None);
         assert_eq!((trainer.stats().samples, trainer.stats().entries), (1, FEATURES_MAX as u64), "{learner}");
         assert_finite(&trainer, learner);
     }
@@ -219,7 +219,7 @@ fn labels_that_are_all_the_same_leave_no_figure_infinite() {
             let summary = trainer.validation().summary();
             // Layers learn slowly, and one label is easily said: they may be held for diverging until they have come near.
             if let Health::Diverging { why } = &summary.health {
-                assert!(!trainer.snapshot().dense.is_empty() && why.contains("costs 0.0100"), "{learner}: {why}");
+                assert!(!trainer.snapshot().dense.is_empty() && why.contains("costs 0.0"), "{learner}: {why}");
             }
             assert_eq!(summary.one_class, Some((label, 2_500)), "{learner}");
             for (m, count) in [(&summary.overall, 2_500), (&summary.recent, 1_000), (&summary.since_version, 2_500)] {

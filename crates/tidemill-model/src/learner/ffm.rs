@@ -2,7 +2,9 @@
 //!
 //! y(x) = sum_i w_i x_i + sum_{i<j} <v_{i,f_j}, v_{j,f_i}> x_i x_j, where f_i is the slot of feature i. An entry is
 //! [w | v_{.,0} | v_{.,1} | ..], k factors for each slot. Features of one slot meet each other through v_{.,f} of their own
-//! slot. Slots that lack in a sample cost nothing.
+//! slot. Slots that lack in a sample cost nothing; samples with very many features are computed by sums ([`long`]).
+
+mod long;
 
 use super::{Block, GROUPS, Learner, Slice, add_groups, group_of};
 use crate::simd::{Kernel, wide};
@@ -65,6 +67,7 @@ impl Kernel for Forward<'_> {
         for (i, score) in self.scores.iter_mut().enumerate() {
             *score = self.ffm.linear(self.slice, i)
                 + match self.ffm.factors {
+                    _ if self.slice.range(i).len() > long::LONG => long::pairs(self.ffm, self.slice, i),
                     4 => self.ffm.pairs::<4>(self.slice, i),
                     8 => self.ffm.pairs::<8>(self.slice, i),
                     _ => self.ffm.pairs_any(self.slice, i),
@@ -91,6 +94,7 @@ impl Kernel for Backward<'_> {
             let gradients = &mut self.gradients[range.start * width..range.end * width];
             match self.ffm.factors {
                 _ if *slope == 0.0 => gradients.fill(0.0),
+                _ if range.len() > long::LONG => long::gradient(self.ffm, self.slice, i, *slope, gradients),
                 4 => self.ffm.gradient_of::<4>(self.slice, i, *slope, gradients),
                 8 => self.ffm.gradient_of::<8>(self.slice, i, *slope, gradients),
                 _ => self.ffm.gradient_any(self.slice, i, *slope, gradients),
