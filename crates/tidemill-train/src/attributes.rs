@@ -27,7 +27,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 43] = [
+pub static ATTRIBUTES: [Attribute; 45] = [
     optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
     number(
         "model.alpha",
@@ -122,6 +122,20 @@ pub static ATTRIBUTES: [Attribute; 43] = [
         "",
         "column with the weight of each sample: how many times it counts; in linear models a large one reaches the label \
          and does not go past it, elsewhere, with adam and in corrections it scales the gradient",
+    ),
+    number(
+        "train.gradient_keep",
+        0.0001,
+        1.0,
+        Some("1"),
+        "share of gradient components, the largest, that are applied at once; the others wait and are added to the next",
+    ),
+    number(
+        "train.gradient_threshold",
+        1e-12,
+        1e12,
+        None,
+        "gradient components smaller than this wait and are added to the next; not together with train.gradient_keep",
     ),
     integer("train.admit_after", 1, 255, "1", "times a key must be seen before it has an entry, counted by a sketch"),
     integer(

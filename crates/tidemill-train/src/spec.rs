@@ -4,7 +4,7 @@ use tidemill_base::{Error, Result, attribute::Settings};
 use tidemill_model::{
     loss::Loss,
     model::{Deep, LearnerSpec, ModelSpec},
-    optimizer::{Adagrad, Adam, Clip, Ftrl, Momentum, Optimizer, Penalty, Schedule, Sgd},
+    optimizer::{Adagrad, Adam, Clip, Ftrl, GradientFilter, Momentum, Optimizer, Penalty, Schedule, Sgd},
 };
 
 use crate::{Task, attributes::ATTRIBUTES};
@@ -50,6 +50,8 @@ pub struct TrainSpec {
     pub passes: u64,
     /// `train.weight`
     pub weight: Option<String>,
+    /// `train.gradient_keep`, `train.gradient_threshold`
+    pub gradient_filter: GradientFilter,
     /// `train.admit_after`
     pub admit_after: u8,
     /// `train.entries_max`
@@ -107,6 +109,7 @@ impl TrainSpec {
             batch_size: s.integer("train.batch_size") as usize,
             passes: s.integer("train.passes") as u64,
             weight: column("train.weight"),
+            gradient_filter: gradient_filter(s)?,
             admit_after: s.integer("train.admit_after") as u8,
             entries_max: s.integer("train.entries_max") as usize,
             bytes_max: s.integer_opt("train.bytes_max").map_or(usize::MAX, |bytes| bytes as usize),
@@ -150,7 +153,7 @@ impl TrainSpec {
 
     /// The settings that what is learned depends on.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut described = vec![
             ("learner", format!("{:?}", self.model.learner)),
             ("loss", format!("{:?}", self.model.loss)),
             ("model.optimizer", format!("{:?}", self.optimizer)),
@@ -164,7 +167,12 @@ impl TrainSpec {
             ("train.admit_after", self.admit_after.to_string()),
             ("train.when_full", if self.evicts { "evict" } else { "refuse" }.to_string()),
             ("validate.window", self.validate_window.to_string()),
-        ]
+        ];
+        // Not named where it is off: checkpoints made before there was a filter stay good.
+        if self.gradient_filter != GradientFilter::All {
+            described.push(("train.gradient_keep", format!("{:?}", self.gradient_filter)));
+        }
+        described
     }
 }
 
@@ -218,6 +226,19 @@ fn model(learner: &str, s: &Settings) -> Result<ModelSpec> {
         return Err(Error::invalid("model.label_min, model.label_max: only regressions have bounds of labels"));
     }
     Ok(ModelSpec { learner, loss })
+}
+
+/// How much of a gradient is applied at once.
+fn gradient_filter(s: &Settings) -> Result<GradientFilter> {
+    match (s.number("train.gradient_keep"), s.number_opt("train.gradient_threshold")) {
+        (keep, Some(threshold)) if keep < 1.0 => Err(Error::invalid(format!(
+            "train.gradient_threshold: {threshold} is not together with train.gradient_keep {keep}, which finds its own \
+             threshold; give one of them"
+        ))),
+        (_, Some(threshold)) => Ok(GradientFilter::Threshold(threshold as f32)),
+        (keep, None) if keep < 1.0 => Ok(GradientFilter::Keep(keep as f32)),
+        (_, None) => Ok(GradientFilter::All),
+    }
 }
 
 /// The optimizer that settings name, with its rate and penalties.
@@ -284,6 +305,9 @@ mod tests {
         assert!(why(l, &[("model.alpha", "0")]).starts_with("model.alpha must be in"));
         assert!(why(l, &[("model.schedule", "halve:100")]).contains("use another model.optimizer"));
         assert!(why(l, &[("model.schedule", "fast")]).starts_with("model.schedule expects constant"));
+        let both = [("train.gradient_keep", "0.01"), ("train.gradient_threshold", "0.5")];
+        assert!(why(l, &both).contains("0.5 is not together with train.gradient_keep 0.01"));
+        assert!(why(l, &[("train.gradient_keep", "0")]).starts_with("train.gradient_keep must be in"));
         assert!(why(l, &[("model.huber_delta", "1")]).contains("only regressions"));
         for layers in ["", "0", "128,x", "64,,32", "8193", "-1"] {
             assert!(

@@ -2,10 +2,11 @@
 //!
 //! In: samples in batches. The trainer goes through a batch in mini-batches of `train.batch_size`: all samples of a
 //! mini-batch are predicted with the parameters as they were before it, then its gradients are applied, for each key in
-//! sample order. Linear models whose entries stand beside their keys take the path of [`linear`], all others that of
-//! [`general`]. Any number of threads leaves the same bits.
+//! sample order. Linear models whose entries stand beside their keys take the path of [`linear`], all others, and those
+//! whose gradients are applied in part ([`filter`]), that of [`general`]. Any number of threads leaves the same bits.
 
 mod entries;
+mod filter;
 mod general;
 mod linear;
 mod state;
@@ -20,12 +21,13 @@ use tidemill_model::{
     Features, ParamTable,
     learner::Learner,
     loss::Loss,
-    optimizer::{Optimizer, Pair},
+    optimizer::{GradientFilter, Optimizer, Pair},
     params::TableSpec,
 };
 use tidemill_stream::join::{Matured, SampleKind};
 
 use crate::{TrainSpec, Validation, pool::Pool};
+use filter::{Filter, residual_words};
 use general::{Dense, EntryBlock, SliceScratch};
 
 /// Smaller batches are not worth a second thread.
@@ -52,7 +54,7 @@ pub struct SampleBatch<'a> {
     /// True probability of each, where somebody knows it; NaN where not.
     pub oracle: Option<&'a [f64]>,
     /// Sample weight of each, if they differ. Linear models learn a large one without going past the label
-    /// ([`Loss::weighted`]), all others, and corrections, with the gradient scaled by it.
+    /// ([`Loss::weighted`]); all others, also where gradients are applied in part, and corrections, with the gradient scaled by it.
     pub weights: Option<&'a [f32]>,
     /// Group of each by which figures are told apart, if somebody asked.
     pub groups: Option<&'a [u32]>,
@@ -69,6 +71,7 @@ pub struct Trainer {
     pub(crate) dense_changed: bool,
     blocks: Vec<EntryBlock>,
     dense: Dense,
+    filter: Option<Filter>,
     pool: Pool,
     scratch: Scratch,
     validation: Validation,
@@ -97,6 +100,10 @@ pub struct TrainStats {
     pub refused_admissions: u64,
     /// Parameter-update mini-batches.
     pub updates: u64,
+    /// Gradient components that came, where gradients are applied in part (`train.gradient_keep`); 0 elsewhere.
+    pub gradients_given: u64,
+    /// Those of them that were applied at once, with what had waited before them.
+    pub gradients_passed: u64,
 }
 
 #[derive(Default)]
@@ -137,6 +144,7 @@ impl Trainer {
         let mut state = vec![0.0; spec.dense_optimizer.words(params.len())];
         spec.dense_optimizer.start(&params, &mut state);
         let dense = Dense { optimizer: spec.dense_optimizer, params: RwLock::new(params), state: Mutex::new(state) };
+        let filter = Filter::new(spec.gradient_filter, &blocks, learner.dense_dimension());
         Ok(Self {
             spec: spec.clone(),
             blocks,
@@ -144,6 +152,7 @@ impl Trainer {
             pool: Pool::new(parts),
             table,
             dense,
+            filter,
             deltas: 0,
             dense_changed: false,
             scratch: Scratch::default(),
@@ -223,12 +232,15 @@ impl Trainer {
             admit_after: self.spec.admit_after,
             table: &self.table,
             dense: &self.dense,
+            filter: self.filter.as_ref(),
             slices: &self.scratch.slices,
             scores: &self.scratch.scores,
             counts: &self.counts,
         };
         let worth_sharing = slices >= 2 && rows.min(self.spec.batch_size) >= SHARED_BATCH_SIZE_MIN;
         self.pool.run(worth_sharing, work.phases(), |phase, worker, workers| work.phase(phase, worker, workers));
+        // The next call goes on from what a checkpoint now would hold.
+        self.filter.iter().for_each(Filter::adapt);
     }
 
     /// Remembers the first prediction of each impression, and counts.
@@ -297,18 +309,20 @@ impl Trainer {
     pub fn state_hash(&self) -> StateHash {
         let table = self.table.state_hash();
         let dense = self.dense.state.lock().expect("nobody panics while holding it");
-        if dense.is_empty() {
+        if dense.is_empty() && self.filter.is_none() {
             return table;
         }
         let mut hasher = StateHasher::new();
         hasher.u64(table.0 as u64).u64((table.0 >> 64) as u64);
         dense.iter().for_each(|word| _ = hasher.u64(u64::from(word.to_bits())));
+        self.filter.iter().for_each(|filter| filter.hash(&mut hasher));
         hasher.finish()
     }
 
     /// Counts and sizes.
     pub fn stats(&self) -> TrainStats {
         let key = self.counts.non_finite_key.load(Relaxed);
+        let gradients = self.filter.as_ref().map(Filter::counts).unwrap_or_default();
         TrainStats {
             entries: self.table.len() as u64,
             bytes: self.table.bytes() as u64,
@@ -319,6 +333,8 @@ impl Trainer {
             refused_key: (key != u64::MAX).then_some(key),
             refused_admissions: self.counts.not_admitted.load(Relaxed),
             updates: self.counts.updates,
+            gradients_given: gradients.given,
+            gradients_passed: gradients.passed,
         }
     }
 
@@ -342,14 +358,19 @@ fn parts(threads: usize) -> usize {
 
 /// Whether entries are of one parameter whose state stands beside the key.
 fn is_pairs(spec: &TrainSpec, learner: &dyn Learner) -> bool {
-    learner.width() == 1 && learner.dense_dimension() == 0 && !matches!(spec.optimizer, Optimizer::Adam(_))
+    let takes_pairs = !matches!(spec.optimizer, Optimizer::Adam(_)) && spec.gradient_filter == GradientFilter::All;
+    learner.width() == 1 && learner.dense_dimension() == 0 && takes_pairs
 }
 
 fn table_spec(spec: &TrainSpec, learner: &dyn Learner) -> TableSpec {
     let words: usize = match is_pairs(spec, learner) {
         true => 2,
         // More than two, or they would stand beside the key.
-        false => blocks(spec, learner).last().map_or(0, |block| block.words.end).max(3),
+        false => {
+            let blocks = blocks(spec, learner);
+            let of_state = blocks.last().map_or(0, |block| block.words.end);
+            (of_state + residual_words(spec.gradient_filter, &blocks)).max(3)
+        }
     };
     let sketch_bytes = if spec.admit_after > 1 { SKETCH_BYTES } else { 0 };
     TableSpec { words, entries_max: spec.entries_max, bytes_max: spec.bytes_max, sketch_bytes, ages: false }

@@ -11,6 +11,7 @@
 
 mod adagrad;
 mod adam;
+pub mod compress;
 pub mod ftrl;
 mod momentum;
 mod penalty;
@@ -19,6 +20,7 @@ mod sgd;
 
 pub use adagrad::Adagrad;
 pub use adam::Adam;
+pub use compress::GradientFilter;
 pub use ftrl::Ftrl;
 pub use momentum::Momentum;
 pub use penalty::{Clip, Penalty};

@@ -15,7 +15,10 @@ use tidemill_model::{
     start,
 };
 
-use super::general::{EntryBlock, NO_PANIC, SliceScratch, Work};
+use super::{
+    filter::Filter,
+    general::{EntryBlock, NO_PANIC, SliceScratch, Work},
+};
 
 /// Features ahead for which memory is asked.
 const AHEAD: usize = 24;
@@ -171,7 +174,12 @@ impl Kernel for Learn<'_> {
         let Self { work, rows, part, number } = self;
         let Features { keys, slots, .. } = work.batch.features;
         let (parts, outputs) = (work.table.parts(), work.learner.outputs());
-        let (pair, blocks) = split(work.blocks);
+        let (pair, blocks) = match work.filter {
+            None => split(work.blocks),
+            // Few entries take a step: not worth doing side by side.
+            Some(_) => (None, work.blocks),
+        };
+        let mut passed = work.filter.map_or(Vec::new(), Filter::sums);
         let mut not_admitted = 0;
         for i in 0..rows.len().div_ceil(work.learner.slice_samples()) {
             let rows = work.slice_rows(rows, i);
@@ -209,6 +217,10 @@ impl Kernel for Learn<'_> {
                         continue;
                     };
                     let state = part.numbered_row_mut(number);
+                    if let Some(filter) = work.filter {
+                        filter.step(work, key, state, gradients, &mut passed);
+                        continue;
+                    }
                     for block in blocks {
                         let gradient = &mut gradients[block.params.clone()];
                         work.clip.apply(gradient);
@@ -236,6 +248,7 @@ impl Kernel for Learn<'_> {
                 }
             }
         }
+        work.filter.iter().for_each(|filter| filter.count(&passed));
         work.counts.not_admitted.fetch_add(not_admitted, std::sync::atomic::Ordering::Relaxed);
     }
 }

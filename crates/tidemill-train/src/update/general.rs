@@ -27,6 +27,7 @@ use tidemill_stream::join::SampleKind;
 use super::{
     Counts, SampleBatch,
     entries::{Gather, Learn, Pairs},
+    filter::Filter,
     is_refused,
 };
 
@@ -83,6 +84,8 @@ pub(super) struct Work<'a> {
     pub(super) admit_after: u8,
     pub(super) table: &'a ParamTable,
     pub(super) dense: &'a Dense,
+    /// `None`: gradients are applied whole.
+    pub(super) filter: Option<&'a Filter>,
     pub(super) slices: &'a [Mutex<SliceScratch>],
     /// Of each row and output: bits of the score.
     pub(super) scores: &'a [AtomicU32],
@@ -100,6 +103,10 @@ impl Work<'_> {
         let begin = phase / 2 * self.batch_size;
         let rows = begin..self.batch.labels.len().min(begin + self.batch_size);
         if phase.is_multiple_of(2) {
+            // All of the mini-batch before is counted by now, and nobody asks for a threshold in this phase.
+            if worker == 0 {
+                self.filter.into_iter().for_each(Filter::adapt);
+            }
             let parts = self.table.read_all();
             let parts: Vec<&Part> = parts.iter().map(|part| &**part).collect();
             for i in (worker..rows.len().div_ceil(self.learner.slice_samples())).step_by(workers) {
@@ -179,8 +186,9 @@ impl Work<'_> {
             }
             _ => self.loss.slopes(scores, self.batch.labels[row], slopes),
         }
-        // Plainly scaled: what a step does to the score of a product of parameters or of layers has no closed form, and the
-        // steps of Adam, which alone brings linear models here, are of one length whatever the gradient's.
+        // Plainly scaled: what a step does to the score of a product of parameters or of layers has no closed form, and of
+        // the linear models that come here, steps of Adam are of one length whatever the gradient's, and gradients applied
+        // in part move no score when they come.
         if let Some(weights) = self.batch.weights {
             slopes.iter_mut().for_each(|slope| *slope *= weights[row]);
         }
@@ -201,7 +209,11 @@ impl Work<'_> {
         sum.iter_mut().for_each(|g| *g *= per_sample);
         self.clip.apply(&mut sum);
         let mut state = self.dense.state.lock().expect(NO_PANIC);
-        if !wide(DenseStep { optimizer: &self.dense.optimizer, state: &mut state, gradient: &sum, rate: self.rate }) {
+        // A gradient that was refused must not wait either.
+        let is_good = self.filter.is_none_or(|filter| filter.pass_dense(&mut sum));
+        if !is_good
+            || !wide(DenseStep { optimizer: &self.dense.optimizer, state: &mut state, gradient: &sum, rate: self.rate })
+        {
             self.counts.refuse_non_finite(0);
         }
         self.dense.optimizer.read(&state, &mut self.dense.params.write().expect(NO_PANIC));

@@ -25,6 +25,7 @@ impl Trainer {
         let dense = self.dense.state.lock().expect("nobody panics while holding it");
         out.put_varint(dense.len() as u64);
         dense.iter().for_each(|word| _ = out.put_f32(*word));
+        self.filter.iter().for_each(|filter| filter.encode(out));
         self.table.encode(out);
     }
 
@@ -51,6 +52,7 @@ impl Trainer {
         spec.dense_optimizer.read(&state, &mut trainer.dense.params.write().expect("nobody else has it"));
         drop(state);
         trainer.dense_changed = words > 0;
+        trainer.filter.iter_mut().try_for_each(|filter| filter.decode(from))?;
         let table = ParamTable::decode(table_spec(spec, &*trainer.learner), parts(threads), from)?;
         trainer.table = with_policy(table, spec, &trainer.blocks);
         trainer.pool = crate::pool::Pool::new(parts(threads));
