@@ -4,6 +4,10 @@
 //! place of the others; those stay in the residual. Nothing is lost: what passed and what waits add up to what was given, to
 //! rounding. Lin et al., Deep Gradient Compression, ICLR 2018 (local clipping before, no momentum correction); Stich et al.,
 //! Sparsified SGD with Memory, NeurIPS 2018.
+//!
+//! SGD, Adagrad and FTRL learn from the sum of what waited about what they would have learned piece by piece. A step of Adam
+//! has one length whatever the gradient's, so a hundredth of the steps moves a weight a hundredth as far: it wants a larger
+//! rate.
 
 /// Which components of gradients are applied at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
