@@ -1,8 +1,8 @@
 //! Threads that walk together through the phases of one call.
 //!
 //! In: how many threads, how many phases, and what to do for part `i` of a phase; a phase has as many parts as there are
-//! threads, or one while the machine is too busy for sharing to pay. Every part of a phase is done before the next phase begins, and what it wrote is seen there; which thread does
-//! which part is left open. Each thread prefers its own, and takes another's while that thread is away: on a busy machine
+//! threads, or one while the machine is too busy for sharing to pay. Every part of a phase is done before the next phase
+//! begins, and what it wrote is seen there; which thread does which part is left open. Each thread prefers its own, and takes another's while that thread is away: on a busy machine
 //! a thread that lost its core between two parts holds nobody up. A panic reaches the caller, and nobody waits for ever.
 //!
 //! The threads live as long as the call: so they may borrow everything, and between calls no core is kept busy. A call
@@ -40,14 +40,21 @@ impl Pool {
         Self { threads: threads.clamp(1, THREADS_MAX), alone: 0, alone_next: 1 }
     }
 
-    /// Runs `part(phase, i, parts)` for all `i` in `0..parts`, phase by phase; `parts` is 1 or the number of threads.
-    pub(crate) fn run(&mut self, worth_sharing: bool, phases: usize, part: impl Fn(usize, usize, usize) + Sync) {
+    /// Runs `part(phase, i, parts)` for all `i` in `0..parts`, phase by phase; `parts` is 1 or the number of threads. Threads
+    /// that wait for another `patience` times as long as usual are no sign of a busy machine: phases are so long.
+    pub(crate) fn run(
+        &mut self,
+        worth_sharing: bool,
+        patience: usize,
+        phases: usize,
+        part: impl Fn(usize, usize, usize) + Sync,
+    ) {
         if self.threads == 1 || !worth_sharing || self.alone > 0 {
             self.alone = self.alone.saturating_sub(worth_sharing as u32);
             (0..phases).for_each(|phase| part(phase, 0, 1));
             return;
         }
-        let long_waits = share(self.threads, phases, |phase, i| part(phase, i, self.threads));
+        let long_waits = share(self.threads, patience, phases, |phase, i| part(phase, i, self.threads));
         if long_waits * 8 > phases {
             self.alone = self.alone_next;
             self.alone_next = (self.alone_next * 2).min(ALONE_MAX);
@@ -58,8 +65,8 @@ impl Pool {
 }
 
 /// Runs `part(phase, i)` on this many threads, and tells how often one had to wait long for another.
-fn share(threads: usize, phases: usize, part: impl Fn(usize, usize) + Sync) -> usize {
-    let walk = &Walk::new(threads, phases);
+fn share(threads: usize, patience: usize, phases: usize, part: impl Fn(usize, usize) + Sync) -> usize {
+    let walk = &Walk::new(threads, patience, phases);
     let part = &part;
     thread::scope(|scope| {
         let _breaker = Breaker(walk);
@@ -74,6 +81,8 @@ fn share(threads: usize, phases: usize, part: impl Fn(usize, usize) + Sync) -> u
 /// Where the threads are.
 struct Walk {
     parts: usize,
+    /// Looks for work before a wait is long.
+    looks_max: usize,
     phases: usize,
     phase: AtomicUsize,
     /// A bit for each part of the phase that somebody has taken. Cleared last when a phase begins, so that whoever takes a
@@ -85,9 +94,10 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(parts: usize, phases: usize) -> Self {
+    fn new(parts: usize, patience: usize, phases: usize) -> Self {
         Self {
             parts,
+            looks_max: LOOKS * patience,
             phases,
             phase: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
@@ -110,11 +120,11 @@ impl Walk {
             }
             assert!(!self.broken.load(Relaxed), "another training thread panicked");
             looks += 1;
-            if looks < LOOKS {
+            if looks < self.looks_max {
                 hint::spin_loop();
                 continue;
             }
-            if looks == LOOKS {
+            if looks == self.looks_max {
                 self.long_waits.fetch_add(1, Relaxed);
             }
             thread::yield_now();
@@ -165,7 +175,7 @@ mod tests {
         for threads in [2, 5, 64] {
             let done = AtomicUsize::new(0);
             let seen = AtomicU64::new(0);
-            share(threads, 200, |phase, part| {
+            share(threads, 1, 200, |phase, part| {
                 let before = done.load(Relaxed);
                 assert!((phase * threads..(phase + 1) * threads).contains(&before), "phase {phase}, {before} done");
                 let bit = 1 << part;
@@ -180,7 +190,7 @@ mod tests {
     fn a_panic_in_one_thread_reaches_the_caller_instead_of_a_deadlock() {
         for culprit in 0..3 {
             let result = panic::catch_unwind(|| {
-                share(3, 10, |phase, part| assert!((phase, part) != (4, culprit), "on purpose"));
+                share(3, 1, 10, |phase, part| assert!((phase, part) != (4, culprit), "on purpose"));
             });
             assert!(result.is_err());
         }
@@ -189,7 +199,7 @@ mod tests {
     #[test]
     fn a_call_not_worth_sharing_is_one_part_on_the_callers_thread() {
         let caller = thread::current().id();
-        Pool::new(4).run(false, 3, |_, part, parts| {
+        Pool::new(4).run(false, 1, 3, |_, part, parts| {
             assert_eq!((part, parts, thread::current().id()), (0, 1, caller));
         });
     }

@@ -34,6 +34,8 @@ use general::{Dense, EntryBlock, SliceScratch};
 const SHARED_ROWS_MIN: usize = 512;
 /// Mini-batches of fewer samples are over before a second thread has begun.
 const SHARED_BATCH_SIZE_MIN: usize = 16;
+/// A phase of layers takes a millisecond where one of entries takes some tens of microseconds.
+const PATIENCE_OF_LAYERS: usize = 32;
 /// Parts of the table at most: there are so many groups of sums.
 const PARTS_MAX: usize = tidemill_model::learner::GROUPS;
 
@@ -208,7 +210,7 @@ impl Trainer {
             return work.alone();
         }
         let worth_sharing = rows >= SHARED_ROWS_MIN && self.spec.batch_size >= SHARED_BATCH_SIZE_MIN;
-        self.pool.run(worth_sharing, work.phases(), |phase, worker, workers| {
+        self.pool.run(worth_sharing, 1, work.phases(), |phase, worker, workers| {
             (worker..parts).step_by(workers).for_each(|part| work.phase(phase, part));
         });
     }
@@ -238,7 +240,10 @@ impl Trainer {
             counts: &self.counts,
         };
         let worth_sharing = slices >= 2 && rows.min(self.spec.batch_size) >= SHARED_BATCH_SIZE_MIN;
-        self.pool.run(worth_sharing, work.phases(), |phase, worker, workers| work.phase(phase, worker, workers));
+        let patience = if self.learner.dense_dimension() > 0 { PATIENCE_OF_LAYERS } else { 1 };
+        self.pool.run(worth_sharing, patience, work.phases(), |phase, worker, workers| {
+            work.phase(phase, worker, workers);
+        });
         // The next call goes on from what a checkpoint now would hold.
         self.filter.iter().for_each(Filter::adapt);
     }
