@@ -2,6 +2,7 @@
 
 use tidemill_base::Result;
 use tidemill_sql::Statement;
+use tidemill_train::TrainSpec;
 
 use super::ProgramText;
 use crate::program;
@@ -10,7 +11,11 @@ pub(super) fn run(text: &ProgramText) -> Result<()> {
     let program = program::bind(&text.read()?, &[])?;
     for statement in &program.statements {
         match statement {
-            Statement::Train(job) => println!("ok: TO TRAIN {} INTO {}", job.learner, job.model),
+            Statement::Train(job) => {
+                // Settings that do not go together are found here, and not when the job starts.
+                TrainSpec::from_settings(&job.learner, &job.settings)?;
+                println!("ok: TO TRAIN {} INTO {}", job.learner, job.model);
+            }
             Statement::Evaluate(job) => println!("ok: TO EVALUATE {}", job.model),
             Statement::ShowModels => println!("ok: SHOW MODELS"),
         }

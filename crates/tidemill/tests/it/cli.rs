@@ -235,6 +235,11 @@ fn check_binds_and_runs_nothing() {
         tidemill().args(["check", "-e", "SELECT * FORM t TO TRAIN FTRLClassifier LABEL y INTO m"]).output().unwrap();
     assert_eq!(bad.status.code(), Some(2));
     assert!(text(&bad.stderr).contains("line 1"), "{}", text(&bad.stderr));
+    // Each setting by itself is good; together they are not, and that too is known before anything runs.
+    let odd = generated(10, ", model.schedule = 'halve:100'");
+    let odd = tidemill().args(["check", "-e", &odd]).output().unwrap();
+    assert_eq!(odd.status.code(), Some(2));
+    assert!(text(&odd.stderr).contains("use another model.optimizer"), "{}", text(&odd.stderr));
 }
 
 /// A file that grows is followed, whole lines only, until the program is told to stop; then it goes on where it was.
