@@ -27,24 +27,12 @@ impl Learner for DeepFm {
         self.fm.blocks()
     }
 
-    fn dense_dimension(&self) -> usize {
-        self.layers.dimension()
-    }
-
-    fn start_dense(&self, seed: u64) -> Vec<f32> {
-        self.layers.start(seed)
+    fn layers(&self) -> Option<&Layers> {
+        Some(&self.layers)
     }
 
     fn outputs(&self) -> usize {
         1
-    }
-
-    fn slice_samples(&self) -> usize {
-        super::SAMPLES_OF_LAYERS
-    }
-
-    fn has_dropout(&self) -> bool {
-        self.layers.dropout() > 0.0
     }
 
     fn forward(&self, slice: &Slice, dense: &[f32], work: &mut Vec<f32>, scores: &mut [f32]) {

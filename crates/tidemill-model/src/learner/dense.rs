@@ -17,7 +17,7 @@ const BIAS: f32 = 0.01;
 
 /// Layers' sizes, and how much is left out while learning.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Layers {
+pub struct Layers {
     /// Inputs, units of each hidden layer, outputs.
     sizes: Vec<usize>,
     dropout: f32,

@@ -15,6 +15,7 @@ mod mlp;
 mod wide_deep;
 
 pub use deepfm::DeepFm;
+pub use dense::Layers;
 pub use ffm::Ffm;
 pub use fm::Fm;
 pub use linear::Linear;
@@ -66,14 +67,19 @@ pub trait Learner: Send + Sync {
         self.blocks().iter().map(|block| block.dimension).sum()
     }
 
-    /// Parameters that belong to no key: layers of a network.
+    /// Its layers, if it has any.
+    fn layers(&self) -> Option<&Layers> {
+        None
+    }
+
+    /// Parameters that belong to no key: those of the layers.
     fn dense_dimension(&self) -> usize {
-        0
+        self.layers().map_or(0, Layers::dimension)
     }
 
     /// The dense parameters before anything was learned, drawn from `seed`.
-    fn start_dense(&self, _seed: u64) -> Vec<f32> {
-        Vec::new()
+    fn start_dense(&self, seed: u64) -> Vec<f32> {
+        self.layers().map_or_else(Vec::new, |layers| layers.start(seed))
     }
 
     /// Scores per sample.
@@ -82,12 +88,12 @@ pub trait Learner: Send + Sync {
     /// Samples of a slice while learning: so few that their parameters stay in the nearer caches. Fixed for a learner,
     /// because gradients of dense parameters are added up slice by slice.
     fn slice_samples(&self) -> usize {
-        32
+        if self.layers().is_some() { SAMPLES_OF_LAYERS } else { 32 }
     }
 
     /// Whether learning predicts otherwise than serving does (dropout).
     fn has_dropout(&self) -> bool {
-        false
+        self.layers().is_some_and(|layers| layers.dropout() > 0.0)
     }
 
     /// Writes `outputs` scores per sample to `scores`. `work` is room that [`Learner::backward`] for the same slice finds
