@@ -18,8 +18,8 @@ pub trait Kernel {
 #[inline]
 pub fn wide<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, as was asked just now.
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2") {
+        // SAFETY: the processor has AVX2 and BMI2, as was asked just now.
         return unsafe { run_avx2(kernel) };
     }
     kernel.run()
@@ -27,7 +27,7 @@ pub fn wide<K: Kernel>(kernel: K) -> K::Output {
 
 // Not "fma": a fused multiply-add would be another number.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,bmi1,bmi2")]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
 }

@@ -23,6 +23,7 @@ use tidemill_model::{
     loss::Loss,
     optimizer::{GradientFilter, Optimizer, Pair},
     params::TableSpec,
+    simd::wide,
 };
 use tidemill_stream::join::{Matured, SampleKind};
 
@@ -207,11 +208,11 @@ impl Trainer {
             counts: &self.counts,
         };
         if parts == 1 {
-            return work.alone();
+            return wide(linear::Share::Alone(&work));
         }
         let worth_sharing = rows >= SHARED_ROWS_MIN && self.spec.batch_size >= SHARED_BATCH_SIZE_MIN;
         self.pool.run(worth_sharing, 1, work.phases(), |phase, worker, workers| {
-            (worker..parts).step_by(workers).for_each(|part| work.phase(phase, part));
+            (worker..parts).step_by(workers).for_each(|part| wide(linear::Share::Phase(&work, phase, part)));
         });
     }
 
@@ -353,6 +354,13 @@ impl Trainer {
             block.optimizer.read(&state[block.words.clone()], &mut out[block.params.clone()]);
         }
     }
+}
+
+/// How many of `threads` should learn where another of them reads meanwhile. Learning an entry that stands beside its key
+/// costs less than reading its sample: threads that wait for one another at each mini-batch would only be in the way.
+pub fn threads_beside_reading(spec: &TrainSpec, threads: usize) -> usize {
+    let learner = spec.model.build(spec.slots.len());
+    if is_pairs(spec, &*learner) { threads.saturating_sub(1).max(1) } else { threads }
 }
 
 /// So many parts can share the work: a power of two, as sums are.

@@ -158,7 +158,7 @@ fn bind_category(spec: &ColumnSpec, schema: &Schema) -> Result<Category> {
     {
         return Err(Error::invalid(format!("COLUMN {spec}: boundaries must ascend, and there must be one at least")));
     }
-    Ok(Category { column: index, seed: slot_seed(&spec.slot_name()), boundaries, buckets: positive(spec, buckets)? })
+    Ok(Category::new(index, slot_seed(&spec.slot_name()), boundaries, positive(spec, buckets)?))
 }
 
 fn bind_part(cross: &ColumnSpec, part: &ColumnSpec, schema: &Schema) -> Result<Category> {

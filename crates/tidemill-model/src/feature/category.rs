@@ -10,6 +10,7 @@ use std::ops::Range;
 use tidemill_base::{Error, Result, hash64};
 
 use super::{
+    buckets::Buckets,
     feature_key,
     number::{is_number, numbers},
 };
@@ -20,7 +21,7 @@ pub(super) struct Category {
     pub(super) column: usize,
     pub(super) seed: u64,
     /// `None`: the value itself is the category.
-    pub(super) boundaries: Option<Vec<f64>>,
+    pub(super) bucketed: Option<Buckets>,
     pub(super) buckets: Option<u64>,
 }
 
@@ -31,6 +32,13 @@ pub(super) fn is_category(data_type: &DataType) -> bool {
 }
 
 impl Category {
+    /// The categories of a column: its values, or the buckets between `boundaries`.
+    pub(super) fn new(column: usize, seed: u64, boundaries: Option<Vec<f64>>, buckets: Option<u64>) -> Self {
+        let mut category = Self { column, seed, bucketed: None, buckets };
+        category.bucketed = boundaries.map(|b| Buckets::new(b, |i| category.number_key(i), category.null_key()));
+        category
+    }
+
     /// Writes the key of each of `rows` to `keys`. A value that is no category is told to `refuse` with its row's index.
     pub(super) fn keys(
         &self,
@@ -39,13 +47,10 @@ impl Category {
         keys: &mut [u64],
         mut refuse: impl FnMut(usize, String),
     ) -> Result<()> {
-        match &self.boundaries {
+        match &self.bucketed {
             None => self.hash_values(array, rows, keys)?,
-            Some(boundaries) => numbers(array, rows, |i, value| {
-                keys[i] = match value {
-                    None => self.null_key(),
-                    Some(x) => self.number_key(boundaries.partition_point(|b| *b <= x) as u64),
-                };
+            Some(buckets) => numbers(array, rows, |i, value| {
+                keys[i] = value.map_or(buckets.null_key(), |x| buckets.key(x));
                 if value.is_some_and(f64::is_nan) {
                     refuse(i, "value is NaN".into());
                 }

@@ -6,6 +6,7 @@
 
 mod arrange;
 mod bind;
+mod buckets;
 mod category;
 mod extract;
 mod number;

@@ -17,6 +17,9 @@ pub struct Located {
     b: Vec<f32>,
     /// The part's count then: places are right as long as it stays.
     rebuilt: u64,
+    /// Where the search for each of the keys that come next begins, of those asked for so far.
+    next: Vec<Place>,
+    next_rebuilt: u64,
 }
 
 impl Located {
@@ -37,9 +40,27 @@ impl Located {
 }
 
 impl Part {
-    /// Looks up many keys.
+    /// Asks the processor for more of the entries that [`Part::locate_pairs`] will look up next: `keys` are those behind
+    /// the ones asked for before. Asked for here and there, between other work, none has to be waited for.
+    #[inline(always)]
+    pub fn ask_pairs(&self, keys: &[u64], located: &mut Located) {
+        if located.next.is_empty() {
+            located.next_rebuilt = self.rebuilt;
+        }
+        let first = located.next.len();
+        located.next.resize(first + keys.len(), 0);
+        self.ask(keys, &mut located.next[first..]);
+    }
+
+    /// Looks up many keys: those that were asked for, if any were.
     pub fn locate_pairs(&self, keys: &[u64], located: &mut Located) {
-        self.locate_all(keys, &mut located.places);
+        let asked = located.next.len() == keys.len() && located.next_rebuilt == self.rebuilt;
+        if asked {
+            std::mem::swap(&mut located.places, &mut located.next);
+        }
+        located.next.clear();
+        located.places.resize(keys.len(), 0);
+        self.look(keys, asked, &mut located.places);
         located.rebuilt = self.rebuilt;
         located.a.resize(keys.len(), 0.0);
         located.b.resize(keys.len(), 0.0);

@@ -42,8 +42,19 @@ impl Part {
     /// well before they are looked at, and those of the few keys that are not in their first line again.
     pub fn locate_all(&self, keys: &[u64], places: &mut Vec<Place>) {
         places.resize(keys.len(), 0);
+        self.look(keys, false, places);
+    }
+
+    /// Writes where the search for each key begins, and asks the processor for what stands there.
+    #[inline(always)]
+    pub(super) fn ask(&self, keys: &[u64], places: &mut [Place]) {
+        line::ask(self, keys, places);
+    }
+
+    /// Finds the places of keys. `asked`: `places` are what [`Part::ask`] wrote, and no bucket was rebuilt since.
+    pub(super) fn look(&self, keys: &[u64], asked: bool, places: &mut [Place]) {
         let mut unsure = Vec::new();
-        line::look(self, keys, places, &mut unsure);
+        line::look(self, keys, asked, places, &mut unsure);
         for i in unsure {
             places[i as usize] = self.locate(keys[i as usize]);
         }

@@ -20,16 +20,37 @@ use tidemill_model::{
     loss::Loss,
     optimizer::{Clip, Pair},
     params::{ABSENT, Located, Part, Updated, part_of},
+    simd::Kernel,
 };
 use tidemill_stream::join::SampleKind;
 
 use super::{Counts, SampleBatch, is_refused};
 
+/// A thread's share of an update, to be compiled for wide registers.
+pub(super) enum Share<'a, R> {
+    /// All of it.
+    Alone(&'a Work<'a, R>),
+    /// One part's share of a phase.
+    Phase(&'a Work<'a, R>, usize, usize),
+}
+
+impl<R: Pair> Kernel for Share<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        match self {
+            Share::Alone(work) => work.alone(),
+            Share::Phase(work, phase, part) => work.phase(phase, part),
+        }
+    }
+}
+
 /// Numbers are stepped by so many, so that registers are full.
 const LANES: usize = 8;
 
 /// Features of a mini-batch, sample after sample.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Rows<'a> {
     keys: &'a [u64],
     values: &'a [f32],
@@ -41,10 +62,9 @@ struct Rows<'a> {
 /// What a part keeps from predicting until it learns.
 #[derive(Default)]
 pub(super) struct Own {
-    /// The part's own features of the mini-batch; empty while there is one part: all are.
-    keys: Vec<u64>,
-    values: Vec<f32>,
-    ends: Vec<u32>,
+    /// The part's own features of the mini-batch, and of the next; empty while there is one part: all are.
+    picked: Picked,
+    next: Picked,
     /// Where their entries are.
     located: Located,
     /// Weight times value of each.
@@ -53,6 +73,14 @@ pub(super) struct Own {
     moves: Vec<f32>,
     slopes: Vec<f32>,
     lanes: Lanes,
+}
+
+/// Features of a mini-batch that are of one part.
+#[derive(Default)]
+struct Picked {
+    keys: Vec<u64>,
+    values: Vec<f32>,
+    ends: Vec<u32>,
 }
 
 /// One sample on its way through an update.
@@ -109,6 +137,7 @@ impl<R: Pair> Work<'_, R> {
     }
 
     /// The whole batch, by one thread, in a table of one part.
+    #[inline(always)]
     pub(super) fn alone(&self) {
         let mut table = self.table.write(0);
         let own = &mut *self.own[0].lock().expect("nobody panics while holding it");
@@ -124,15 +153,22 @@ impl<R: Pair> Work<'_, R> {
                 let score = sum(keys, &own.products[range.clone()]);
                 own.slopes.push(self.slope_by(row, score, || sum(keys, &own.moves[range]), true));
             }
-            self.learn(&mut table, rows, own);
+            let next = self.mini_batch(i + 1);
+            let next = if next.is_empty() { Rows::default() } else { self.rows(&next) };
+            self.learn(&mut table, rows, next, own);
         }
     }
 
     /// One of several parts' share of a phase: learns mini-batch `phase - 1`, then predicts mini-batch `phase`.
+    #[inline(always)]
     pub(super) fn phase(&self, phase: usize, part: usize) {
         let parts = self.table.parts();
         let mut table = self.table.write(part);
         let own = &mut *self.own[part].lock().expect("nobody panics while holding it");
+        let has_next = phase + 1 < self.phases();
+        if has_next {
+            self.pick(self.mini_batch(phase), &mut own.next, (part, parts));
+        }
         if phase > 0 {
             own.slopes.clear();
             for row in self.mini_batch(phase - 1) {
@@ -141,37 +177,45 @@ impl<R: Pair> Work<'_, R> {
                 own.slopes.push(self.slope_by(row, score, || sum_of_parts(&self.moves[of_row]), part == 0));
             }
             // While the part's own features are read, the rest is written.
-            let (keys, values, ends) = (take(&mut own.keys), take(&mut own.values), take(&mut own.ends));
-            self.learn(&mut table, Rows { keys: &keys, values: &values, ends: &ends, first: 0 }, own);
-            (own.keys, own.values, own.ends) = (keys, values, ends);
+            let (picked, next) = (take(&mut own.picked), take(&mut own.next));
+            let rows_next = if has_next { next.rows() } else { Rows::default() };
+            self.learn(&mut table, picked.rows(), rows_next, own);
+            (own.picked, own.next) = (picked, next);
         }
-        if phase + 1 < self.phases() {
+        if has_next {
+            std::mem::swap(&mut own.picked, &mut own.next);
             self.predict(self.mini_batch(phase), &table, own, (part, parts));
         }
     }
 
-    fn predict(&self, mini_batch: Range<usize>, table: &Part, own: &mut Own, (part, parts): (usize, usize)) {
+    /// Picks out a part's own features of a mini-batch.
+    #[inline(always)]
+    fn pick(&self, mini_batch: Range<usize>, picked: &mut Picked, (part, parts): (usize, usize)) {
         let rows = self.rows(&mini_batch);
         // Without a branch: whose a feature is cannot be guessed.
-        own.keys.resize(rows.keys.len(), 0);
-        own.values.resize(rows.keys.len(), 0.0);
-        own.ends.clear();
+        picked.keys.resize(rows.keys.len(), 0);
+        picked.values.resize(rows.keys.len(), 0.0);
+        picked.ends.clear();
         let mut end = 0;
         for range in rows.ranges() {
             for i in range {
-                (own.keys[end], own.values[end]) = (rows.keys[i], rows.values[i]);
+                (picked.keys[end], picked.values[end]) = (rows.keys[i], rows.values[i]);
                 end += (part_of(rows.keys[i], parts) == part) as usize;
             }
-            own.ends.push(end as u32);
+            picked.ends.push(end as u32);
         }
-        own.keys.truncate(end);
-        own.values.truncate(end);
-        table.locate_pairs(&own.keys, &mut own.located);
-        self.multiply(&own.located, &own.values, &mut own.products);
-        self.measure(&own.located, &own.values, &mut own.moves);
-        let rows = Rows { keys: &own.keys, values: &own.values, ends: &own.ends, first: 0 };
+        picked.keys.truncate(end);
+        picked.values.truncate(end);
+    }
+
+    #[inline(always)]
+    fn predict(&self, mini_batch: Range<usize>, table: &Part, own: &mut Own, (part, parts): (usize, usize)) {
+        let rows = own.picked.rows();
+        table.locate_pairs(rows.keys, &mut own.located);
+        self.multiply(&own.located, rows.values, &mut own.products);
+        self.measure(&own.located, rows.values, &mut own.moves);
         for (row, range) in mini_batch.zip(rows.ranges()) {
-            let keys = &own.keys[range.clone()];
+            let keys = &rows.keys[range.clone()];
             let score = sum(keys, &own.products[range.clone()]);
             self.sums[row * parts + part].store(score.to_bits(), Relaxed);
             if self.batch.weights.is_some() {
@@ -181,6 +225,7 @@ impl<R: Pair> Work<'_, R> {
     }
 
     /// Weight times value, of all features.
+    #[inline(always)]
     fn multiply(&self, located: &Located, values: &[f32], products: &mut Vec<f32>) {
         let weights = located.a().iter().zip(located.b()).map(|(a, b)| self.rule.weight(*a, *b));
         products.clear();
@@ -188,6 +233,7 @@ impl<R: Pair> Work<'_, R> {
     }
 
     /// How far each feature moves the score when the slope is 1: its rate times its value squared. Only for weights.
+    #[inline(always)]
     fn measure(&self, located: &Located, values: &[f32], moves: &mut Vec<f32>) {
         if self.batch.weights.is_none() {
             return;
@@ -197,11 +243,17 @@ impl<R: Pair> Work<'_, R> {
         moves.extend(rates.zip(values).map(|(rate, value)| rate * value * value));
     }
 
-    /// Applies the gradients of a mini-batch, in sample order.
-    fn learn(&self, table: &mut Part, rows: Rows, own: &mut Own) {
+    /// Applies the gradients of a mini-batch, in sample order. After each sample the entries of one of `next` are asked
+    /// for: there is work until they are needed.
+    #[inline(always)]
+    fn learn(&self, table: &mut Part, rows: Rows, next: Rows, own: &mut Own) {
         let Own { located, slopes, lanes, .. } = own;
         let mut not_admitted = 0;
+        let mut ahead = next.ranges();
         for (range, slope) in rows.ranges().zip(slopes) {
+            if let Some(ahead) = ahead.next() {
+                table.ask_pairs(&next.keys[ahead], located);
+            }
             if *slope == 0.0 {
                 continue;
             }
@@ -318,6 +370,13 @@ impl<R: Pair> Work<'_, R> {
         let (keys, values) = self.batch.features.sample(row);
         let largest = values.iter().zip(keys).max_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
         largest.map_or(0, |(_, key)| *key)
+    }
+}
+
+impl Picked {
+    #[inline(always)]
+    fn rows(&self) -> Rows<'_> {
+        Rows { keys: &self.keys, values: &self.values, ends: &self.ends, first: 0 }
     }
 }
 

@@ -25,7 +25,7 @@ use tidemill_stream::{
     sequencer::Cut,
     window::Window,
 };
-use tidemill_train::{GROUPS_MAX, OTHERS, TrainSpec, Trainer};
+use tidemill_train::{GROUPS_MAX, OTHERS, TrainSpec, Trainer, threads_beside_reading};
 
 use super::{
     learning::{Learning, Lesson},
@@ -131,7 +131,8 @@ impl Line {
         let weight = column("train.weight", &spec.weight)?;
         let groups = column("validate.by", &spec.group_by)?.map(Groups::new);
         let extractor = Extractor::bind(&job.columns, output)?;
-        let trainer = Trainer::new(&spec.clone().with_slots(extractor.slots()), threads)?;
+        let with_slots = spec.clone().with_slots(extractor.slots());
+        let trainer = Trainer::new(&with_slots, threads_beside_reading(&with_slots, threads))?;
         Ok(Self {
             joining,
             post: job.pipeline.post.clone(),
@@ -217,7 +218,8 @@ impl Line {
         if let Some(groups) = &mut self.groups {
             groups.decode(d)?;
         }
-        let trainer = Trainer::decode(&spec.clone().with_slots(self.extractor.slots()), threads, d)?;
+        let with_slots = spec.clone().with_slots(self.extractor.slots());
+        let trainer = Trainer::decode(&with_slots, threads_beside_reading(&with_slots, threads), d)?;
         self.learning = Learning::new(trainer, threads > 1);
         match &mut self.joining {
             Joining::None(_) => Ok(()),

@@ -22,31 +22,39 @@ trait Search {
     fn find(line: &Line, key: u64) -> (u32, bool);
 }
 
+/// Writes where the search for each key begins, and asks the processor for the line there.
+#[inline(always)]
+pub(super) fn ask(part: &Part, keys: &[u64], places: &mut [Place]) {
+    let lines: &[Line] = bytemuck::cast_slice(&part.places);
+    for (key, place) in keys.iter().zip(places) {
+        *place = part.home_of(*key);
+        crate::prefetch(lines, *place as usize / LINE_PLACES);
+    }
+}
+
 /// Writes the place of each key that is in its first line or the one behind it; the number of each that is not goes to
-/// `unsure`.
-pub(super) fn look(part: &Part, keys: &[u64], places: &mut [Place], unsure: &mut Vec<u32>) {
+/// `unsure`. `asked`: [`ask`] has written where to begin already.
+pub(super) fn look(part: &Part, keys: &[u64], asked: bool, places: &mut [Place], unsure: &mut Vec<u32>) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2") {
         // SAFETY: the processor has AVX2 and BMI2, as was asked just now.
-        return unsafe { avx2::look(part, keys, places, unsure) };
+        return unsafe { avx2::look(part, keys, asked, places, unsure) };
     }
-    look_by::<Plain>(part, keys, places, unsure);
+    look_by::<Plain>(part, keys, asked, places, unsure);
 }
 
 #[inline(always)]
-fn look_by<S: Search>(part: &Part, keys: &[u64], places: &mut [Place], unsure: &mut Vec<u32>) {
+fn look_by<S: Search>(part: &Part, keys: &[u64], asked: bool, places: &mut [Place], unsure: &mut Vec<u32>) {
     let lines: &[Line] = bytemuck::cast_slice(&part.places);
-    let ask = |keys: &[u64], places: &mut [Place]| {
-        for (key, place) in keys.iter().zip(places) {
-            *place = part.home_of(*key);
-            crate::prefetch(lines, *place as usize / LINE_PLACES);
-        }
-    };
-    ask(&keys[..keys.len().min(AHEAD)], places);
+    if !asked {
+        ask(part, &keys[..keys.len().min(AHEAD)], places);
+    }
     let mut missed = [0u8; AHEAD];
     for begin in (0..keys.len()).step_by(AHEAD) {
         let (end, ahead) = (keys.len().min(begin + AHEAD), keys.len().min(begin + 2 * AHEAD));
-        ask(&keys[end..ahead], &mut places[end..ahead]);
+        if !asked {
+            ask(part, &keys[end..ahead], &mut places[end..ahead]);
+        }
         let mut misses = 0;
         for (i, (key, place)) in keys[begin..end].iter().zip(&mut places[begin..end]).enumerate() {
             let (at, found) = S::find(&lines[*place as usize / LINE_PLACES], *key);
@@ -89,8 +97,8 @@ mod avx2 {
     use crate::params::packed::{OF_KEY, TAKEN};
 
     #[target_feature(enable = "avx2,bmi1,bmi2")]
-    pub(super) fn look(part: &Part, keys: &[u64], places: &mut [Place], unsure: &mut Vec<u32>) {
-        look_by::<Avx2>(part, keys, places, unsure);
+    pub(super) fn look(part: &Part, keys: &[u64], asked: bool, places: &mut [Place], unsure: &mut Vec<u32>) {
+        look_by::<Avx2>(part, keys, asked, places, unsure);
     }
 
     pub(super) struct Avx2;
