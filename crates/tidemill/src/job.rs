@@ -121,6 +121,8 @@ struct Timing {
 }
 
 const SHOW_EVERY: Duration = Duration::from_millis(100);
+/// Where no page is served: a line on a terminal is read by a person, and its figures cost some milliseconds.
+const SHOW_LINE_EVERY: Duration = Duration::from_millis(500);
 const NOTE_EVERY: Duration = Duration::from_millis(250);
 /// How often a served model is refreshed: at once in effect when events are paced or pushed, rarely when history is read at
 /// full speed and nobody clicks on it.
@@ -412,7 +414,8 @@ impl Job {
                 other => other?,
             }
         }
-        if now - self.timing.shown >= SHOW_EVERY {
+        let show_every = if self.live.is_some() { SHOW_EVERY } else { SHOW_LINE_EVERY };
+        if now - self.timing.shown >= show_every {
             self.timing.shown = now;
             self.show(watcher, "learning");
         }
