@@ -27,7 +27,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 45] = [
+pub static ATTRIBUTES: [Attribute; 46] = [
     optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
     number(
         "model.alpha",
@@ -157,6 +157,13 @@ pub static ATTRIBUTES: [Attribute; 45] = [
         default: Some("refuse"),
         doc: "what happens to a new key that finds no room: it is refused, or the entries with the smallest parameters leave",
     },
+    integer(
+        "train.forget_after",
+        0,
+        1 << 50,
+        "0",
+        "samples after which a key leaves that nothing was learned about meanwhile (up to two fifths later); 0 keeps all",
+    ),
     number(
         "publish.prune",
         0.0,

@@ -60,6 +60,8 @@ pub struct TrainSpec {
     pub bytes_max: usize,
     /// `train.when_full`: whether entries of least worth leave, or new keys are refused.
     pub evicts: bool,
+    /// `train.forget_after`: samples after which an entry leaves that nothing was learned about; `None`: never.
+    pub forget_after: Option<u64>,
     /// `publish.prune`
     pub prune: f32,
     /// `publish.every`; `None`: at the end only.
@@ -114,6 +116,7 @@ impl TrainSpec {
             entries_max: s.integer("train.entries_max") as usize,
             bytes_max: s.integer_opt("train.bytes_max").map_or(usize::MAX, |bytes| bytes as usize),
             evicts: s.text("train.when_full").as_deref() == Some("evict"),
+            forget_after: Some(s.integer("train.forget_after") as u64).filter(|samples| *samples > 0),
             prune: s.number("publish.prune") as f32,
             publish_every: (every > 0).then_some(every),
             publish_interval_ms: s.integer("publish.interval"),
@@ -171,6 +174,9 @@ impl TrainSpec {
         // Not named where it is off: checkpoints made before there was a filter stay good.
         if self.gradient_filter != GradientFilter::All {
             described.push(("train.gradient_keep", format!("{:?}", self.gradient_filter)));
+        }
+        if let Some(samples) = self.forget_after {
+            described.push(("train.forget_after", samples.to_string()));
         }
         described
     }

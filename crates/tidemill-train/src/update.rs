@@ -7,6 +7,7 @@
 
 mod entries;
 mod filter;
+mod forget;
 mod general;
 mod linear;
 mod state;
@@ -29,6 +30,7 @@ use tidemill_stream::join::{Matured, SampleKind};
 
 use crate::{TrainSpec, Validation, pool::Pool};
 use filter::{Filter, residual_words};
+use forget::{Due, Pace};
 use general::{Dense, EntryBlock, SliceScratch};
 
 /// Smaller batches are not worth a second thread.
@@ -107,6 +109,8 @@ pub struct TrainStats {
     pub gradients_given: u64,
     /// Those of them that were applied at once, with what had waited before them.
     pub gradients_passed: u64,
+    /// Entries that left because nothing was learned about them for long (`train.forget_after`).
+    pub forgotten: u64,
 }
 
 #[derive(Default)]
@@ -120,6 +124,7 @@ struct Counts {
     /// `u64::MAX`: none.
     non_finite_key: AtomicU64,
     not_admitted: AtomicU64,
+    forgotten: u64,
 }
 
 /// What the threads write for one another. Plain atomics: the end of a phase orders them.
@@ -182,7 +187,23 @@ impl Trainer {
         }
         self.dense_changed |= self.learner.dense_dimension() > 0;
         self.counts.updates += batch.labels.len().div_ceil(self.spec.batch_size) as u64;
+        let before = self.counts.samples;
         self.keep_score(batch, &refused);
+        self.forget(before);
+    }
+
+    /// Lets entries go that nothing was learned about for long, where that is asked for.
+    fn forget(&mut self, samples_before: u64) {
+        let Some(pace) = self.spec.forget_after.map(Pace::new) else { return };
+        for due in pace.due(samples_before..self.counts.samples) {
+            for part in 0..self.table.parts() {
+                let mut part = self.table.write(part);
+                self.counts.forgotten += match due {
+                    Due::Sweep => part.evict_older_than(forget::TICKS, 1),
+                    Due::Tick => part.tick(forget::TICKS),
+                } as u64;
+            }
+        }
     }
 
     fn update_linear<R: Pair>(&mut self, batch: &SampleBatch, refused: &[bool], rule: R, rate: f32) {
@@ -341,6 +362,7 @@ impl Trainer {
             updates: self.counts.updates,
             gradients_given: gradients.given,
             gradients_passed: gradients.passed,
+            forgotten: self.counts.forgotten,
         }
     }
 
@@ -386,7 +408,13 @@ fn table_spec(spec: &TrainSpec, learner: &dyn Learner) -> TableSpec {
         }
     };
     let sketch_bytes = if spec.admit_after > 1 { SKETCH_BYTES } else { 0 };
-    TableSpec { words, entries_max: spec.entries_max, bytes_max: spec.bytes_max, sketch_bytes, ages: false }
+    TableSpec {
+        words,
+        entries_max: spec.entries_max,
+        bytes_max: spec.bytes_max,
+        sketch_bytes,
+        ages: spec.forget_after.is_some(),
+    }
 }
 
 /// What happens to a new key that finds no room: it is refused, or the entries of least worth leave, those whose

@@ -500,6 +500,57 @@ fn a_full_table_admits_the_same_keys_with_any_number_of_threads() {
     }
 }
 
+/// Which entries leave for their age is a function of the samples: not of threads, calls, or a restart in their middle; and
+/// what is served forgets them too.
+#[test]
+fn keys_that_are_not_seen_any_more_are_forgotten_alike_everywhere() {
+    // The second half has keys of its own.
+    let mut samples = clicks(13, 4_000);
+    let half = samples.len() / 2;
+    samples.features[half..].iter_mut().flatten().for_each(|(_, key, _)| *key = mix64(*key));
+    let feed = |trainer: &mut Trainer, rows: std::ops::Range<usize>| {
+        let mut begin = rows.start;
+        while begin < rows.end {
+            let mut end = rows.end.min(begin + 50);
+            end += (samples.kinds[end - 1] == SampleKind::Retract) as usize;
+            samples.feed(trainer, begin, end);
+            begin = end;
+        }
+    };
+    for learner in ["LogisticRegression", "FMClassifier"] {
+        let spec = spec(learner, &[("train.forget_after", "500")]);
+        let run = |threads: usize| {
+            let mut trainer = new(&spec, threads);
+            feed(&mut trainer, 0..samples.len());
+            trainer
+        };
+        let once = run(1);
+        let (stats, keeps) = (once.stats(), trained(&self::spec(learner, &[]), &samples, 1).stats());
+        assert_eq!(keeps.forgotten, 0);
+        assert!(stats.forgotten > keeps.entries / 3, "{} of {} left", stats.forgotten, keeps.entries);
+        assert!(stats.entries < keeps.entries * 2 / 3, "{} of {} are there", stats.entries, keeps.entries);
+        for threads in [2, 8] {
+            let other = run(threads);
+            let of = |trainer: &Trainer| (trainer.state_hash(), trainer.stats().entries, trainer.stats().forgotten);
+            assert_eq!(of(&other), of(&once));
+        }
+        // A restart in the middle of a sweep, and a server that follows by deltas.
+        let middle = half + 777 + (samples.kinds[half + 776] == SampleKind::Retract) as usize;
+        let mut first = new(&spec, 1);
+        feed(&mut first, 0..middle);
+        let mut out = Encoder::new();
+        first.encode(&mut out);
+        let mut second = Trainer::decode(&spec, 2, &mut Decoder::new(out.as_slice(), "test")).unwrap();
+        let mut served = WeightTable::from_snapshot(&second.snapshot());
+        second.take_delta();
+        feed(&mut first, middle..samples.len());
+        feed(&mut second, middle..samples.len());
+        assert_eq!((second.state_hash(), second.stats().forgotten), (first.state_hash(), first.stats().forgotten));
+        served.apply(&second.take_delta());
+        assert_eq!(served.len(), second.stats().entries as usize);
+    }
+}
+
 /// Mini-batches are part of the result: within one, samples do not see each other. Calls cut them too.
 #[test]
 fn samples_of_a_mini_batch_are_predicted_with_the_parameters_before_it() {

@@ -238,6 +238,7 @@ impl Status {
             "released_early": self.join.released_early,
             "refused": self.counts.events_refused + self.counts.samples_refused + self.turned_away,
             "keys_not_admitted": self.train.refused_admissions,
+            "keys_forgotten": self.train.forgotten,
             "non_finite": self.train.refused_non_finite,
         })
     }
@@ -303,6 +304,12 @@ impl Status {
             "counter",
             "Feature keys refused by the table's bound.",
             self.train.refused_admissions as f64,
+        );
+        put(
+            "keys_forgotten_total",
+            "counter",
+            "Entries that left for their age (train.forget_after).",
+            self.train.forgotten as f64,
         );
         put(
             "gradients_non_finite_total",

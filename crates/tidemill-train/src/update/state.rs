@@ -26,6 +26,9 @@ impl Trainer {
         out.put_varint(dense.len() as u64);
         dense.iter().for_each(|word| _ = out.put_f32(*word));
         self.filter.iter().for_each(|filter| filter.encode(out));
+        if self.spec.forget_after.is_some() {
+            out.put_u64(c.forgotten);
+        }
         self.table.encode(out);
     }
 
@@ -37,8 +40,16 @@ impl Trainer {
         trainer.deltas = next()?;
         let (samples, corrections, refused_samples, updates) = (next()?, next()?, next()?, next()?);
         let (non_finite, non_finite_key, not_admitted) = (next()?.into(), next()?.into(), next()?.into());
-        trainer.counts =
-            Counts { samples, corrections, refused_samples, updates, non_finite, non_finite_key, not_admitted };
+        trainer.counts = Counts {
+            samples,
+            corrections,
+            refused_samples,
+            updates,
+            non_finite,
+            non_finite_key,
+            not_admitted,
+            forgotten: 0,
+        };
         trainer.pass_losses = (0..from.count(8)?).map(|_| from.f64()).collect::<Result<_>>()?;
         trainer.validation = Validation::decode(spec.task(), spec.validate_window, spec.pending_max, from)?;
         let words = from.count(4)?;
@@ -53,6 +64,9 @@ impl Trainer {
         drop(state);
         trainer.dense_changed = words > 0;
         trainer.filter.iter_mut().try_for_each(|filter| filter.decode(from))?;
+        if spec.forget_after.is_some() {
+            trainer.counts.forgotten = from.u64()?;
+        }
         let table = ParamTable::decode(table_spec(spec, &*trainer.learner), parts(threads), from)?;
         trainer.table = with_policy(table, spec, &trainer.blocks);
         trainer.pool = crate::pool::Pool::new(parts(threads));
