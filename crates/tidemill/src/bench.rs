@@ -5,6 +5,8 @@
 
 pub mod ceiling;
 pub mod clicks;
+pub mod events;
+pub mod join;
 pub mod train;
 
 use serde_json::{Value, json};

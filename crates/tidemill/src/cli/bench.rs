@@ -6,13 +6,34 @@ use clap::{Args, Subcommand};
 use tidemill_base::Result;
 
 use super::run::print_line;
-use crate::bench::train::{self, Plan};
+use crate::bench::{Case, join, train};
 
 /// What to measure.
 #[derive(Subcommand)]
 pub(super) enum Bench {
     /// Learning: from text, from kept features, on one core and two; speed with accuracy, and the ceiling
     Train(Train),
+    /// The label join: impressions and delayed clicks to samples, from CSV, Parquet and JSON lines; counted, then timed
+    Join(Join),
+}
+
+#[derive(Args)]
+pub(super) struct Join {
+    /// Directory with impressions.csv, clicks.csv, expect.json and so on; without it events are made
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Impressions to make when there is no --data
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    rows: u64,
+    /// Rounds; cases take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Only cases with this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -36,11 +57,19 @@ pub(super) struct Train {
 
 impl Bench {
     pub(super) fn run(self) -> Result<()> {
-        let Self::Train(Train { data, rows, rounds, only, json }) = self;
-        let plan = Plan { data, rows, rounds: rounds as usize, only };
-        for case in train::run(&plan, &mut |text| eprintln!("{text}"))? {
-            print_line(&if json { case.to_json("train").to_string() } else { case.to_text() })?;
-        }
-        Ok(())
+        let tell = &mut |text: &str| eprintln!("{text}");
+        let (bench, cases, json) = match self {
+            Self::Train(Train { data, rows, rounds, only, json }) => {
+                ("train", train::run(&train::Plan { data, rows, rounds: rounds as usize, only }, tell)?, json)
+            }
+            Self::Join(Join { data, rows, rounds, only, json }) => {
+                ("join", join::run(&join::Plan { data, rows, rounds: rounds as usize, only }, tell)?, json)
+            }
+        };
+        print(bench, &cases, json)
     }
+}
+
+fn print(bench: &str, cases: &[Case], json: bool) -> Result<()> {
+    cases.iter().try_for_each(|case| print_line(&if json { case.to_json(bench).to_string() } else { case.to_text() }))
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test watches real processes by the real clock")]
 
 mod bad_input;
+mod bench;
 mod changed_files;
 mod cli;
 mod event_time;

@@ -1,0 +1,46 @@
+//! The benchmarks in their short form: they must run, and what they count must be right. How fast is no test's business.
+
+use serde_json::Value;
+
+use super::support::tidemill;
+
+fn bench(args: &[&str]) -> Vec<Value> {
+    let out = tidemill().arg("bench").args(args).args(["--rounds", "1", "--json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{said}");
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn check(lines: &[Value], bench: &str) {
+    assert!(!lines.is_empty());
+    for line in lines {
+        let is_text = |name: &str| line[name].as_str().is_some_and(|text| !text.is_empty());
+        assert!(line["bench"] == bench && is_text("case") && is_text("unit"), "{line}");
+        assert!(line["value"].as_f64().is_some_and(|value| value > 0.0), "{line}");
+    }
+}
+
+/// The command itself refuses to tell a speed when the samples are not those that are right.
+#[test]
+fn the_join_gives_every_sample_once_and_tells_its_speed() {
+    let lines = bench(&["join", "--rows", "3000"]);
+    check(&lines, "join");
+    let cases = lines.iter().filter(|line| line["unit"] == "events/s").count();
+    assert_eq!(cases, 3, "two files, the same with checkpoints, and one as they arrived");
+}
+
+#[test]
+fn learning_tells_speed_and_accuracy_together() {
+    let lines = bench(&["train", "--rows", "2000", "--only", "lr from"]);
+    check(&lines, "train");
+    assert!(lines.iter().any(|line| line["unit"] == "test log loss"));
+    assert!(lines.iter().any(|line| line["ceiling"].as_f64().is_some_and(|ceiling| ceiling > 0.0)));
+}
+
+#[test]
+fn a_case_that_is_not_there_is_named() {
+    let out = tidemill().args(["bench", "join", "--rows", "1000", "--only", "flink"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("cases are csv, two files;"));
+}
