@@ -4,7 +4,8 @@
 //! damaged, and where. No optimizer state; entries whose parameters are all zero are left out.
 //!
 //! ```text
-//! magic 8 | format u32 | sequence u64 | model | slots: count, names | width, entries, dense u64 | checksum u64 of all before
+//! magic 8 | format u32 | sequence u64 | model | sampling | slots: count, names | width, entries, dense u64 | checksum u64
+//!                                            (format 3)                                        of all before
 //! padding to a multiple of 64 | keys, u64 each, ascending       | checksum u64
 //!                             | parameters, width f32 each      | checksum u64
 //!                             | dense parameters, f32 each      | checksum u64
@@ -19,10 +20,12 @@ use tidemill_base::{
     hash64,
 };
 
-use crate::{entries::Entries, model::ModelSpec};
+use crate::{entries::Entries, model::ModelSpec, sampling::Sampling};
 
 const MAGIC: &[u8; 8] = b"TMSNAP\n\0";
-const FORMAT: u32 = 2;
+/// The newest that is read. What has no sampling is written as format 2, so that older binaries read it.
+const FORMAT: u32 = 3;
+const FORMAT_UNSAMPLED: u32 = 2;
 const ALIGN: usize = 64;
 /// Numbers that become bytes together.
 const NUMBERS_AT_ONCE: usize = 8192;
@@ -34,6 +37,8 @@ pub struct Snapshot {
     pub sequence: u64,
     /// Which learner and which loss the parameters are of.
     pub model: ModelSpec,
+    /// How negatives were sampled.
+    pub sampling: Sampling,
     /// Names of the feature slots, by slot number.
     pub slots: Vec<String>,
     /// Entries with a parameter other than zero, by ascending key.
@@ -54,8 +59,12 @@ impl Snapshot {
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut header = Encoder::new();
         MAGIC.iter().for_each(|byte| _ = header.put_u8(*byte));
-        header.put_u32(FORMAT).put_u64(self.sequence);
+        let is_sampled = self.sampling != Sampling::None;
+        header.put_u32(if is_sampled { FORMAT } else { FORMAT_UNSAMPLED }).put_u64(self.sequence);
         self.model.encode(&mut header);
+        if is_sampled {
+            self.sampling.encode(&mut header);
+        }
         header.put_varint(self.slots.len() as u64);
         self.slots.iter().for_each(|slot| _ = header.put_str(slot));
         header.put_u64(self.entries.width as u64).put_u64(self.entries.len() as u64).put_u64(self.dense.len() as u64);
@@ -79,6 +88,7 @@ impl Snapshot {
         }
         let sequence = d.u64()?;
         let model = if format == 1 { ModelSpec::default() } else { ModelSpec::decode(&mut d, what)? };
+        let sampling = if format < 3 { Sampling::None } else { Sampling::decode(&mut d, what)? };
         let slots = (0..d.count(1)?).map(|_| Ok(d.str()?.to_string())).collect::<Result<_>>()?;
         // Format 1: logistic regression, one weight for each key and nothing dense.
         let (width, count, dense) = if format == 1 { (1, d.u64()?, 0) } else { (d.u64()?, d.u64()?, d.u64()?) };
@@ -95,7 +105,7 @@ impl Snapshot {
         let keys: Vec<u64> = keys.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let entries = Entries { width: width as usize, keys, params: numbers(params) };
         match entries.keys.is_sorted_by(|a, b| a < b) {
-            true => Ok(Self { sequence, model, slots, entries, dense: numbers(dense) }),
+            true => Ok(Self { sequence, model, sampling, slots, entries, dense: numbers(dense) }),
             false => Err(Error::corrupt(format!("{what}: keys do not ascend"))),
         }
     }
@@ -170,7 +180,9 @@ mod tests {
 
     #[test]
     fn a_snapshot_comes_back() {
-        for s in [snapshot(), Snapshot::default()] {
+        let sampled = |sampling| Snapshot { sampling, ..snapshot() };
+        let (weight, logit) = (Sampling::Weight { share: 0.1 }, Sampling::Logit { share: 0.25 });
+        for s in [snapshot(), Snapshot::default(), sampled(weight), sampled(logit)] {
             assert_eq!(Snapshot::decode(&s.encode(), "test").unwrap(), s);
         }
     }
@@ -188,7 +200,7 @@ mod tests {
             let message = message(&bad);
             let expected = match i {
                 0..8 => "not a snapshot",
-                8..12 => "this binary reads 1 to 2",
+                8..12 => "this binary reads 1 to",
                 _ if i < keys => "", // a damaged length may end the header anywhere
                 _ if i < params => "section keys",
                 _ if i < dense => "section parameters",
@@ -200,6 +212,18 @@ mod tests {
             let message = message(&bytes[..i]);
             assert!(message.contains("ends at byte"), "cut at {i}: {message}");
         }
+    }
+
+    /// Serving must not guess what a sampling that it does not know did to the scores.
+    #[test]
+    fn a_sampling_mode_that_is_not_known_is_refused() {
+        let bytes = Snapshot { sampling: Sampling::Logit { share: 0.1 }, ..Snapshot::default() }.encode();
+        // Behind magic, format and sequence stand the loss and the learner of a byte each.
+        let at = 8 + 4 + 8 + 2;
+        assert_eq!(bytes[at], 2);
+        let mut bad = bytes.clone();
+        bad[at] = 3;
+        assert!(message(&bad).contains("sampled in mode 3"), "{}", message(&bad));
     }
 
     /// As 0.1.0 wrote it: docs/0001 has the layout.

@@ -8,7 +8,7 @@ use tidemill_base::{
     duration::format_duration_ms,
 };
 use tidemill_stream::{
-    join::Emit,
+    join::{Correction, Emit, NegativeSample, SamplingMode},
     source::{Connector, SourceSpec},
 };
 
@@ -70,8 +70,10 @@ impl Display for Pipeline {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "  from {}", self.left)?;
         if let Some(join) = &self.join {
-            writeln!(f, "  join {}", join.right)?;
-            writeln!(f, "    {}", on(self, join))?;
+            for (i, right) in join.right.iter().enumerate() {
+                writeln!(f, "  join {right}")?;
+                writeln!(f, "    {}", on(self, join, i))?;
+            }
         }
         let names: Vec<&str> = self.output.fields().iter().map(|field| field.name().as_str()).collect();
         let feedback: Vec<&str> = self.feedback_columns.iter().map(|&i| names[i]).collect();
@@ -83,21 +85,33 @@ impl Display for Pipeline {
     }
 }
 
-fn on(pipeline: &Pipeline, join: &JoinPart) -> String {
-    let spec = &join.spec;
+fn on(pipeline: &Pipeline, join: &JoinPart, feedback: usize) -> String {
+    let (spec, of_feedback) = (&join.spec, &join.spec.feedback[feedback]);
     let name = |input: &Input, i: usize| input.output().field(i).name().clone();
     let emit = match spec.emit {
         Emit::OnWindowClose => "on window close".to_string(),
+        Emit::OnMatch => "on match".to_string(),
         Emit::Early { delay_ms: 0 } => "at once".to_string(),
         Emit::Early { delay_ms } => format!("early after {}", format_duration_ms(delay_ms)),
     };
+    let correct = match spec.correction {
+        Correction::Retract => "",
+        Correction::Fnw => ", weighed (fnw)",
+        Correction::Elapsed => ", weighed (elapsed)",
+        Correction::None => ", not corrected",
+    };
+    let sample = match spec.sample {
+        None => String::new(),
+        Some(NegativeSample { share, mode: SamplingMode::Weight, .. }) => format!(", {share} of negatives, weighed"),
+        Some(NegativeSample { share, mode: SamplingMode::Logit, .. }) => format!(", {share} of negatives, by logit"),
+    };
     format!(
-        "on {} = {} within {}, emit {emit}, at most {} pending{}",
-        name(&pipeline.left, spec.left_key),
-        name(&join.right, spec.right_key),
-        format_duration_ms(spec.window_ms),
+        "on {} = {} within {}, emit {emit}{correct}{sample}, at most {} pending{}",
+        name(&pipeline.left, of_feedback.left_key),
+        name(&join.right[feedback], of_feedback.right_key),
+        format_duration_ms(of_feedback.window_ms),
         spec.pending_count_max,
-        if spec.dedup { ", keys once" } else { "" },
+        if spec.dedup == Some(feedback) { ", keys once" } else { "" },
     )
 }
 

@@ -109,8 +109,8 @@ pub struct Input {
 /// The label join of a pipeline.
 #[derive(Clone)]
 pub struct JoinPart {
-    /// The feedback.
-    pub right: Input,
+    /// The types of feedback that the label depends on.
+    pub right: Vec<Input>,
     /// Keys (columns of what the inputs' views give), window, emission.
     pub spec: JoinSpec,
 }

@@ -27,7 +27,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 46] = [
+pub static ATTRIBUTES: [Attribute; 48] = [
     optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
     number(
         "model.alpha",
@@ -193,5 +193,16 @@ pub static ATTRIBUTES: [Attribute; 46] = [
         1 << 32,
         "1000000",
         "impressions that may wait for feedback; beyond it the oldest leaves with the label known so far and is counted",
+    ),
+    Attribute {
+        name: "join.bytes_max",
+        ty: Type::Bytes,
+        default: None,
+        doc: "bytes that may wait for feedback; beyond it the oldest leaves as with join.pending_max",
+    },
+    duration(
+        "join.correction_ttl",
+        "0s",
+        "how long behind the window's end feedback that comes late still corrects its sample, which is kept until then",
     ),
 ];

@@ -14,7 +14,7 @@ mod validation;
 
 pub use attributes::ATTRIBUTES;
 pub use spec::{LEARNERS, TrainSpec};
-pub use update::{SampleBatch, TrainStats, Trainer, threads_beside_reading};
+pub use update::{Delayed, SampleBatch, TrainStats, Trainer, threads_beside_reading};
 pub use validation::{
     CLASSES_COUNTED_MAX, ClassCount, ClassMetrics, Decile, GROUPS_MAX, GroupMetrics, Health, Metrics, OTHERS,
     RegressionMetrics, Summary, Task, Validation, WINDOW_MAX,

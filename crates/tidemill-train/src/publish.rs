@@ -1,7 +1,7 @@
 //! Step 7, publish: what leaves the trainer. Parameters only, no optimizer state.
 
 use tidemill_model::{
-    Delta, Snapshot,
+    Delta, Sampling, Snapshot,
     entries::Entries,
     params::{Listener, Taken},
 };
@@ -54,6 +54,8 @@ impl Trainer {
         Snapshot {
             sequence: self.deltas,
             model: self.spec.model.clone(),
+            // How negatives were sampled is known to whoever did it.
+            sampling: Sampling::None,
             slots: self.spec.slots.clone(),
             entries,
             dense: self.dense_params(),

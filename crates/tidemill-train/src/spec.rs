@@ -78,6 +78,10 @@ pub struct TrainSpec {
     pub validate_window: u64,
     /// `join.pending_max`
     pub pending_max: usize,
+    /// `join.bytes_max`
+    pub pending_bytes_max: usize,
+    /// `join.correction_ttl`
+    pub correction_ttl_ms: i64,
     /// Names of the feature slots, by slot number; the engine fills them in after binding.
     pub slots: Vec<String>,
 }
@@ -125,6 +129,8 @@ impl TrainSpec {
             group_by: column("validate.by"),
             validate_window: s.integer("validate.window") as u64,
             pending_max: s.integer("join.pending_max") as usize,
+            pending_bytes_max: s.integer_opt("join.bytes_max").map_or(usize::MAX, |bytes| bytes as usize),
+            correction_ttl_ms: s.integer("join.correction_ttl"),
             slots: Vec::new(),
         };
         spec.checked()

@@ -5,6 +5,7 @@
 //! sample order. Linear models whose entries stand beside their keys take the path of [`linear`], all others, and those
 //! whose gradients are applied in part ([`filter`]), that of [`general`]. Any number of threads leaves the same bits.
 
+mod delayed;
 mod entries;
 mod filter;
 mod forget;
@@ -29,6 +30,7 @@ use tidemill_model::{
 use tidemill_stream::join::{Matured, SampleKind};
 
 use crate::{TrainSpec, Validation, pool::Pool};
+pub use delayed::Delayed;
 use filter::{Filter, residual_words};
 use forget::{Due, Pace};
 use general::{Dense, EntryBlock, SliceScratch};
@@ -172,18 +174,23 @@ impl Trainer {
 
     /// Predicts the samples, then learns from them, mini-batch by mini-batch; nothing is carried over to the next call.
     pub fn update(&mut self, batch: &SampleBatch) {
+        self.update_delayed(batch, &Delayed::default());
+    }
+
+    /// The same for samples whose label may still change.
+    pub fn update_delayed(&mut self, batch: &SampleBatch, delayed: &Delayed) {
         batch.check();
         let refused = refused_rows(batch, self.spec.model.loss);
         let rate = self.spec.schedule.rate(self.counts.samples);
         match is_pairs(&self.spec, &*self.learner) {
             true => match self.spec.optimizer {
-                Optimizer::Sgd(rule) => self.update_linear(batch, &refused, rule, rate),
-                Optimizer::Momentum(rule) => self.update_linear(batch, &refused, rule, rate),
-                Optimizer::Adagrad(rule) => self.update_linear(batch, &refused, rule, rate),
-                Optimizer::Ftrl(rule) => self.update_linear(batch, &refused, rule, rate),
-                Optimizer::Adam(_) => self.update_general(batch, &refused, rate),
+                Optimizer::Sgd(rule) => self.update_linear(batch, delayed, &refused, rule, rate),
+                Optimizer::Momentum(rule) => self.update_linear(batch, delayed, &refused, rule, rate),
+                Optimizer::Adagrad(rule) => self.update_linear(batch, delayed, &refused, rule, rate),
+                Optimizer::Ftrl(rule) => self.update_linear(batch, delayed, &refused, rule, rate),
+                Optimizer::Adam(_) => self.update_general(batch, delayed, &refused, rate),
             },
-            false => self.update_general(batch, &refused, rate),
+            false => self.update_general(batch, delayed, &refused, rate),
         }
         self.dense_changed |= self.learner.dense_dimension() > 0;
         self.counts.updates += batch.labels.len().div_ceil(self.spec.batch_size) as u64;
@@ -206,7 +213,7 @@ impl Trainer {
         }
     }
 
-    fn update_linear<R: Pair>(&mut self, batch: &SampleBatch, refused: &[bool], rule: R, rate: f32) {
+    fn update_linear<R: Pair>(&mut self, batch: &SampleBatch, delayed: &Delayed, refused: &[bool], rule: R, rate: f32) {
         let (rows, parts) = (batch.labels.len(), self.table.parts());
         grow(&mut self.scratch.scores, rows);
         grow(&mut self.scratch.sums, rows * parts);
@@ -214,6 +221,7 @@ impl Trainer {
         grow(&mut self.scratch.own, parts);
         let work = linear::Work {
             batch,
+            delayed,
             refused,
             batch_size: self.spec.batch_size,
             rule,
@@ -237,13 +245,14 @@ impl Trainer {
         });
     }
 
-    fn update_general(&mut self, batch: &SampleBatch, refused: &[bool], rate: f32) {
+    fn update_general(&mut self, batch: &SampleBatch, delayed: &Delayed, refused: &[bool], rate: f32) {
         let rows = batch.labels.len();
         grow(&mut self.scratch.scores, rows * self.learner.outputs());
         let slices = rows.min(self.spec.batch_size).div_ceil(self.learner.slice_samples());
         grow(&mut self.scratch.slices, slices);
         let work = general::Work {
             batch,
+            delayed,
             refused,
             batch_size: self.spec.batch_size,
             learner: &*self.learner,
@@ -276,9 +285,9 @@ impl Trainer {
         let mut scores = vec![0.0; outputs];
         for (row, (kind, seq)) in batch.kinds.iter().zip(batch.seqs).enumerate() {
             match (kind, is_refused(refused, row)) {
-                (SampleKind::Retract, _) => {}
-                (SampleKind::Correct, refused) => self.counts.corrections += !refused as u64,
-                (SampleKind::Final | SampleKind::Early, refused) => {
+                (SampleKind::Retract | SampleKind::Closed, _) => {}
+                (SampleKind::Correct | SampleKind::Late, refused) => self.counts.corrections += !refused as u64,
+                (SampleKind::Final | SampleKind::Early | SampleKind::Unlearned, refused) => {
                     // What was refused was never predicted, and says nothing about the learner's health.
                     if !refused {
                         let kept = &self.scratch.scores[row * outputs..][..outputs];
@@ -291,7 +300,7 @@ impl Trainer {
                         let group = batch.groups.map_or(0, |groups| groups[row]);
                         self.validation.predicted(*seq, &scores, oracle, group);
                     }
-                    self.counts.samples += !refused as u64;
+                    self.counts.samples += (!refused && *kind != SampleKind::Unlearned) as u64;
                     self.counts.refused_samples += refused as u64;
                 }
             }

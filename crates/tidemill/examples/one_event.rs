@@ -66,7 +66,7 @@ fn read(job: &TrainJob) -> Result<()> {
 }
 
 fn open(job: &TrainJob, engine: &mut Engine) -> Result<()> {
-    let inputs = [&job.pipeline.left.source, &job.pipeline.join.as_ref().expect("a join").right.source];
+    let inputs = [&job.pipeline.left.source, &job.pipeline.join.as_ref().expect("a join").right[0].source];
     for (input, source) in inputs.into_iter().enumerate() {
         for opened in source::open(source, &[])? {
             engine.sequencer.add_partition(input, opened.partition, opened.ordered);

@@ -10,6 +10,7 @@
 //! [`Engine::mini_batch`] is the line up to the parameters, [`Engine::publish`] and [`Engine::version`] the rest of it; they
 //! read in this order. The engine decides nothing by the clock: when to cut, publish and save is the [`crate::job`]'s.
 
+pub mod emission;
 mod learning;
 mod line;
 mod passes;
@@ -62,8 +63,8 @@ impl Engine {
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
         let mut sequencer = Sequencer::new(windows(&job.pipeline), cut_events(job));
         sequencer.bound_ahead(0, job.pipeline.left.source.ahead_max_ms);
-        if let Some(join) = &job.pipeline.join {
-            sequencer.bound_ahead(1, join.right.source.ahead_max_ms);
+        for (i, right) in job.pipeline.join.iter().flat_map(|join| &join.right).enumerate() {
+            sequencer.bound_ahead(i + 1, right.source.ahead_max_ms);
         }
         Ok(Self {
             sequencer,
@@ -156,7 +157,8 @@ impl Engine {
     pub fn version(&self, registry: &Registry, version: u64, fingerprint: u64, created_ms: i64) -> Result<VersionMeta> {
         self.line.learning.settle()?;
         let trainer = self.line.learning.trainer();
-        let (summary, snapshot) = (trainer.validation().overall(), trainer.snapshot());
+        let (summary, mut snapshot) = (trainer.validation().overall(), trainer.snapshot());
+        snapshot.sampling = self.line.sampling();
         let meta = VersionMeta {
             version,
             mini_batch: self.mini_batch_number(),

@@ -152,7 +152,7 @@ impl Job {
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
         let checkpoints = Checkpoints::open(&dir, bound.fingerprint)?;
-        let mut warning = unwatched_key(&bound);
+        let mut warning = unwatched_key(&bound).or_else(|| crate::engine::emission::warning(&bound));
         if let Some(damaged) = registry.damaged().first() {
             warning = Some(format!("version {} is passed over: {}", damaged.version, damaged.reason));
         }
@@ -642,7 +642,7 @@ impl Job {
 
 /// The inputs of a job, left first.
 pub fn inputs(job: &TrainJob) -> Vec<&Input> {
-    std::iter::once(&job.pipeline.left).chain(job.pipeline.join.as_ref().map(|j| &j.right)).collect()
+    std::iter::once(&job.pipeline.left).chain(job.pipeline.join.iter().flat_map(|j| &j.right)).collect()
 }
 
 /// Opens every partition in the order in which earlier runs met them, then new ones.
@@ -732,7 +732,7 @@ fn check_passes(spec: &TrainSpec, job: &TrainJob) -> Result<()> {
 /// A source's key is watched by the label join, while the attribution window is open. Elsewhere nothing drops a second event,
 /// and that is said.
 fn unwatched_key(job: &TrainJob) -> Option<String> {
-    let watched = job.pipeline.join.as_ref().is_some_and(|j| j.spec.dedup);
+    let watched = job.pipeline.join.as_ref().is_some_and(|j| j.spec.dedup.is_some());
     let source = &job.pipeline.left.source;
     (source.primary_key.is_some() && !watched).then(|| {
         format!(

@@ -236,6 +236,8 @@ impl Status {
             "unmatched": self.join.unmatched_feedback,
             "corrections": self.join.corrections,
             "released_early": self.join.released_early,
+            "corrections_left_out": self.join.corrections_left_out,
+            "negatives_left_out": self.join.negatives_left_out,
             "refused": self.counts.events_refused + self.counts.samples_refused + self.turned_away,
             "keys_not_admitted": self.train.refused_admissions,
             "keys_forgotten": self.train.forgotten,
@@ -290,8 +292,27 @@ impl Status {
         put(
             "released_early_total",
             "counter",
-            "Impressions that left because too many waited.",
+            "Impressions that left because too many waited, or too many bytes.",
             j.released_early as f64,
+        );
+        put(
+            "corrections_behind_close_total",
+            "counter",
+            "Samples corrected behind the end of their window.",
+            j.corrected_behind_close as f64,
+        );
+        put(
+            "corrections_left_out_total",
+            "counter",
+            "Matches that came after their sample had left and were not learned.",
+            j.corrections_left_out as f64,
+        );
+        put("negatives_left_out_total", "counter", "Negatives sampled out.", j.negatives_left_out as f64);
+        put(
+            "feedback_released_total",
+            "counter",
+            "Feedback that left before its impression because too many bytes waited.",
+            j.feedback_released as f64,
         );
         put("pending_impressions", "gauge", "Impressions whose label is not final.", self.pending.0 as f64);
         put("pushed_refused_total", "counter", "Pushed lines that were not let in.", self.turned_away as f64);

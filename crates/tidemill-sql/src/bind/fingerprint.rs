@@ -10,10 +10,11 @@ use std::fmt::Write;
 use arrow::datatypes::SchemaRef;
 use tidemill_base::{attribute::Settings, hash64};
 use tidemill_model::ColumnSpec;
+use tidemill_stream::join::Correction;
 
 use super::{
-    pipeline::{Wanted, emit_of},
-    relation::{BoundSource, Relation, Side},
+    pipeline::{Wanted, emit_of, feedback_needed},
+    relation::{BoundSource, Relation, Side, right},
 };
 use crate::{parse::value::type_name, program::Known};
 
@@ -51,9 +52,26 @@ pub(crate) fn fingerprint(
     outputs.iter().for_each(|output| line(&mut text, format_args!("{output}")));
     side(&mut text, "left", &relation.left);
     if let Some(join) = &relation.join {
-        side(&mut text, "right", &join.right);
-        let emit = emit_of(relation, join);
-        line(&mut text, format_args!("join {} = {} within {} {emit:?}", join.left_key, join.right_key, join.window_ms));
+        let needed = feedback_needed(wanted);
+        let emit = emit_of(relation, join, &needed);
+        for &f in &needed {
+            let (join, prefix) = (&join.feedback[f], right(f));
+            side(&mut text, prefix.trim_end_matches('.'), &join.right);
+            let (left, right, window) = (&join.left_key, &join.right_key, join.window_ms);
+            line(&mut text, format_args!("join {left} = {right} within {window} {emit:?}"));
+            for (i, aggregate) in join.aggregates.iter().enumerate() {
+                line(&mut text, format_args!("{prefix}#{i} = {:?} of {}", aggregate.take, aggregate.expr));
+            }
+        }
+        // Said only where it is: programs of before keep their fingerprint.
+        if let Some(clause) = join.emit {
+            if clause.correction != Correction::Retract {
+                line(&mut text, format_args!("correct {:?}", clause.correction));
+            }
+            if let Some(sample) = clause.sample {
+                line(&mut text, format_args!("sample {} {:?}", sample.share, sample.mode));
+            }
+        }
     }
     hash64(text.as_bytes(), 0)
 }

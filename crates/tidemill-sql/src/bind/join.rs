@@ -11,7 +11,7 @@ use datafusion::{
 
 use super::{
     Catalog,
-    relation::{JoinRelation, LEFT, RIGHT, Relation, base, replace},
+    relation::{Feedback, JoinRelation, LEFT, Relation, base, replace, right},
     select::From,
 };
 use crate::{
@@ -30,24 +30,34 @@ pub(crate) fn needs_time_bound(span: Span) -> Fault {
     )
 }
 
-/// Binds `left LEFT JOIN right ON on`.
+/// Types of feedback that one join can take.
+const FEEDBACK_MAX: usize = 16;
+
+/// Binds `from LEFT JOIN right ON on`; `aliases` are those of the impressions and of this feedback.
 pub(crate) fn bind(
-    left: Relation,
+    from: From,
     right: Relation,
     aliases: [&Ident; 2],
     on: &ast::Expr,
     catalog: &Catalog,
 ) -> Checked<From> {
     let span = or(on.span(), aliases[1].span);
-    for (relation, alias) in [(&left, aliases[0]), (&right, aliases[1])] {
-        if relation.join.is_some() {
+    let is_view_of_join = from.widths.len() == 1 && from.relation.join.is_some();
+    for (is_join, alias) in [(is_view_of_join, aliases[0]), (right.join.is_some(), aliases[1])] {
+        if is_join {
             let what = format!("a join over '{}', which is a join itself", alias.value);
-            return Err(Fault::unsupported(alias.span, what, "join two sources or views of single sources"));
+            let instead = "join two sources or views of single sources; further feedback joins in the same SELECT";
+            return Err(Fault::unsupported(alias.span, what, instead));
         }
     }
-    let times = event_times(&left, &right, aliases)?;
-    let mut from = both(left, right, aliases);
-    let on_clause = On { from: &from, times: &times, catalog, span };
+    let feedback = from.relation.join.as_ref().map_or(0, |join| join.feedback.len());
+    if feedback == FEEDBACK_MAX {
+        let what = format!("more than {FEEDBACK_MAX} types of feedback");
+        return Err(Fault::unsupported(aliases[1].span, what, "train a second model for the others"));
+    }
+    let times = event_times(&from, &right, aliases)?;
+    let mut from = with(from, right, aliases[1], feedback);
+    let on_clause = On { from: &from, times: &times, feedback, catalog, span };
     let mut found = Found::default();
     for condition in conjuncts(on) {
         on_clause.condition(condition, &mut found)?;
@@ -62,46 +72,50 @@ pub(crate) fn bind(
         let fault = Fault::new(span, "stream join needs an equality of keys");
         return Err(fault.hint(format!("write ON {}.key = {}.key AND ...", aliases[0].value, aliases[1].value)));
     };
-    let join = from.relation.join.as_mut().expect("both() makes a join");
+    let join = from.relation.join.as_mut().expect("with() makes a join");
+    let join = &mut join.feedback[feedback];
     (join.left_key, join.right_key, join.right_key_bare) = (key.left, key.right, key.right_bare);
     (join.key_type, join.right_key_text) = (key.ty, key.right_text);
-    (join.window_ms, join.window_span) = window;
+    join.window_ms = window;
     Ok(from)
 }
 
-/// Flat (table, column) of the event time of either side.
-fn event_times(left: &Relation, right: &Relation, aliases: [&Ident; 2]) -> Checked<[Option<usize>; 2]> {
+/// The column of the event time of either side, in its own table.
+fn event_times(from: &From, right: &Relation, aliases: [&Ident; 2]) -> Checked<[Option<usize>; 2]> {
     let mut times = [None; 2];
-    for (i, (relation, alias)) in [(left, aliases[0]), (right, aliases[1])].into_iter().enumerate() {
+    for (i, (relation, alias)) in [(&from.relation, aliases[0]), (right, aliases[1])].into_iter().enumerate() {
         let source = &relation.left.source;
         if source.event_time.is_none() {
             let message = format!("stream join needs event time: source '{}' has no WATERMARK", source.spec.name);
             let hint = "add WATERMARK FOR ts AS ts - INTERVAL '10' SECOND to its columns";
             return Err(Fault::new(alias.span, message).hint(hint));
         }
-        times[i] = (0..relation.columns.len()).find(|&c| relation.is_event_time(c));
+        let columns = if i == 0 { from.widths[0] } else { relation.columns.len() };
+        times[i] = (0..columns).find(|&c| relation.is_event_time(c));
     }
     Ok(times)
 }
 
-/// Columns of both sides; keys and window are filled in by the caller.
-fn both(left: Relation, right: Relation, aliases: [&Ident; 2]) -> From {
-    let to_right = |name: &str| name.strip_prefix(LEFT).map(|n| base(RIGHT, n));
-    let table = |r: &Relation| r.columns.iter().map(|c| (c.name.clone(), c.ty.clone())).collect::<Vec<_>>();
-    let scope = super::scope::Scope::new().with(&aliases[0].value, table(&left)).with(&aliases[1].value, table(&right));
-    let widths = vec![left.columns.len(), right.columns.len()];
-    let mut relation = left;
-    relation.used.extend(&right.used);
-    relation.columns.extend(right.columns.into_iter().map(|mut c| {
+/// Columns of all sides; keys and window are filled in by the caller.
+fn with(from: From, other: Relation, alias: &Ident, feedback: usize) -> From {
+    let prefix = right(feedback);
+    let to_right = |name: &str| name.strip_prefix(LEFT).map(|n| base(&prefix, n));
+    let table = other.columns.iter().map(|c| (c.name.clone(), c.ty.clone())).collect::<Vec<_>>();
+    let From { mut relation, scope, mut widths, aggregates } = from;
+    let scope = scope.with(&alias.value, table);
+    widths.push(other.columns.len());
+    relation.used.extend(&other.used);
+    relation.columns.extend(other.columns.into_iter().map(|mut c| {
         c.expr = replace(c.expr, &to_right);
         c
     }));
-    let mut side = right.left;
+    let mut side = other.left;
     for filter in &mut side.filters {
         filter.expr = replace(filter.expr.clone(), &to_right);
     }
     let nothing = datafusion::logical_expr::lit(false);
-    relation.join = Some(JoinRelation {
+    let join = relation.join.get_or_insert_with(|| JoinRelation { feedback: Vec::new(), emit: None });
+    join.feedback.push(Feedback {
         right: side,
         left_key: nothing.clone(),
         right_key: nothing.clone(),
@@ -109,17 +123,16 @@ fn both(left: Relation, right: Relation, aliases: [&Ident; 2]) -> From {
         right_key_text: String::new(),
         key_type: DataType::Null,
         window_ms: 0,
-        window_span: Span::empty(),
-        emit: None,
+        aggregates: Vec::new(),
     });
-    From { relation, scope, widths }
+    From { relation, scope, widths, aggregates }
 }
 
 #[derive(Default)]
 struct Found {
     key: Option<Key>,
     from_impression: bool,
-    to_end: Option<(i64, Span)>,
+    to_end: Option<i64>,
 }
 
 struct Key {
@@ -133,6 +146,7 @@ struct Key {
 struct On<'a> {
     from: &'a From,
     times: &'a [Option<usize>; 2],
+    feedback: usize,
     catalog: &'a Catalog<'a>,
     span: Span,
 }
@@ -184,8 +198,8 @@ impl On<'_> {
         self.from.scope.resolve(a)?;
         self.from.scope.resolve(b)?;
         let (left, right) = match (&self.from.scope.tables_of(a)[..], &self.from.scope.tables_of(b)[..]) {
-            ([0], [1]) => (a, b),
-            ([1], [0]) => (b, a),
+            ([0], [t]) if *t == self.feedback + 1 => (a, b),
+            ([t], [0]) if *t == self.feedback + 1 => (b, a),
             _ => {
                 let fault = Fault::new(span, "an equality of keys compares one side of the join with the other");
                 return Err(fault.hint("filter either side in a view of its own"));
@@ -239,7 +253,7 @@ impl On<'_> {
                     let message = format!("window must be longer than 0, got {window} ms");
                     return Err(Fault::new(or(later.span(), span), message).hint(format!("write {EXAMPLE}")));
                 }
-                found.to_end = Some((window, span));
+                found.to_end = Some(window);
                 Ok(())
             }
             (0, 1) if e.offset != 0 || l.offset != 0 => {
@@ -271,13 +285,22 @@ impl On<'_> {
 
     fn time_column(&self, parts: &[Ident]) -> Checked<Time> {
         let (table, column) = self.from.scope.column(parts)?;
-        if self.times[table] == Some(column) {
-            return Ok(Time { table, offset: 0 });
+        // Of several feedbacks, this one or another.
+        let side = match table {
+            0 => Some(0),
+            t => (t == self.feedback + 1).then_some(1),
+        };
+        let time = side.and_then(|side| self.times[side]);
+        if time == Some(column) {
+            return Ok(Time { table: side.unwrap_or(0), offset: 0 });
         }
         let span = parts[0].span.union(&parts[parts.len() - 1].span);
         let written = parts.iter().map(|p| p.value.as_str()).collect::<Vec<_>>().join(".");
         let fault = Fault::new(span, format!("'{written}' is not the event time of its source"));
-        Err(match self.times[table] {
+        Err(match time {
+            _ if side.is_none() => {
+                fault.hint("a window is between the impression and the feedback that is joined here")
+            }
             Some(time) => {
                 let name = &self.from.relation.columns[self.from.index(table, time)].name;
                 fault.hint(format!("that is '{name}' (WATERMARK FOR)"))

@@ -3,6 +3,7 @@
 //! Names may be used before they are defined. A name that is defined again with OR REPLACE means, for each statement, its
 //! last definition before that statement.
 
+mod aggregate;
 mod features;
 mod fingerprint;
 mod join;

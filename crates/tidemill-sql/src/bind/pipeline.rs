@@ -9,10 +9,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::{common::DFSchema, logical_expr::Expr, sql::sqlparser::tokenizer::Span};
 use tidemill_stream::{
     Transform,
-    join::{Emit, JoinSpec},
+    join::{Correction, Emit, FeedbackSpec, JoinSpec, Take},
 };
 
-use super::relation::{BoundSource, Filter, JoinRelation, LEFT, RIGHT, Relation, Side, base, reads, replace};
+use super::relation::{
+    BoundSource, Feedback, Filter, JoinRelation, LEFT, Relation, Side, base, feedback_of, reads, replace, right,
+};
 use crate::{
     diagnostic::{Checked, Fault},
     parse::tail::EmitDef,
@@ -34,7 +36,7 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     fn is_feedback(&self) -> bool {
-        reads(&self.expr).iter().any(|n| n.starts_with(RIGHT))
+        reads(&self.expr).iter().any(|n| feedback_of(n).is_some())
     }
 }
 
@@ -48,11 +50,11 @@ pub(crate) fn wanted(relation: &Relation, columns: &[usize], features: &BTreeSet
     columns.iter().map(want).collect()
 }
 
-/// Plans all of it. `pending_count_max` bounds the join.
+/// Plans all of it. `pending_count_max` bounds the join; `label_is_match` says whether its label is that feedback matched.
 pub(crate) fn build(
     relation: &Relation,
     wanted: &[Wanted],
-    pending_count_max: usize,
+    (pending_count_max, label_is_match): (usize, bool),
     planner: &Planner,
     span: Span,
 ) -> Checked<Pipeline> {
@@ -66,20 +68,39 @@ pub(crate) fn build(
             let items = (0..wanted.len()).map(Item::Column).collect();
             (left, None, Projection { pick: None, filters: Vec::new(), items, output: output.clone() })
         }
-        Some(join) => build.joined(relation, join, wanted, &output, pending_count_max)?,
+        Some(join) => build.joined(relation, join, wanted, &output, (pending_count_max, label_is_match))?,
     };
     Ok(Pipeline { left, join, post: Arc::new(post), output, request, feedback_columns })
 }
 
+/// The types of feedback that the output depends on; others need not be waited for.
+pub(crate) fn feedback_needed(wanted: &[Wanted]) -> Vec<usize> {
+    let read = wanted.iter().flat_map(|w| reads(&w.expr)).filter_map(|name| feedback_of(&name).map(|(f, _)| f));
+    read.collect::<BTreeSet<usize>>().into_iter().collect()
+}
+
 /// When the join emits: as written, or what is best for its sources.
-pub(crate) fn emit_of(relation: &Relation, join: &JoinRelation) -> Emit {
-    let bounded = relation.left.source.spec.bounded() && join.right.source.spec.bounded();
-    match join.emit {
+pub(crate) fn emit_of(relation: &Relation, join: &JoinRelation, needed: &[usize]) -> Emit {
+    let feedback = || needed.iter().map(|&f| &join.feedback[f]);
+    let bounded = relation.left.source.spec.bounded() && feedback().all(|f| f.right.source.spec.bounded());
+    match join.emit.and_then(|emit| emit.when) {
         Some(EmitDef::OnWindowClose) => Emit::OnWindowClose,
+        Some(EmitDef::OnMatch) => Emit::OnMatch,
         Some(EmitDef::Early { delay_ms, .. }) => Emit::Early { delay_ms },
         None if bounded => Emit::OnWindowClose,
-        None => Emit::Early { delay_ms: join.window_ms / 12 },
+        None => Emit::Early { delay_ms: feedback().map(|f| f.window_ms).max().unwrap_or(0) / 12 },
     }
+}
+
+/// A column that feedback gives.
+struct Given {
+    /// How expressions over joined rows call it.
+    name: Expr,
+    /// Over the feedback's own columns.
+    item: Wanted,
+    take: Take,
+    /// Of what comes out.
+    ty: DataType,
 }
 
 struct Build<'a> {
@@ -94,42 +115,94 @@ impl Build<'_> {
         join: &JoinRelation,
         wanted: &[Wanted],
         output: &SchemaRef,
-        pending_count_max: usize,
+        (pending_count_max, label_is_match): (usize, bool),
     ) -> Checked<(Input, Option<JoinPart>, Projection)> {
         let mut left: Vec<Wanted> = wanted.iter().filter(|w| !w.is_feedback()).cloned().collect();
-        let mut right: Vec<Wanted> = Vec::new();
-        let left_key = find_or_add(&mut left, &join.left_key, key_name(&join.left_key), &join.key_type);
-        let right_key = find_or_add(&mut right, &join.right_key, key_name(&join.right_key), &join.key_type);
-        for name in wanted.iter().filter(|w| w.is_feedback()).flat_map(|w| reads(&w.expr)) {
-            let (items, side, prefix) = match name.strip_prefix(LEFT) {
-                Some(_) => (&mut left, &relation.left, LEFT),
-                None => (&mut right, &join.right, RIGHT),
-            };
-            let column = &name[prefix.len()..];
-            let ty = column_type(&side.source, column);
-            find_or_add(items, &base(prefix, column), column, &ty);
+        let needed = feedback_needed(wanted);
+        let mut keys = Vec::new();
+        let mut given: Vec<Vec<Given>> = Vec::new();
+        for &f in &needed {
+            let feedback = &join.feedback[f];
+            let left_key = find_or_add(&mut left, &feedback.left_key, key_name(&feedback.left_key), &feedback.key_type);
+            let mut of_feedback = Vec::new();
+            let right_key =
+                give_first(&mut of_feedback, &feedback.right_key, key_name(&feedback.right_key), &feedback.key_type);
+            keys.push((left_key, right_key));
+            given.push(of_feedback);
         }
-        let post = self.post(wanted, &left, &right, output)?;
+        for name in wanted.iter().filter(|w| w.is_feedback()).flat_map(|w| reads(&w.expr)) {
+            match feedback_of(&name) {
+                Some((f, column)) => {
+                    let place = needed.iter().position(|n| *n == f).expect("it is read, so it is needed");
+                    give(&mut given[place], &join.feedback[f], &name, column);
+                }
+                None => {
+                    let column = &name[LEFT.len()..];
+                    let ty = column_type(&relation.left.source, column);
+                    find_or_add(&mut left, &base(LEFT, column), column, &ty);
+                }
+            }
+        }
+        let post = self.post(wanted, &left, given.iter().flatten(), output)?;
+        let key_of = |f: usize| is_primary_key(&relation.left.source, LEFT, &join.feedback[f].left_key);
+        let feedback = needed.iter().zip(&keys).zip(&given).map(|((&f, keys), given)| FeedbackSpec {
+            left_key: keys.0,
+            right_key: keys.1,
+            window_ms: join.feedback[f].window_ms,
+            takes: given.iter().map(|g| g.take).collect(),
+        });
         let spec = JoinSpec {
-            left_key,
-            right_key,
-            window_ms: join.window_ms,
-            emit: emit_of(relation, join),
+            feedback: feedback.collect(),
+            emit: emit_of(relation, join, &needed),
+            correction: join.emit.map_or(Correction::Retract, |emit| emit.correction),
+            sample: join.emit.and_then(|emit| emit.sample),
+            label_is_match,
+            correction_ttl_ms: 0,
             pending_count_max,
-            dedup: is_primary_key(&relation.left.source, LEFT, &join.left_key),
+            pending_bytes_max: usize::MAX,
+            dedup: needed.iter().position(|&f| key_of(f)),
         };
+        self.check_emission(join, &spec)?;
         let left = self.input(&relation.left, LEFT, &left)?;
-        let right = self.input(&join.right, RIGHT, &right)?;
+        let right = needed.iter().zip(given).map(|(&f, given)| {
+            let items: Vec<Wanted> = given.into_iter().map(|g| g.item).collect();
+            self.input(&join.feedback[f].right, &right(f), &items)
+        });
+        let right = right.collect::<Checked<_>>()?;
         Ok((left, Some(JoinPart { right, spec }), post))
     }
 
+    /// What EMIT says, for the feedback that is needed and the label that is learned.
+    fn check_emission(&self, join: &JoinRelation, spec: &JoinSpec) -> Checked<()> {
+        if let Some(EmitDef::Early { delay_ms, span }) = join.emit.and_then(|emit| emit.when)
+            && delay_ms >= spec.window_ms()
+        {
+            let fault = Fault::new(span, "EARLY must come before the end of the window of the label's feedback");
+            return Err(fault.hint("write a shorter time, or EMIT ON WINDOW CLOSE"));
+        }
+        let weighs = matches!(spec.correction, Correction::Fnw | Correction::Elapsed);
+        if weighs && !(spec.label_is_match && spec.is_fixed_at_match()) {
+            let span = join.emit.and_then(|emit| emit.correction_span).unwrap_or(self.span);
+            let fault = Fault::new(span, "this correction weighs a label that is whether feedback matched");
+            return Err(fault.hint("write CORRECT RETRACT, which is right for every label"));
+        }
+        Ok(())
+    }
+
     /// Joined rows to output rows. Their columns are called by number, as both sides may have equal names.
-    fn post(&self, wanted: &[Wanted], left: &[Wanted], right: &[Wanted], output: &SchemaRef) -> Checked<Projection> {
-        let joined: Vec<&Wanted> = left.iter().chain(right).collect();
+    fn post<'a>(
+        &self,
+        wanted: &[Wanted],
+        left: &'a [Wanted],
+        right: impl Iterator<Item = &'a Given>,
+        output: &SchemaRef,
+    ) -> Checked<Projection> {
+        let of_left = left.iter().map(|w| (&w.expr, &w.ty));
+        let joined: Vec<(&Expr, &DataType)> = of_left.chain(right.map(|g| (&g.name, &g.ty))).collect();
         let columns: Vec<(String, DataType)> =
-            joined.iter().enumerate().map(|(i, w)| (format!("joined.{i}"), w.ty.clone())).collect();
+            joined.iter().enumerate().map(|(i, (_, ty))| (format!("joined.{i}"), (*ty).clone())).collect();
         let column = |i: usize| base("joined.", &i.to_string());
-        let place = |expr: &Expr| joined.iter().position(|w| w.expr == *expr).map(column);
+        let place = |expr: &Expr| joined.iter().position(|(name, _)| *name == expr).map(column);
         let items: Vec<Wanted> = wanted
             .iter()
             .map(|w| {
@@ -280,10 +353,41 @@ fn find_or_add(items: &mut Vec<Wanted>, expr: &Expr, name: &str, ty: &DataType) 
     items.len() - 1
 }
 
+/// The value of the first feedback that matches.
+fn give_first(given: &mut Vec<Given>, expr: &Expr, name: &str, ty: &DataType) -> usize {
+    if let Some(i) = given.iter().position(|g| g.name == *expr) {
+        return i;
+    }
+    let text = name.to_string();
+    let item = Wanted { name: text.clone(), ty: ty.clone(), expr: expr.clone(), text, feature: false };
+    given.push(Given { name: expr.clone(), item, take: Take::First, ty: ty.clone() });
+    given.len() - 1
+}
+
+/// A column that an expression over joined rows reads.
+fn give(given: &mut Vec<Given>, feedback: &Feedback, name: &str, column: &str) {
+    let expr = base("", name);
+    let aggregate = column.strip_prefix('#').and_then(|n| feedback.aggregates.get(n.parse::<usize>().ok()?));
+    let Some(aggregate) = aggregate else {
+        let ty = column_type(&feedback.right.source, column);
+        give_first(given, &expr, column, &ty);
+        return;
+    };
+    if given.iter().any(|g| g.name == expr) {
+        return;
+    }
+    let (ty, text) = (aggregate.ty.clone(), aggregate.text.clone());
+    let item = Wanted { name: column.to_string(), ty, expr: aggregate.expr.clone(), text, feature: false };
+    given.push(Given { name: expr, item, take: aggregate.take, ty: aggregate.result() });
+}
+
 /// A key that is a column keeps its name.
 fn key_name(key: &Expr) -> &str {
     match key {
-        Expr::Column(c) => c.name.strip_prefix(LEFT).or(c.name.strip_prefix(RIGHT)).unwrap_or("key"),
+        Expr::Column(c) => {
+            let of_feedback = feedback_of(&c.name).map(|(_, column)| column);
+            c.name.strip_prefix(LEFT).or(of_feedback).unwrap_or("key")
+        }
         _ => "key",
     }
 }

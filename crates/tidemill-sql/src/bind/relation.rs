@@ -15,15 +15,14 @@ use datafusion::{
     sql::sqlparser::tokenizer::Span,
 };
 use tidemill_base::attribute::Settings;
-use tidemill_stream::source::SourceSpec;
+use tidemill_stream::{join::Take, source::SourceSpec};
 
 use crate::{
     diagnostic::{Checked, Fault},
-    parse::tail::EmitDef,
+    parse::tail::EmitClause,
 };
 
 pub(crate) const LEFT: &str = "left.";
-pub(crate) const RIGHT: &str = "right.";
 
 /// Parts of an expression once all views are expanded; more is a program made to exhaust memory.
 const EXPANDED_PARTS_MAX: usize = 10_000;
@@ -92,8 +91,15 @@ pub(crate) struct RelationColumn {
     pub text: String,
 }
 
+/// The join of impressions with one type of feedback after another.
 #[derive(Clone, Debug)]
 pub(crate) struct JoinRelation {
+    pub feedback: Vec<Feedback>,
+    pub emit: Option<EmitClause>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Feedback {
     pub right: Side,
     pub left_key: Expr,
     pub right_key: Expr,
@@ -103,8 +109,26 @@ pub(crate) struct JoinRelation {
     pub right_key_text: String,
     pub key_type: DataType,
     pub window_ms: i64,
-    pub window_span: Span,
-    pub emit: Option<EmitDef>,
+    /// What is taken from all that matches; column `right.#0` and so on.
+    pub aggregates: Vec<Aggregate>,
+}
+
+/// `SUM(c.price)`: one number, or one value, of all feedback that matches.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Aggregate {
+    pub take: Take,
+    /// Over the columns of the feedback.
+    pub expr: Expr,
+    /// Of the values that are taken.
+    pub ty: DataType,
+    pub text: String,
+}
+
+impl Aggregate {
+    /// Of what comes out.
+    pub fn result(&self) -> DataType {
+        if self.take == Take::Count { DataType::Int64 } else { self.ty.clone() }
+    }
 }
 
 impl Relation {
@@ -137,8 +161,21 @@ impl Relation {
 impl RelationColumn {
     /// Whether it depends on feedback.
     pub fn is_feedback(&self) -> bool {
-        reads(&self.expr).iter().any(|name| name.starts_with(RIGHT))
+        reads(&self.expr).iter().any(|name| feedback_of(name).is_some())
     }
+}
+
+/// What columns of a type of feedback are called.
+pub(crate) fn right(feedback: usize) -> String {
+    // The first has no number: programs of one are the most.
+    if feedback == 0 { "right.".to_string() } else { format!("right{feedback}.") }
+}
+
+/// Which feedback's column this flat name is, and its name there.
+pub(crate) fn feedback_of(name: &str) -> Option<(usize, &str)> {
+    let (side, column) = name.strip_prefix("right")?.split_once('.')?;
+    let feedback = if side.is_empty() { 0 } else { side.parse().ok()? };
+    Some((feedback, column))
 }
 
 /// A source's column as an expression.

@@ -18,10 +18,12 @@ use crate::{
 };
 
 /// The tables that an expression can name.
+#[derive(Clone, Default)]
 pub(crate) struct Scope {
     tables: Vec<Table>,
 }
 
+#[derive(Clone)]
 struct Table {
     alias: String,
     columns: Vec<(String, DataType)>,

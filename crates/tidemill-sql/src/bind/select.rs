@@ -13,13 +13,16 @@ use datafusion::{
 };
 
 use super::{
-    Catalog, join,
-    relation::{Filter, RIGHT, Relation, RelationColumn, expand, reads},
+    Catalog, aggregate, join,
+    relation::{Filter, Relation, RelationColumn, expand, feedback_of, reads},
     scope::{Scope, find, flat, unflat},
 };
 use crate::{
     diagnostic::{Checked, Fault},
-    parse::{SelectDef, tail::EmitDef},
+    parse::{
+        SelectDef,
+        tail::{EmitClause, EmitDef},
+    },
     planner::or,
 };
 
@@ -29,13 +32,20 @@ pub(crate) struct From {
     pub scope: Scope,
     /// How many columns each table has.
     pub widths: Vec<usize>,
+    /// What is taken from all feedback that matches, as a table of its own behind the others.
+    pub aggregates: Vec<(usize, usize)>,
 }
 
 impl From {
     /// A relation under a name.
     pub fn one(relation: Relation, alias: &str) -> Self {
         let columns = relation.columns.iter().map(|c| (c.name.clone(), c.ty.clone()));
-        Self { scope: Scope::new().with(alias, columns), widths: vec![relation.columns.len()], relation }
+        Self {
+            scope: Scope::new().with(alias, columns),
+            widths: vec![relation.columns.len()],
+            aggregates: Vec::new(),
+            relation,
+        }
     }
 
     /// The place of a table's column among the relation's columns.
@@ -55,6 +65,9 @@ impl From {
         let (planned, ty) = catalog.planner.plan(&resolved, &self.scope.schema(), span)?;
         let meaning = |name: &str| {
             let (table, column) = unflat(name)?;
+            if table == self.widths.len() {
+                return aggregate::meaning(self, column);
+            }
             let from: usize = self.widths[..table].iter().sum();
             let columns = &self.relation.columns[from..from + self.widths[table]];
             columns.iter().find(|c| c.name == column).map(|c| c.expr.clone())
@@ -67,8 +80,8 @@ impl From {
 /// Binds a query as it stands at statement `at`.
 pub(crate) fn bind(def: &SelectDef, catalog: &Catalog, at: usize) -> Checked<Relation> {
     let mut relation = query(&def.query, catalog, at).map_err(|fault| mark(fault, def))?;
-    if let Some((emit, span)) = def.emit {
-        set_emit(&mut relation, emit, span)?;
+    if let Some((emit, span)) = &def.emit {
+        set_emit(&mut relation, *emit, *span)?;
     }
     Ok(relation)
 }
@@ -80,15 +93,16 @@ fn mark(fault: Fault, def: &SelectDef) -> Fault {
     place.map_or(fault.clone(), |(_, span)| Fault { span: *span, ..fault })
 }
 
-fn set_emit(relation: &mut Relation, emit: EmitDef, span: Span) -> Checked<()> {
+fn set_emit(relation: &mut Relation, emit: EmitClause, span: Span) -> Checked<()> {
     let Some(join) = &mut relation.join else {
         return Err(Fault::new(span, "EMIT says when a join emits; this SELECT has none").hint("leave it out"));
     };
     if join.emit.is_some() {
         return Err(Fault::new(span, "a view below has an EMIT of its own for this join").hint("keep one of the two"));
     }
-    if let EmitDef::Early { delay_ms, span } = emit
-        && delay_ms >= join.window_ms
+    let window_ms = join.feedback.iter().map(|f| f.window_ms).max().unwrap_or(0);
+    if let Some(EmitDef::Early { delay_ms, span }) = emit.when
+        && delay_ms >= window_ms
     {
         let fault = Fault::new(span, "EARLY must come before the window's end");
         return Err(fault.hint("write a shorter time, or EMIT ON WINDOW CLOSE"));
@@ -142,7 +156,7 @@ fn select(select: &Select, catalog: &Catalog, at: usize, span: Span) -> Checked<
     if let Some(condition) = &select.selection {
         filter(&mut from, condition, catalog)?;
     }
-    let columns = list(select, &from, catalog, span)?;
+    let columns = list(select, &mut from, catalog, span)?;
     Ok(Relation { columns, ..from.relation })
 }
 
@@ -181,35 +195,32 @@ fn refuse_clauses(select: &Select, span: Span) -> Checked<()> {
 
 fn from(table: &TableWithJoins, catalog: &Catalog, at: usize) -> Checked<From> {
     let (left, left_alias) = factor(&table.relation, catalog, at)?;
-    let [join] = table.joins.as_slice() else {
-        return match table.joins.get(1) {
-            None => Ok(From::one(left, &left_alias.value)),
-            Some(second) => {
-                let instead = "join one feedback source";
-                Err(Fault::unsupported(or(second.relation.span(), left_alias.span), "a second join", instead))
+    let mut aliases = vec![left_alias];
+    let mut from = From::one(left, &aliases[0].value);
+    for join in &table.joins {
+        let (right, alias) = factor(&join.relation, catalog, at)?;
+        let span = or(join.relation.span(), alias.span);
+        let constraint = match &join.join_operator {
+            JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => constraint,
+            _ => {
+                let instead = "write LEFT JOIN: every impression gives one sample, positive when feedback came";
+                return Err(Fault::unsupported(span, "a join that is not LEFT JOIN", instead));
             }
         };
-    };
-    let (right, right_alias) = factor(&join.relation, catalog, at)?;
-    let span = or(join.relation.span(), right_alias.span);
-    let constraint = match &join.join_operator {
-        JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => constraint,
-        _ => {
-            let instead = "write LEFT JOIN: every impression gives one sample, positive when feedback came";
-            return Err(Fault::unsupported(span, "a join that is not LEFT JOIN", instead));
+        if aliases.iter().any(|before| before.value == alias.value) {
+            let fault = Fault::new(alias.span, format!("'{}' names both sides of the join", alias.value));
+            return Err(fault.hint("give one an alias: FROM a AS i LEFT JOIN b AS c"));
         }
-    };
-    if left_alias.value == right_alias.value {
-        let fault = Fault::new(right_alias.span, format!("'{}' names both sides of the join", right_alias.value));
-        return Err(fault.hint("give one an alias: FROM a AS i LEFT JOIN b AS c"));
+        from = match constraint {
+            JoinConstraint::On(on) => join::bind(from, right, [&aliases[0], &alias], on, catalog)?,
+            JoinConstraint::Using(_) | JoinConstraint::Natural => {
+                return Err(Fault::unsupported(span, "USING and NATURAL", "write ON a.key = b.key AND ..."));
+            }
+            JoinConstraint::None => return Err(join::needs_time_bound(span)),
+        };
+        aliases.push(alias);
     }
-    match constraint {
-        JoinConstraint::On(on) => join::bind(left, right, [&left_alias, &right_alias], on, catalog),
-        JoinConstraint::Using(_) | JoinConstraint::Natural => {
-            Err(Fault::unsupported(span, "USING and NATURAL", "write ON a.key = b.key AND ..."))
-        }
-        JoinConstraint::None => Err(join::needs_time_bound(span)),
-    }
+    Ok(from)
 }
 
 /// A table of FROM: what it stands for and how it is called.
@@ -249,7 +260,7 @@ fn filter(from: &mut From, condition: &ast::Expr, catalog: &Catalog) -> Checked<
             let message = format!("WHERE needs a condition, this is {}", crate::parse::value::type_name(&ty));
             return Err(Fault::new(span, message));
         }
-        if let Some(name) = reads(&expr).iter().find_map(|n| n.strip_prefix(RIGHT).map(str::to_string)) {
+        if let Some(name) = reads(&expr).iter().find_map(|n| feedback_of(n).map(|(_, column)| column.to_string())) {
             let message = format!(
                 "WHERE cannot look at feedback ('{name}'): when an impression arrives nobody knows it yet, and dropping \
                  samples by their feedback would bias the model"
@@ -262,7 +273,7 @@ fn filter(from: &mut From, condition: &ast::Expr, catalog: &Catalog) -> Checked<
     Ok(())
 }
 
-fn list(select: &Select, from: &From, catalog: &Catalog, span: Span) -> Checked<Vec<RelationColumn>> {
+fn list(select: &Select, from: &mut From, catalog: &Catalog, span: Span) -> Checked<Vec<RelationColumn>> {
     let mut columns: Vec<RelationColumn> = Vec::new();
     for item in &select.projection {
         let item_span = or(item.span(), span);
@@ -291,13 +302,16 @@ fn list(select: &Select, from: &From, catalog: &Catalog, span: Span) -> Checked<
 }
 
 fn column(
-    from: &From,
+    from: &mut From,
     expr: &ast::Expr,
     alias: Option<&Ident>,
     catalog: &Catalog,
     span: Span,
 ) -> Checked<RelationColumn> {
-    let (planned, ty) = from.plan(expr, catalog, span)?;
+    let (planned, ty) = match aggregate::take_out(expr, from, catalog, span)? {
+        Some(rest) => aggregate::with_table(from, |from| from.plan(&rest, catalog, span))?,
+        None => from.plan(expr, catalog, span)?,
+    };
     let name = match (alias, expr) {
         (Some(alias), _) => alias.value.clone(),
         (None, ast::Expr::Identifier(ident)) => name_of(from, std::slice::from_ref(ident))?,

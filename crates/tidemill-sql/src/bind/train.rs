@@ -10,7 +10,7 @@ use super::{
     Catalog, features,
     fingerprint::fingerprint,
     pipeline::{self, is_primary_key},
-    relation::{JoinRelation, RIGHT, Relation, base},
+    relation::{JoinRelation, Relation, base, feedback_of, reads, right},
     source,
 };
 use crate::{
@@ -47,7 +47,8 @@ pub(crate) fn train(tail: &TrainTail, relation: &Relation, catalog: &Catalog, kn
         features.iter().copied().chain([label]).chain(roles.oracle).chain(roles.weight).chain(group).collect();
     let needed: Vec<usize> = needed.into_iter().collect();
     let wanted = pipeline::wanted(relation, &needed, &features);
-    let pipeline = pipeline::build(relation, &wanted, pending_max(&settings), &catalog.planner, tail.label.span)?;
+    let bounds = (pending_max(&settings), label_is_match(relation, label));
+    let pipeline = pipeline::build(relation, &wanted, bounds, &catalog.planner, tail.label.span)?;
     let label_name = names[label].to_string();
     Ok(TrainJob {
         fingerprint: fingerprint(learner, &settings, known, relation, &wanted, &columns, &label_name),
@@ -83,7 +84,8 @@ pub(crate) fn evaluate(
     let needed: BTreeSet<usize> = features.iter().copied().chain([label]).chain(oracle).collect();
     let needed: Vec<usize> = needed.into_iter().collect();
     let wanted = pipeline::wanted(relation, &needed, &features);
-    let pipeline = pipeline::build(relation, &wanted, pending_max(&settings), &catalog.planner, tail.label.span)?;
+    let bounds = (pending_max(&settings), label_is_match(relation, label));
+    let pipeline = pipeline::build(relation, &wanted, bounds, &catalog.planner, tail.label.span)?;
     Ok(EvaluateJob {
         model: tail.model.text.clone(),
         settings,
@@ -169,27 +171,37 @@ fn label(name: &Name, relation: &Relation) -> Checked<usize> {
         return Err(Fault::new(name.span, message).hint("compare in the SELECT: (x = 'yes') AS label"));
     }
     if let Some(join) = &relation.join
-        && !says_matched(&column.expr, join)
+        && !column.is_feedback()
     {
-        let what = "a label of a join that is not whether feedback came";
-        let instead = format!("select ({} IS NOT NULL) AS label", join.right_key_text);
-        return Err(Fault::unsupported(name.span, what, instead));
+        let message = format!("label '{}' does not depend on the joined feedback", column.name);
+        let key = &join.feedback[0].right_key_text;
+        return Err(Fault::new(name.span, message).hint(format!("select ({key} IS NOT NULL) AS label")));
     }
     Ok(i)
 }
 
+/// Whether the label is that feedback of one type matched.
+fn label_is_match(relation: &Relation, label: usize) -> bool {
+    let expr = &relation.columns[label].expr;
+    relation.join.as_ref().is_some_and(|join| {
+        let read: BTreeSet<usize> = reads(expr).iter().filter_map(|name| feedback_of(name).map(|(f, _)| f)).collect();
+        read.len() == 1 && read.into_iter().all(|feedback| says_matched(expr, join, feedback))
+    })
+}
+
 /// Whether the expression is true, or 1, exactly when feedback matched: progressive validation scores an impression by
 /// that.
-fn says_matched(expr: &Expr, join: &JoinRelation) -> bool {
+fn says_matched(expr: &Expr, join: &JoinRelation, feedback: usize) -> bool {
     match expr {
-        Expr::Cast(c) => says_matched(&c.expr, join),
-        Expr::Alias(a) => says_matched(&a.expr, join),
-        Expr::IsNotNull(inner) => never_null_when_matched(inner, join),
-        Expr::Not(inner) => matches!(inner.as_ref(), Expr::IsNull(e) if never_null_when_matched(e, join)),
+        Expr::Cast(c) => says_matched(&c.expr, join, feedback),
+        Expr::Alias(a) => says_matched(&a.expr, join, feedback),
+        Expr::IsNotNull(inner) => never_null_when_matched(inner, join, feedback),
+        Expr::Not(inner) => matches!(inner.as_ref(), Expr::IsNull(e) if never_null_when_matched(e, join, feedback)),
         Expr::Case(case) if case.expr.is_none() => match (case.when_then_expr.as_slice(), &case.else_expr) {
             ([(when, then)], Some(otherwise)) => {
-                let matched_first = says_matched(when, join) && is_literal(then, 1) && is_literal(otherwise, 0);
-                let unmatched = matches!(when.as_ref(), Expr::IsNull(e) if never_null_when_matched(e, join));
+                let matched_first =
+                    says_matched(when, join, feedback) && is_literal(then, 1) && is_literal(otherwise, 0);
+                let unmatched = matches!(when.as_ref(), Expr::IsNull(e) if never_null_when_matched(e, join, feedback));
                 matched_first || (unmatched && is_literal(then, 0) && is_literal(otherwise, 1))
             }
             _ => false,
@@ -199,14 +211,15 @@ fn says_matched(expr: &Expr, join: &JoinRelation) -> bool {
 }
 
 /// The key that matched, the event time (an event without is not let in), and what the source declares so.
-fn never_null_when_matched(expr: &Expr, join: &JoinRelation) -> bool {
+fn never_null_when_matched(expr: &Expr, join: &JoinRelation, feedback: usize) -> bool {
+    let (join, prefix) = (&join.feedback[feedback], right(feedback));
     let source = &join.right.source;
     let declared = source.spec.columns.fields().iter().filter(|f| !f.is_nullable());
     *expr == join.right_key
         || *expr == join.right_key_bare
-        || source.event_time.as_ref().is_some_and(|t| *expr == base(RIGHT, t))
-        || is_primary_key(source, RIGHT, expr)
-        || declared.into_iter().any(|f| *expr == base(RIGHT, f.name()))
+        || source.event_time.as_ref().is_some_and(|t| *expr == base(&prefix, t))
+        || is_primary_key(source, &prefix, expr)
+        || declared.into_iter().any(|f| *expr == base(&prefix, f.name()))
 }
 
 fn is_literal(expr: &Expr, number: i64) -> bool {

@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::{
 
 pub(crate) use create_source::{ComputedDef, SourceDef};
 use cursor::{Cursor, Name};
-use tail::{EmitDef, Task};
+use tail::{EmitClause, Task};
 
 use crate::diagnostic::{Checked, Fault};
 
@@ -34,7 +34,7 @@ pub(crate) enum Parsed {
 #[derive(Clone, Debug)]
 pub(crate) struct SelectDef {
     pub query: Box<Query>,
-    pub emit: Option<(EmitDef, Span)>,
+    pub emit: Option<(EmitClause, Span)>,
     /// Clauses that may have to be refused, and where they stand: the parser does not keep their places.
     pub marks: Vec<(&'static str, Span)>,
 }

@@ -4,6 +4,7 @@
 //! and `MINUTE TO` as an interval's qualifier.
 
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+use tidemill_stream::join::{Correction, NegativeSample, SamplingMode};
 
 use super::{
     columns::{self, ColumnItem},
@@ -87,64 +88,113 @@ fn misspelt_task(tokens: &[TokenWithSpan], top: &[usize]) -> Checked<()> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum EmitDef {
     OnWindowClose,
+    OnMatch,
     Early { delay_ms: i64, span: Span },
 }
 
-/// Reads the EMIT clause.
-pub(crate) fn emit(tokens: &[TokenWithSpan]) -> Checked<Option<(EmitDef, Span)>> {
+/// Everything that is said about what leaves the join.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct EmitClause {
+    /// `None`: what is best for its sources.
+    pub when: Option<EmitDef>,
+    pub correction: Correction,
+    /// Where `CORRECT` says something of the label: its place.
+    pub correction_span: Option<Span>,
+    pub sample: Option<NegativeSample>,
+}
+
+/// Reads the EMIT clause, and NEGATIVE SAMPLE behind it or alone.
+pub(crate) fn emit(tokens: &[TokenWithSpan]) -> Checked<Option<(EmitClause, Span)>> {
     let mut cursor = Cursor::new(tokens);
     let c = &mut cursor;
     if c.is_done() {
         return Ok(None);
     }
     let begin = c.here();
-    refuse_sampling(c)?;
-    c.expect_word("EMIT")?;
+    refuse_dedup(c)?;
+    let mut clause = EmitClause { when: None, correction: Correction::Retract, correction_span: None, sample: None };
+    if !c.is_word("NEGATIVE") {
+        c.expect_word("EMIT")?;
+        when(c, &mut clause)?;
+    }
+    clause.sample = sample(c)?;
+    refuse_dedup(c)?;
+    if !c.is_done() {
+        return Err(c.expected("NEGATIVE SAMPLE, TO or the end of the statement", &["CORRECT", "NEGATIVE", "TO"]));
+    }
+    Ok(Some((clause, begin)))
+}
+
+fn when(c: &mut Cursor, clause: &mut EmitClause) -> Checked<()> {
     let here = c.here();
-    let def = if c.take_words(&["ON", "WINDOW", "CLOSE"]) {
-        EmitDef::OnWindowClose
+    if c.take_words(&["ON", "WINDOW", "CLOSE"]) {
+        clause.when = Some(EmitDef::OnWindowClose);
+    } else if c.take_words(&["ON", "MATCH"]) {
+        clause.when = Some(EmitDef::OnMatch);
     } else if c.take_word("EARLY") {
         let (delay_ms, span) = value::interval(c)?;
-        correction(c)?;
-        EmitDef::Early { delay_ms, span }
+        clause.when = Some(EmitDef::Early { delay_ms, span });
+        correction(c, clause)?;
     } else if c.take_word("IMMEDIATE") {
-        correction(c)?;
-        EmitDef::Early { delay_ms: 0, span: here }
-    } else if c.take_words(&["ON", "MATCH"]) {
-        let instead = "it biases the model when traffic grows; write EMIT EARLY INTERVAL '1' MINUTE";
-        return Err(Fault::unsupported(here, "EMIT ON MATCH", instead));
+        clause.when = Some(EmitDef::Early { delay_ms: 0, span: here });
+        correction(c, clause)?;
     } else {
-        let forms = "ON WINDOW CLOSE, EARLY INTERVAL '1' MINUTE or IMMEDIATE";
+        let forms = "ON WINDOW CLOSE, ON MATCH, EARLY INTERVAL '1' MINUTE or IMMEDIATE";
         return Err(c.expected(forms, &["EARLY", "IMMEDIATE", "ON"]));
-    };
-    refuse_sampling(c)?;
-    if !c.is_done() {
-        return Err(c.expected("TO or the end of the statement", &["CORRECT", "TO"]));
-    }
-    Ok(Some((def, begin)))
-}
-
-fn correction(c: &mut Cursor) -> Checked<()> {
-    if !c.take_word("CORRECT") || c.take_word("RETRACT") {
-        return Ok(());
-    }
-    for word in ["FNW", "ELAPSED", "NONE"] {
-        if c.is_word(word) {
-            return Err(Fault::unsupported(c.here(), format!("CORRECT {word}"), "write CORRECT RETRACT"));
-        }
-    }
-    Err(c.expected("RETRACT", &["RETRACT"]))
-}
-
-fn refuse_sampling(c: &Cursor) -> Checked<()> {
-    if c.is_word("NEGATIVE") {
-        return Err(Fault::unsupported(c.here(), "NEGATIVE SAMPLE", "leave it out: every negative is learned from"));
-    }
-    if c.is_word("DEDUP") {
-        let instead = "declare the column PRIMARY KEY in CREATE SOURCE: a second event with its value is dropped";
-        return Err(Fault::unsupported(c.here(), "DEDUP BY", instead));
     }
     Ok(())
+}
+
+fn correction(c: &mut Cursor, clause: &mut EmitClause) -> Checked<()> {
+    const WORDS: [(&str, Correction); 4] = [
+        ("RETRACT", Correction::Retract),
+        ("FNW", Correction::Fnw),
+        ("ELAPSED", Correction::Elapsed),
+        ("NONE", Correction::None),
+    ];
+    if !c.take_word("CORRECT") {
+        return Ok(());
+    }
+    let here = c.here();
+    match WORDS.into_iter().find(|(word, _)| c.take_word(word)) {
+        Some((_, correction)) => (clause.correction, clause.correction_span) = (correction, Some(here)),
+        None => return Err(c.expected("RETRACT, FNW, ELAPSED or NONE", &WORDS.map(|(word, _)| word))),
+    }
+    Ok(())
+}
+
+/// `NEGATIVE SAMPLE 0.1 [CORRECT BY WEIGHT | LOGIT]`; the seed is the model's, which is not known here.
+fn sample(c: &mut Cursor) -> Checked<Option<NegativeSample>> {
+    if !c.take_words(&["NEGATIVE", "SAMPLE"]) {
+        return Ok(None);
+    }
+    let here = c.here();
+    let written = match c.peek().map(|t| &t.token) {
+        Some(Token::Number(text, _)) => text.parse::<f64>().ok(),
+        _ => return Err(c.expected("the share of negatives that are learned from, like 0.1", &[])),
+    };
+    c.next();
+    let Some(share) = written.filter(|share| *share > 0.0 && *share <= 1.0) else {
+        let fault = Fault::new(here, "NEGATIVE SAMPLE takes a share above 0 and at most 1");
+        return Err(fault.hint("write NEGATIVE SAMPLE 0.1 to learn from one negative in ten"));
+    };
+    let mode = match c.take_words(&["CORRECT", "BY"]) {
+        false => SamplingMode::Weight,
+        true if c.take_word("WEIGHT") => SamplingMode::Weight,
+        true if c.take_word("LOGIT") => SamplingMode::Logit,
+        true => return Err(c.expected("WEIGHT or LOGIT", &["WEIGHT", "LOGIT"])),
+    };
+    Ok(Some(NegativeSample { share, mode, seed: 0 }))
+}
+
+fn refuse_dedup(c: &Cursor) -> Checked<()> {
+    match c.is_word("DEDUP") {
+        true => {
+            let instead = "declare the column PRIMARY KEY in CREATE SOURCE: a second event with its value is dropped";
+            Err(Fault::unsupported(c.here(), "DEDUP BY", instead))
+        }
+        false => Ok(()),
+    }
 }
 
 /// `TO TRAIN ...`

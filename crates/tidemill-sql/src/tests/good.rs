@@ -292,6 +292,6 @@ fn the_arrival_time_has_a_column() {
     let job = train_job(&format!("{STREAMS}SELECT * FROM samples TO TRAIN FTRLClassifier LABEL clicked INTO ctr"));
     assert_eq!(job.pipeline.left.source.event_time_column, Some(4));
     let join = job.pipeline.join.expect("a join");
-    assert_eq!(join.right.source.event_time_column, Some(2));
-    assert_eq!(join.right.event_time, Some(3));
+    assert_eq!(join.right[0].source.event_time_column, Some(2));
+    assert_eq!(join.right[0].event_time, Some(3));
 }

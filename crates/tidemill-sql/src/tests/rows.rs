@@ -263,9 +263,9 @@ fn a_request_gives_what_training_saw() {
         0: 40.0 PEN 7 1
         key 3
     "#]]
-    .assert_eq(&format!("{}key {}\n", render(&left_rows), join.spec.left_key));
+    .assert_eq(&format!("{}key {}\n", render(&left_rows), join.spec.feedback[0].left_key));
     // One impression, once with feedback and once without.
-    let right = join.right.output();
+    let right = join.right[0].output();
     assert_eq!(right.fields().len(), 1);
     for key in [Some(1), None] {
         let mut columns = left_rows.rows.columns().to_vec();

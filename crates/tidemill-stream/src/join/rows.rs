@@ -47,11 +47,15 @@ pub(super) struct KeptRows {
     first: u64,
     batches: VecDeque<Option<Kept>>,
     bytes: usize,
+    /// Bytes of the rows that are held, each as often as it is; 0 unless they are measured.
+    held_bytes: usize,
+    measures: bool,
 }
 
 impl KeptRows {
-    pub fn new(schema: SchemaRef) -> Self {
-        Self { schema, first: 0, batches: VecDeque::new(), bytes: 0 }
+    /// No rows yet. Measuring each row that is held takes time, so it is done only where there is a bound.
+    pub fn new(schema: SchemaRef, measures: bool) -> Self {
+        Self { schema, first: 0, batches: VecDeque::new(), bytes: 0, held_bytes: 0, measures }
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -79,10 +83,12 @@ impl KeptRows {
     }
 
     pub fn hold(&mut self, row: RowRef) {
+        self.held_bytes += self.row_bytes(row);
         self.kept_mut(row.batch).held += 1;
     }
 
     pub fn release(&mut self, row: RowRef) {
+        self.held_bytes -= self.row_bytes(row);
         let kept = self.kept_mut(row.batch);
         kept.held -= 1;
         if kept.held == 0 {
@@ -102,8 +108,35 @@ impl KeptRows {
         self.bytes
     }
 
-    /// The columns of these rows in this order; NULL in every column for `None`.
+    /// Bytes of the rows that are held, each as often as it is. Follows from the rows alone, not from the batches they came
+    /// in, so a restored join decides by the same numbers.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Bytes of one row; 0 unless rows are measured.
+    pub fn row_bytes(&self, row: RowRef) -> usize {
+        if !self.measures {
+            return 0;
+        }
+        let bytes = |column: &ArrayRef| match column.data_type() {
+            DataType::Utf8 => column.as_string::<i32>().value_length(row.row as usize) as usize + 4,
+            t => t.primitive_width().unwrap_or(8),
+        };
+        self.kept(row.batch).rows.columns().iter().map(bytes).sum()
+    }
+
+    /// All columns of these rows in this order; NULL in every column for `None`.
     pub fn gather(&self, rows: &[Option<RowRef>]) -> Result<Vec<ArrayRef>> {
+        self.gather_columns(rows, 0..self.schema.fields().len())
+    }
+
+    /// Some columns of these rows in this order.
+    pub fn gather_columns(
+        &self,
+        rows: &[Option<RowRef>],
+        columns: impl IntoIterator<Item = usize>,
+    ) -> Result<Vec<ArrayRef>> {
         let mut used: Vec<u64> = Vec::new();
         let mut place_of: BTreeMap<u64, usize> = BTreeMap::new();
         // Place 0 is the NULL row; neighbours nearly always lie in one batch, so the last place is tried first.
@@ -122,7 +155,8 @@ impl KeptRows {
                 (last.1, row.row as usize)
             })
             .collect();
-        (0..self.schema.fields().len())
+        columns
+            .into_iter()
             .map(|c| {
                 let ty = self.schema.field(c).data_type();
                 if rows.iter().all(Option::is_none) {

@@ -11,57 +11,56 @@ use tidemill_base::{
     codec::{Decoder, Encoder},
 };
 
-use super::{Feedback, LabelJoin, NONE, Pending, RowRef, Stage, rows::Held};
+use super::{
+    JoinCounts, LabelJoin, NO_SEQ, Pending, RowRef, Stage,
+    index::NONE,
+    rows::Held,
+    side::{Feedback, Side},
+};
 
 const GONE: RowRef = RowRef { batch: 0, row: 0 };
 /// Instead of a row: there is none.
 const NO_ROW: u64 = u64::MAX;
+/// Bytes of an impression and of its part for each feedback, and of a feedback row, at least.
+const PENDING_BYTES: usize = 25;
+const FEEDBACK_BYTES: usize = 33;
 
 /// The rows that wait, as of the moment of saving.
 pub struct JoinRows {
     left: Held,
-    right: Held,
+    right: Vec<Held>,
 }
 
 impl JoinRows {
-    /// Appends all rows: impressions, then feedback.
+    /// Appends all rows: impressions, then feedback, type by type.
     pub fn encode(&self, out: &mut Encoder) -> Result<()> {
         put_rows(out, &self.left)?;
-        put_rows(out, &self.right)
+        self.right.iter().try_for_each(|right| put_rows(out, right))
     }
 }
 
 impl LabelJoin {
     /// Appends who waits, and takes hold of the rows they wait with.
     pub fn encode(&self, out: &mut Encoder) -> JoinRows {
-        let rows = JoinRows { left: self.left_rows.held(), right: self.right_rows.held() };
-        out.put_i64(self.watermark).put_u64(self.next_seq).put_u64(self.next_feedback);
+        let right = self.sides.iter().map(|side| side.rows.held()).collect();
+        let rows = JoinRows { left: self.left_rows.held(), right };
+        out.put_i64(self.watermark).put_u64(self.next_seq);
         for count in self.counts.as_array() {
             out.put_u64(count);
         }
-        let mut pending: Vec<&Pending> = self.pending.iter().filter(|p| p.seq != u64::MAX).collect();
-        pending.sort_unstable_by_key(|p| p.seq);
+        let mut pending: Vec<usize> = (0..self.pending.len()).filter(|&i| self.pending[i].seq != NO_SEQ).collect();
+        pending.sort_unstable_by_key(|&i| self.pending[i].seq);
         out.put_varint(pending.len() as u64);
-        for p in &pending {
-            let (left, matched) = match p.stage {
-                Stage::Done | Stage::Released => (NO_ROW, None),
-                _ => (rows.left.index(p.row), p.matched),
-            };
-            let (ts, right) = matched.map_or((0, NO_ROW), |(ts, row)| (ts, rows.right.index(row)));
-            out.put_u64(p.key).put_i64(p.ts).put_u64(p.seq).put_u8(p.stage as u8);
-            out.put_u64(left).put_i64(ts).put_u64(right);
+        for slot in pending {
+            let p = &self.pending[slot];
+            let left = if p.stage.has_row() { rows.left.index(p.row) } else { NO_ROW };
+            out.put_i64(p.ts).put_u64(p.seq).put_u8(p.stage as u8).put_u64(left);
+            for (side, rows) in self.sides.iter().zip(&rows.right) {
+                side.encode_link(slot, rows, out);
+            }
         }
-        let free: std::collections::BTreeSet<u32> = self.feedback_free.iter().copied().collect();
-        let mut feedback: Vec<&Feedback> =
-            self.feedback.iter().enumerate().filter(|(i, _)| !free.contains(&(*i as u32))).map(|(_, f)| f).collect();
-        feedback.sort_unstable_by_key(|f| f.arrival);
-        out.put_varint(feedback.len() as u64);
-        for f in &feedback {
-            out.put_u64(f.key)
-                .put_i64(f.ts)
-                .put_u64(f.arrival)
-                .put_u8(f.matched as u8)
-                .put_u64(rows.right.index(f.row));
+        for (side, rows) in self.sides.iter().zip(&rows.right) {
+            side.encode_feedback(rows, out);
         }
         rows
     }
@@ -70,48 +69,114 @@ impl LabelJoin {
     pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
         self.watermark = d.i64()?;
         self.next_seq = d.u64()?;
-        self.next_feedback = d.u64()?;
-        let mut counts = [0; 10];
+        let mut counts = [0; COUNTS];
         for count in &mut counts {
             *count = d.u64()?;
         }
-        self.counts = super::JoinCounts::from_array(counts);
-        for _ in 0..d.count(49)? {
-            let (key, ts, seq, stage) = (d.u64()?, d.i64()?, d.u64()?, stage_of(d.u8()?)?);
-            let (left, matched_ts, right) = (d.u64()?, d.i64()?, d.u64()?);
-            let matched = (right != NO_ROW).then_some((matched_ts, row(right)));
-            if stage.is_final() != (left == NO_ROW) {
+        self.counts = JoinCounts::from_array(counts);
+        for _ in 0..d.count(PENDING_BYTES)? {
+            let (ts, seq, stage, left) = (d.i64()?, d.u64()?, stage_of(d.u8()?)?, d.u64()?);
+            if stage.has_row() == (left == NO_ROW) {
                 return Err(Error::corrupt("label join: an impression waits without its row"));
             }
-            self.insert_pending(Pending { key, ts, seq, stage, row: row(left), matched, next: NONE });
+            let links: Vec<_> = self.sides.iter().map(|side| side.decode_link(d)).collect::<Result<_>>()?;
+            let slot =
+                self.insert_pending(Pending { ts, seq, stage, row: row(left) }, links.iter().map(|link| link.key));
+            self.sides.iter_mut().zip(links).for_each(|(side, link)| side.restore_link(slot as usize, link));
         }
-        for _ in 0..d.count(33)? {
+        self.sides.iter_mut().try_for_each(|side| side.decode_feedback(d))
+    }
+
+    /// Gives those who wait their rows back.
+    pub fn restore_rows(&mut self, d: &mut Decoder) -> Result<()> {
+        let left = get_rows(d, self.left_rows.schema())?;
+        let count = left.num_rows();
+        let batch = self.left_rows.add(left);
+        for p in self.pending.iter_mut().filter(|p| p.stage.has_row()) {
+            p.row = placed(p.row, batch, count)?;
+            self.left_rows.hold(p.row);
+        }
+        self.left_rows.settle(batch);
+        self.sides.iter_mut().try_for_each(|side| side.restore_rows(d))
+    }
+}
+
+/// What an impression has of one feedback, as it was saved.
+struct SavedLink {
+    key: u64,
+    matches: u32,
+    first: Option<(i64, RowRef)>,
+    last: Option<(i64, RowRef)>,
+    numbers: Vec<f64>,
+}
+
+impl Side {
+    fn encode_link(&self, slot: usize, rows: &Held, out: &mut Encoder) {
+        let link = &self.links[slot];
+        out.put_u64(link.key).put_u32(link.matches);
+        let has = |taken: &Option<(i64, RowRef)>, flag: u8| if taken.is_some() { flag } else { 0 };
+        out.put_u8(has(&link.first, 1) | has(&link.last, 2));
+        for (ts, row) in link.first.iter().chain(&link.last) {
+            out.put_i64(*ts).put_u64(rows.index(*row));
+        }
+        let width = self.counted.len();
+        self.numbers[slot * width..][..width].iter().for_each(|number| _ = out.put_f64(*number));
+    }
+
+    fn decode_link(&self, d: &mut Decoder) -> Result<SavedLink> {
+        let (key, matches, has) = (d.u64()?, d.u32()?, d.u8()?);
+        if has > 3 {
+            return Err(Error::corrupt(format!("label join: an impression has {has} of its feedback")));
+        }
+        let mut taken = |flag: u8| (has & flag != 0).then(|| Ok((d.i64()?, row(d.u64()?)))).transpose();
+        let (first, last) = (taken(1)?, taken(2)?);
+        let numbers = self.counted.iter().map(|_| d.f64()).collect::<Result<_>>()?;
+        Ok(SavedLink { key, matches, first, last, numbers })
+    }
+
+    fn restore_link(&mut self, slot: usize, saved: SavedLink) {
+        let link = &mut self.links[slot];
+        (link.matches, link.first, link.last) = (saved.matches, saved.first, saved.last);
+        let width = self.counted.len();
+        self.numbers[slot * width..][..width].copy_from_slice(&saved.numbers);
+    }
+
+    fn encode_feedback(&self, rows: &Held, out: &mut Encoder) {
+        out.put_u64(self.next_feedback);
+        let free: std::collections::BTreeSet<u32> = self.feedback_free.iter().copied().collect();
+        let mut feedback: Vec<&Feedback> =
+            self.feedback.iter().enumerate().filter(|(i, _)| !free.contains(&(*i as u32))).map(|(_, f)| f).collect();
+        feedback.sort_unstable_by_key(|f| f.arrival);
+        out.put_varint(feedback.len() as u64);
+        for f in &feedback {
+            out.put_u64(f.key).put_i64(f.ts).put_u64(f.arrival).put_u8(f.matched as u8).put_u64(rows.index(f.row));
+        }
+    }
+
+    fn decode_feedback(&mut self, d: &mut Decoder) -> Result<()> {
+        self.next_feedback = d.u64()?;
+        for _ in 0..d.count(FEEDBACK_BYTES)? {
             let (key, ts, arrival, matched) = (d.u64()?, d.i64()?, d.u64()?, d.u8()? != 0);
             self.insert_feedback(Feedback { key, ts, arrival, row: row(d.u64()?), matched, next: NONE });
         }
         Ok(())
     }
 
-    /// Gives those who wait their rows back.
-    pub fn restore_rows(&mut self, d: &mut Decoder) -> Result<()> {
-        let left = get_rows(d, self.left_rows.schema())?;
-        let right = get_rows(d, self.right_rows.schema())?;
-        let counts = (left.num_rows(), right.num_rows());
-        let batches = (self.left_rows.add(left), self.right_rows.add(right));
-        for p in self.pending.iter_mut().filter(|p| !p.stage.is_final()) {
-            p.row = placed(p.row, batches.0, counts.0)?;
-            self.left_rows.hold(p.row);
-            if let Some((_, row)) = &mut p.matched {
-                *row = placed(*row, batches.1, counts.1)?;
-                self.right_rows.hold(*row);
+    fn restore_rows(&mut self, d: &mut Decoder) -> Result<()> {
+        let rows = get_rows(d, self.rows.schema())?;
+        let count = rows.num_rows();
+        let batch = self.rows.add(rows);
+        for link in &mut self.links {
+            for (_, row) in link.first.iter_mut().chain(&mut link.last) {
+                *row = placed(*row, batch, count)?;
+                self.rows.hold(*row);
             }
         }
         for f in &mut self.feedback {
-            f.row = placed(f.row, batches.1, counts.1)?;
-            self.right_rows.hold(f.row);
+            f.row = placed(f.row, batch, count)?;
+            self.rows.hold(f.row);
         }
-        self.left_rows.settle(batches.0);
-        self.right_rows.settle(batches.1);
+        self.rows.settle(batch);
         Ok(())
     }
 }
@@ -127,52 +192,44 @@ fn placed(row: RowRef, batch: u64, count: usize) -> Result<RowRef> {
     Ok(RowRef { batch, row: row.row })
 }
 
-impl super::JoinCounts {
-    fn as_array(&self) -> [u64; 10] {
-        let Self {
-            impressions,
-            feedback,
-            positives,
-            negatives,
-            duplicate_impressions,
-            late_impressions,
-            late_feedback,
-            unmatched_feedback,
-            released_early,
-            corrections,
-        } = *self;
-        [
-            impressions,
-            feedback,
-            positives,
-            negatives,
-            duplicate_impressions,
-            late_impressions,
-            late_feedback,
-            unmatched_feedback,
-            released_early,
-            corrections,
-        ]
-    }
+const COUNTS: usize = 16;
 
-    fn from_array(a: [u64; 10]) -> Self {
-        Self {
-            impressions: a[0],
-            feedback: a[1],
-            positives: a[2],
-            negatives: a[3],
-            duplicate_impressions: a[4],
-            late_impressions: a[5],
-            late_feedback: a[6],
-            unmatched_feedback: a[7],
-            released_early: a[8],
-            corrections: a[9],
+macro_rules! counts {
+    ($($name:ident),*) => {
+        impl JoinCounts {
+            fn as_array(&self) -> [u64; COUNTS] {
+                let Self { $($name),* } = *self;
+                [$($name),*]
+            }
+
+            fn from_array([$($name),*]: [u64; COUNTS]) -> Self {
+                Self { $($name),* }
+            }
         }
-    }
+    };
 }
 
+counts!(
+    impressions,
+    feedback,
+    positives,
+    negatives,
+    duplicate_impressions,
+    late_impressions,
+    late_feedback,
+    unmatched_feedback,
+    released_early,
+    corrections,
+    corrected_behind_close,
+    corrections_left_out,
+    negatives_left_out,
+    feedback_released,
+    closed_positives,
+    closed_late_positives
+);
+
 fn stage_of(byte: u8) -> Result<Stage> {
-    [Stage::Waiting, Stage::EarlyNegative, Stage::Done, Stage::Released]
+    Stage::ALL
         .into_iter()
         .find(|s| *s as u8 == byte)
         .ok_or_else(|| Error::corrupt(format!("label join: no stage {byte}")))

@@ -11,7 +11,7 @@ use tidemill_base::{
     codec::{Decoder, Encoder},
 };
 use tidemill_stream::{
-    join::{Emit, JoinSpec, LabelJoin, SampleKind},
+    join::{Correction, Emit, FeedbackSpec, JoinSpec, LabelJoin, NegativeSample, SampleKind, SamplingMode, Take},
     window::END_OF_TIME,
 };
 
@@ -27,9 +27,27 @@ fn rows(events: &[(Option<String>, i64)]) -> RecordBatch {
     RecordBatch::try_new(schema(), vec![Arc::new(keys), Arc::new(times)]).unwrap()
 }
 
+fn spec(emit: Emit) -> JoinSpec {
+    let takes = vec![Take::First; 2];
+    JoinSpec {
+        feedback: vec![FeedbackSpec { left_key: 0, right_key: 0, window_ms: WINDOW_MS, takes }],
+        emit,
+        correction: Correction::Retract,
+        sample: None,
+        label_is_match: true,
+        correction_ttl_ms: 0,
+        pending_count_max: usize::MAX,
+        pending_bytes_max: usize::MAX,
+        dedup: Some(0),
+    }
+}
+
+fn open(spec: &JoinSpec) -> LabelJoin {
+    LabelJoin::new(spec.clone(), &schema(), &[schema()]).unwrap()
+}
+
 fn join(emit: Emit, pending_count_max: usize) -> LabelJoin {
-    let spec = JoinSpec { left_key: 0, right_key: 0, window_ms: WINDOW_MS, emit, pending_count_max, dedup: true };
-    LabelJoin::new(spec, &schema(), &schema()).unwrap()
+    open(&JoinSpec { pending_count_max, ..spec(emit) })
 }
 
 /// One mini-batch of events and the watermark behind it.
@@ -51,7 +69,7 @@ struct Seen {
 fn step(join: &mut LabelJoin, s: &Step, seen: &mut Seen) {
     let times = |events: &[(Option<String>, i64)]| events.iter().map(|e| e.1).collect::<Vec<_>>();
     join.push_impressions(&rows(&s.impressions), &times(&s.impressions)).unwrap();
-    join.push_feedback(&rows(&s.feedback), &times(&s.feedback)).unwrap();
+    join.push_feedback(0, &rows(&s.feedback), &times(&s.feedback)).unwrap();
     let out = join.advance(s.watermark).unwrap();
     let keys = out.rows.column(0).as_string::<i32>();
     let matched = out.rows.column(3).as_primitive::<Int64Type>();
@@ -139,7 +157,7 @@ fn early_samples_are_corrected_into_the_same_labels() {
         let mut weight: BTreeMap<u64, i32> = BTreeMap::new();
         let mut label: BTreeMap<String, bool> = BTreeMap::new();
         for (i, (kind, seq, key, at)) in seen.rows.iter().enumerate() {
-            *weight.entry(*seq).or_default() += if *kind == SampleKind::Retract { -1 } else { 1 };
+            *weight.entry(*seq).or_default() += kind.weight() as i32;
             if *kind == SampleKind::Retract {
                 assert_eq!(
                     (seen.rows[i + 1].0, seen.rows[i + 1].1),
@@ -164,19 +182,30 @@ fn early_samples_are_corrected_into_the_same_labels() {
 /// F1 in small: saved and restored behind any mini-batch, the join goes on row for row as if nothing had happened.
 #[test]
 fn restored_behind_any_mini_batch_the_join_goes_on_as_before() {
-    for emit in [Emit::OnWindowClose, Emit::Early { delay_ms: 50 }] {
+    let early = JoinSpec { pending_count_max: 40, ..spec(Emit::Early { delay_ms: 50 }) };
+    let sample = Some(NegativeSample { share: 0.5, mode: SamplingMode::Weight, seed: 1 });
+    let specs = [
+        JoinSpec { pending_count_max: 40, ..spec(Emit::OnWindowClose) },
+        JoinSpec { pending_count_max: 40, ..spec(Emit::OnMatch) },
+        early.clone(),
+        JoinSpec { correction: Correction::Elapsed, ..early.clone() },
+        JoinSpec { correction: Correction::None, label_is_match: false, ..early.clone() },
+        JoinSpec { correction: Correction::Fnw, sample, correction_ttl_ms: 150, ..early.clone() },
+        JoinSpec { sample, pending_bytes_max: 9_000, correction_ttl_ms: 1_000, ..spec(Emit::OnWindowClose) },
+    ];
+    for spec in specs {
         let steps = stream(7, 45);
         let mut whole = Seen::default();
-        let mut undisturbed = join(emit, 40);
+        let mut undisturbed = open(&spec);
         steps.iter().for_each(|s| step(&mut undisturbed, s, &mut whole));
         let mut seen = Seen::default();
-        let mut current = join(emit, 40);
+        let mut current = open(&spec);
         for s in &steps {
             step(&mut current, s, &mut seen);
             let mut saved = Encoder::new();
             current.encode(&mut saved).encode(&mut saved).unwrap();
             let bytes = saved.finish();
-            current = join(emit, 40);
+            current = open(&spec);
             let mut d = Decoder::new(&bytes, "join");
             current.restore(&mut d).unwrap();
             current.restore_rows(&mut d).unwrap();

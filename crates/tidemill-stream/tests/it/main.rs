@@ -1,4 +1,5 @@
 //! The stream room at its border: what goes in and what comes out, whatever the inside looks like.
 
 mod join;
+mod join_policies;
 mod sequencer;

@@ -25,7 +25,7 @@ use tidemill_model::{
 use tidemill_stream::join::SampleKind;
 
 use super::{
-    Counts, SampleBatch,
+    Counts, Delayed, SampleBatch,
     entries::{Gather, Learn, Pairs},
     filter::Filter,
     is_refused,
@@ -71,6 +71,7 @@ pub(super) struct SliceScratch {
 /// What all threads need for a batch.
 pub(super) struct Work<'a> {
     pub(super) batch: &'a SampleBatch<'a>,
+    pub(super) delayed: &'a Delayed,
     pub(super) refused: &'a [bool],
     pub(super) batch_size: usize,
     pub(super) learner: &'a dyn Learner,
@@ -173,18 +174,23 @@ impl Work<'_> {
 
     /// The slopes of the loss by a row's scores; zeros learn nothing.
     fn slopes(&self, row: usize, scores: &[f32], slopes: &mut [f32]) {
-        if is_refused(self.refused, row) || self.batch.kinds[row] == SampleKind::Retract {
+        let kind = self.batch.kinds[row];
+        let is_learned = !matches!(kind, SampleKind::Retract | SampleKind::Unlearned | SampleKind::Closed);
+        if is_refused(self.refused, row) || !is_learned {
             return;
         }
         if scores.iter().any(|score| score.is_nan()) {
             self.counts.refuse_non_finite(self.batch.features.sample(row).0.first().copied().unwrap_or(0));
             return;
         }
-        match self.batch.kinds[row] {
-            SampleKind::Correct => {
-                self.loss.corrections(scores, self.batch.labels[row - 1], self.batch.labels[row], slopes);
-            }
-            _ => self.loss.slopes(scores, self.batch.labels[row], slopes),
+        let (raw, shifted) = (scores[0], [scores[0] + self.delayed.score_offset]);
+        let scores = if scores.len() == 1 { &shifted[..] } else { scores };
+        if kind == SampleKind::Correct {
+            return self.batch.correct(row, self.loss, scores, slopes);
+        }
+        self.loss.slopes(scores, self.batch.labels[row], slopes);
+        if let [slope] = slopes {
+            *slope *= self.delayed.factor(kind, self.batch.labels[row], raw);
         }
         // Plainly scaled: what a step does to the score of a product of parameters or of layers has no closed form, and of
         // the linear models that come here, steps of Adam are of one length whatever the gradient's, and gradients applied
@@ -205,7 +211,9 @@ impl Work<'_> {
             let s = slice.lock().expect(NO_PANIC);
             sum.iter_mut().zip(&s.dense_gradients).for_each(|(sum, g)| *sum += g);
         }
-        let per_sample = 1.0 / rows.len() as f32;
+        // What was sampled out is no part of the mean.
+        let left_out = self.batch.kinds[rows.clone()].iter().filter(|kind| **kind == SampleKind::Unlearned).count();
+        let per_sample = 1.0 / (rows.len() - left_out).max(1) as f32;
         sum.iter_mut().for_each(|g| *g *= per_sample);
         self.clip.apply(&mut sum);
         let mut state = self.dense.state.lock().expect(NO_PANIC);

@@ -24,7 +24,7 @@ use tidemill_model::{
 };
 use tidemill_stream::join::SampleKind;
 
-use super::{Counts, SampleBatch, is_refused};
+use super::{Counts, Delayed, SampleBatch, is_refused};
 
 /// A thread's share of an update, to be compiled for wide registers.
 pub(super) enum Share<'a, R> {
@@ -94,6 +94,7 @@ struct Lanes {
 /// What all parts need for a batch.
 pub(super) struct Work<'a, R> {
     pub(super) batch: &'a SampleBatch<'a>,
+    pub(super) delayed: &'a Delayed,
     pub(super) refused: &'a [bool],
     pub(super) batch_size: usize,
     pub(super) rule: R,
@@ -342,25 +343,32 @@ impl<R: Pair> Work<'_, R> {
         }
         let mut slope = [0.0];
         match self.batch.kinds[row] {
-            SampleKind::Retract => {}
+            SampleKind::Retract | SampleKind::Unlearned | SampleKind::Closed => {}
             _ if score.is_nan() => {
                 if is_first {
                     self.counts.refuse_non_finite(self.nan_key(row));
                 }
             }
             SampleKind::Correct => {
-                self.loss.corrections(&[score], self.batch.labels[row - 1], self.batch.labels[row], &mut slope);
+                self.batch.correct(row, self.loss, &[score + self.delayed.score_offset], &mut slope);
             }
-            SampleKind::Final | SampleKind::Early => {
-                self.loss.slopes(&[score], self.batch.labels[row], &mut slope);
+            SampleKind::Final => {
+                self.loss.slopes(&[score + self.delayed.score_offset], self.batch.labels[row], &mut slope);
+            }
+            kind @ (SampleKind::Early | SampleKind::Late) => {
+                let label = self.batch.labels[row];
+                self.loss.slopes(&[score + self.delayed.score_offset], label, &mut slope);
+                slope[0] *= self.delayed.factor(kind, label, score);
             }
         }
         match (self.batch.weights.map(|weights| weights[row]), self.batch.kinds[row]) {
             (None, _) => slope[0],
             _ if slope[0] == 0.0 => 0.0,
-            // A correction goes from one label to the other, whatever the prediction is.
-            (Some(weight), SampleKind::Correct) => slope[0] * weight,
-            (Some(weight), _) => self.loss.weighted(score, self.batch.labels[row], slope[0], weight, moves()),
+            // A correction goes from one label to the other, whatever the prediction is; its weights are in it.
+            (Some(_), SampleKind::Correct) => slope[0],
+            (Some(weight), _) => {
+                self.loss.weighted(score + self.delayed.score_offset, self.batch.labels[row], slope[0], weight, moves())
+            }
         }
     }
 

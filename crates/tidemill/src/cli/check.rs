@@ -5,7 +5,7 @@ use tidemill_sql::Statement;
 use tidemill_train::TrainSpec;
 
 use super::ProgramText;
-use crate::program;
+use crate::{engine::emission, program};
 
 pub(super) fn run(text: &ProgramText) -> Result<()> {
     let program = program::bind(&text.read()?, &[])?;
@@ -13,7 +13,11 @@ pub(super) fn run(text: &ProgramText) -> Result<()> {
         match statement {
             Statement::Train(job) => {
                 // Settings that do not go together are found here, and not when the job starts.
-                TrainSpec::from_settings(&job.learner, &job.settings)?;
+                let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
+                emission::check(job, &spec)?;
+                if let Some(warning) = emission::warning(job) {
+                    eprintln!("warning: {warning}");
+                }
                 println!("ok: TO TRAIN {} INTO {}", job.learner, job.model);
             }
             Statement::Evaluate(job) => println!("ok: TO EVALUATE {}", job.model),

@@ -17,7 +17,7 @@ use std::{
 use tidemill_base::{Error, Result};
 use tidemill_model::Features;
 use tidemill_stream::join::{Matured, SampleKind};
-use tidemill_train::{SampleBatch, Trainer};
+use tidemill_train::{Delayed, SampleBatch, Trainer};
 
 /// Mini-batches that may wait for the learner.
 const QUEUE_MAX: usize = 8;
@@ -33,6 +33,8 @@ pub struct Lesson {
     pub labels: Vec<f32>,
     /// What each sample is.
     pub kinds: Vec<SampleKind>,
+    /// How those whose label may still change are learned.
+    pub delayed: Delayed,
     /// Number of each sample's impression.
     pub seqs: Vec<u64>,
     /// True probabilities, where they are known.
@@ -134,10 +136,10 @@ impl Learning {
 impl Shared {
     /// Learns one lesson; `false` once the learner has failed.
     fn learn(&self, lesson: &Lesson) -> bool {
-        let Lesson { mini_batch, features, labels, kinds, seqs, oracle, weights, groups, matured } = lesson;
+        let Lesson { mini_batch, features, labels, kinds, delayed, seqs, oracle, weights, groups, matured } = lesson;
         let update = || {
             let mut trainer = lock(&self.trainer);
-            trainer.update(&SampleBatch {
+            let batch = SampleBatch {
                 features,
                 labels,
                 kinds,
@@ -145,7 +147,8 @@ impl Shared {
                 oracle: oracle.as_deref(),
                 weights: weights.as_deref(),
                 groups: groups.as_deref(),
-            });
+            };
+            trainer.update_delayed(&batch, delayed);
             trainer.mature(matured);
         };
         let outcome = catch_unwind(AssertUnwindSafe(update));

@@ -15,19 +15,25 @@ use tidemill_base::{
     codec::{Decoder, Encoder},
 };
 use tidemill_model::{
+    Sampling,
     feature::{Extractor, Features},
     loss::Loss,
+    math::ln,
 };
 use tidemill_sql::{Pipeline, TrainJob};
 use tidemill_stream::{
     Transform,
-    join::{JoinCounts, JoinRows, JoinSpec, LabelJoin, Matured, NotLetIn, SampleKind},
+    join::{
+        Correction, JoinCounts, JoinRows, JoinSpec, LabelJoin, Matured, NegativeSample, NotLetIn, SampleKind,
+        SamplingMode,
+    },
     sequencer::Cut,
     window::Window,
 };
-use tidemill_train::{GROUPS_MAX, OTHERS, TrainSpec, Trainer, threads_beside_reading};
+use tidemill_train::{Delayed, GROUPS_MAX, OTHERS, TrainSpec, Trainer, threads_beside_reading};
 
 use super::{
+    emission,
     learning::{Learning, Lesson},
     passes::{LessonReader, LessonWriter},
 };
@@ -67,6 +73,9 @@ pub struct Line {
     weight: Option<usize>,
     groups: Option<Groups>,
     extractor: Extractor,
+    /// But for the late share, which the join counts.
+    delayed: Delayed,
+    sampling: Sampling,
     /// What is learned.
     pub learning: Learning,
     counts: LineCounts,
@@ -92,6 +101,8 @@ pub struct Samples {
     pub kinds: Vec<SampleKind>,
     /// Number of each row's impression.
     pub seqs: Vec<u64>,
+    /// The size of each row's weight, where negatives are sampled by weight.
+    pub weights: Option<Vec<f32>>,
     /// 0 or 1 for each row; empty before [`Line::select`].
     pub labels: Vec<f32>,
     /// Impressions whose label became final.
@@ -100,7 +111,7 @@ pub struct Samples {
 
 /// The windows of a pipeline's inputs with their watermark bounds, as the sequencer takes them.
 pub fn windows(pipeline: &Pipeline) -> Vec<(Window, i64)> {
-    let inputs = std::iter::once(&pipeline.left).chain(pipeline.join.as_ref().map(|j| &j.right));
+    let inputs = std::iter::once(&pipeline.left).chain(pipeline.join.iter().flat_map(|j| &j.right));
     inputs
         .map(|i| {
             let window = Window { computed: i.computed.clone(), event_time: i.event_time, view: i.view.clone() };
@@ -115,10 +126,28 @@ impl Line {
         let joining = match &job.pipeline.join {
             None => Joining::None(0),
             Some(join) => {
-                let spec = JoinSpec { pending_count_max: spec.pending_max, ..join.spec.clone() };
-                Joining::Label(Box::new(LabelJoin::new(spec, &job.pipeline.left.output(), &join.right.output())?))
+                let spec = JoinSpec {
+                    pending_count_max: spec.pending_max,
+                    pending_bytes_max: spec.pending_bytes_max,
+                    correction_ttl_ms: spec.correction_ttl_ms,
+                    sample: join.spec.sample.map(|sample| NegativeSample { seed: spec.seed, ..sample }),
+                    ..join.spec.clone()
+                };
+                let right: Vec<_> = join.right.iter().map(|right| right.output()).collect();
+                Joining::Label(Box::new(LabelJoin::new(spec, &job.pipeline.left.output(), &right)?))
             }
         };
+        emission::check(job, spec)?;
+        let sample = job.pipeline.join.as_ref().and_then(|join| join.spec.sample);
+        let (sampling, score_offset) = match sample {
+            None => (Sampling::None, 0.0),
+            Some(NegativeSample { share, mode: SamplingMode::Weight, .. }) => (Sampling::Weight { share }, 0.0),
+            Some(NegativeSample { share, mode: SamplingMode::Logit, .. }) => {
+                (Sampling::Logit { share }, -ln(share) as f32)
+            }
+        };
+        let correction = job.pipeline.join.as_ref().map_or(Correction::Retract, |join| join.spec.correction);
+        let delayed = Delayed { correction, late_share: 0.0, score_offset };
         let output = &job.pipeline.output;
         let column = |attribute: &str, name: &Option<String>| {
             let index = |name: &String| {
@@ -142,6 +171,8 @@ impl Line {
             weight,
             groups,
             extractor,
+            delayed,
+            sampling,
             learning: Learning::new(trainer, threads > 1),
             counts: LineCounts::default(),
             lesson: Lesson::default(),
@@ -243,7 +274,7 @@ impl Line {
                 // Should a label not be usable, the number matures all the same.
                 let matured = seqs.iter().map(|&seq| Matured { seq, label: f32::NAN }).collect();
                 let kinds = vec![SampleKind::Final; n as usize];
-                Ok(Some(Samples { rows, kinds, seqs, labels: Vec::new(), matured }))
+                Ok(Some(Samples { rows, kinds, seqs, weights: None, labels: Vec::new(), matured }))
             }
             Joining::Label(join) => {
                 for take in cut.takes.iter().filter(|t| t.id.input == 0) {
@@ -257,8 +288,8 @@ impl Line {
                         rejected.push(Rejected { place: "impressions".into(), reason });
                     }
                 }
-                for take in cut.takes.iter().filter(|t| t.id.input == 1) {
-                    join.push_feedback(&take.rows, &take.event_times)?;
+                for take in cut.takes.iter().filter(|t| t.id.input > 0) {
+                    join.push_feedback(take.id.input as usize - 1, &take.rows, &take.event_times)?;
                 }
                 let out = join.advance(cut.watermark)?;
                 if out.seqs.is_empty() && out.matured.is_empty() {
@@ -268,6 +299,7 @@ impl Line {
                     rows: out.rows,
                     kinds: out.kinds,
                     seqs: out.seqs,
+                    weights: out.weights,
                     labels: Vec::new(),
                     matured: out.matured,
                 }))
@@ -281,13 +313,19 @@ impl Line {
         if let Some(kept) = &t.kept {
             samples.kinds = kept.iter().map(|&i| samples.kinds[i as usize]).collect();
             samples.seqs = kept.iter().map(|&i| samples.seqs[i as usize]).collect();
+            samples.weights = samples.weights.map(|w| kept.iter().map(|&i| w[i as usize]).collect());
         }
         self.reject("select", &t.refused, rejected);
         samples.rows = t.rows;
         let mut bad = Vec::new();
         samples.labels = labels(samples.rows.column(self.label), self.loss, &mut bad)?;
-        self.reject("label", &bad, rejected);
+        // A row that only says the label was refused when it left, and counted.
+        let is_told = |(i, _): &&(u32, String)| samples.kinds[*i as usize] != SampleKind::Closed;
+        let told: Vec<(u32, String)> = bad.iter().filter(is_told).cloned().collect();
+        self.reject("label", &told, rejected);
         let mut samples = samples.without(&bad)?;
+        samples.mature();
+        let mut samples = samples.without_closed()?;
         if let Some(column) = self.weight {
             let mut bad = Vec::new();
             weights(samples.rows.column(column), &mut bad)?;
@@ -314,9 +352,13 @@ impl Line {
     pub fn update(&mut self, mut samples: Samples, mini_batch: u64) -> Result<()> {
         self.counts.sample_rows += samples.labels.len() as u64;
         self.lesson.oracle = self.oracle.map(|c| to_f64(samples.rows.column(c))).transpose()?;
-        self.lesson.weights = self.weight.map(|c| weights(samples.rows.column(c), &mut Vec::new())).transpose()?;
+        let of_column = self.weight.map(|c| weights(samples.rows.column(c), &mut Vec::new())).transpose()?;
+        self.lesson.weights = match (of_column, samples.weights.take()) {
+            (Some(a), Some(b)) => Some(a.iter().zip(&b).map(|(a, b)| a * b).collect()),
+            (a, b) => a.or(b),
+        };
+        self.lesson.delayed = Delayed { late_share: self.late_share(), ..self.delayed };
         self.lesson.groups = self.groups.as_mut().map(|groups| groups.of(&samples.rows)).transpose()?;
-        samples.mature();
         let Samples { labels, kinds, seqs, matured, .. } = samples;
         let lesson = Lesson { mini_batch, labels, kinds, seqs, matured, ..std::mem::take(&mut self.lesson) };
         self.lessons += 1;
@@ -337,8 +379,22 @@ impl Line {
         let mut lesson = std::mem::take(&mut self.lesson);
         let is_one = reader.next(&mut lesson)?;
         lesson.mini_batch = mini_batch;
+        lesson.delayed = Delayed { late_share: lesson.delayed.late_share, ..self.delayed };
         self.lesson = if is_one { self.learning.learn(lesson)? } else { lesson };
         Ok(is_one)
+    }
+
+    /// The share of positives whose feedback comes after their sample has left, as far as anything depends on it.
+    fn late_share(&self) -> f32 {
+        match &self.joining {
+            Joining::Label(join) if self.delayed.correction == Correction::Elapsed => join.counts().late_share(),
+            _ => 0.0,
+        }
+    }
+
+    /// How negatives are sampled: part of every version.
+    pub fn sampling(&self) -> Sampling {
+        self.sampling
     }
 
     /// Lessons the stream has given: as many must come again in every pass.
@@ -373,7 +429,7 @@ impl Samples {
             good[i] &= match self.kinds[i] {
                 SampleKind::Retract => self.kinds.get(i + 1) == Some(&SampleKind::Correct) && good[i + 1],
                 SampleKind::Correct => i > 0 && self.kinds[i - 1] == SampleKind::Retract && good[i - 1],
-                SampleKind::Final | SampleKind::Early => true,
+                _ => true,
             };
         }
         if good.iter().all(|g| *g) {
@@ -383,9 +439,18 @@ impl Samples {
         self.kinds = kept.iter().map(|&i| self.kinds[i as usize]).collect();
         self.seqs = kept.iter().map(|&i| self.seqs[i as usize]).collect();
         self.labels = kept.iter().map(|&i| self.labels[i as usize]).collect();
+        self.weights = self.weights.map(|w| kept.iter().map(|&i| w[i as usize]).collect());
         self.rows = take_record_batch(&self.rows, &UInt32Array::from(kept))
             .map_err(|e| Error::internal(format!("samples: {e}")))?;
         Ok(self)
+    }
+
+    /// The samples less the rows that only say a label.
+    fn without_closed(self) -> Result<Self> {
+        let is_closed = |(_, kind): &(usize, &SampleKind)| **kind == SampleKind::Closed;
+        let closed: Vec<(u32, String)> =
+            self.kinds.iter().enumerate().filter(is_closed).map(|(i, _)| (i as u32, String::new())).collect();
+        if closed.is_empty() { Ok(self) } else { self.without(&closed) }
     }
 
     /// Gives impressions their final label: that of the program's expression over the match, not the match itself.

@@ -27,6 +27,7 @@ const ONE_LENGTH: u8 = 2;
 const ALL_ONES: u8 = 4;
 const ONE_PATTERN: u8 = 8;
 const WEIGHTED: u8 = 16;
+const DELAYED: u8 = 32;
 
 /// How far the passes have come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +117,7 @@ impl LessonReader {
 }
 
 fn encode(lesson: &Lesson, out: &mut Vec<u8>) {
-    let Lesson { mini_batch, features, labels, kinds, seqs, weights, .. } = lesson;
+    let Lesson { mini_batch, features, labels, kinds, seqs, weights, delayed, .. } = lesson;
     let rows = labels.len();
     let stride = features.keys.len().checked_div(rows).unwrap_or(0);
     let one_length = features.ends.iter().enumerate().all(|(i, end)| *end as usize == (i + 1) * stride);
@@ -130,6 +131,7 @@ fn encode(lesson: &Lesson, out: &mut Vec<u8>) {
         (all_ones, ALL_ONES),
         (one_pattern, ONE_PATTERN),
         (weights.is_some(), WEIGHTED),
+        (delayed.late_share != 0.0, DELAYED),
     ];
     let flags = flags.iter().filter(|(is, _)| *is).fold(0, |flags, (_, flag)| flags | flag);
 
@@ -139,6 +141,9 @@ fn encode(lesson: &Lesson, out: &mut Vec<u8>) {
     labels.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
     seqs.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
     weights.iter().flatten().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
+    if delayed.late_share != 0.0 {
+        out.extend_from_slice(&delayed.late_share.to_le_bytes());
+    }
     if !all_final {
         out.extend(kinds.iter().map(|kind| *kind as u8));
     }
@@ -168,6 +173,7 @@ fn decode(payload: &[u8], lesson: &mut Lesson) -> Result<()> {
     if let Some(weights) = &mut lesson.weights {
         numbers(d.take(rows * 4)?, weights, f32::from_le_bytes);
     }
+    lesson.delayed.late_share = if is(DELAYED) { d.f32()? } else { 0.0 };
     lesson.kinds.clear();
     match is(ALL_FINAL) {
         true => lesson.kinds.resize(rows, SampleKind::Final),
@@ -209,7 +215,8 @@ fn decode(payload: &[u8], lesson: &mut Lesson) -> Result<()> {
     lesson.matured.clear();
     lesson.matured.extend(lesson.seqs.iter().zip(&lesson.labels).zip(&lesson.kinds).filter_map(
         |((seq, label), kind)| {
-            let is_last_word = matches!(kind, SampleKind::Final | SampleKind::Correct);
+            let is_last_word =
+                matches!(kind, SampleKind::Final | SampleKind::Correct | SampleKind::Late | SampleKind::Unlearned);
             is_last_word.then_some(Matured { seq: *seq, label: *label })
         },
     ));
@@ -223,9 +230,7 @@ fn numbers<T, const BYTES: usize>(bytes: &[u8], out: &mut Vec<T>, from: impl Fn(
 }
 
 fn kind(byte: u8) -> Result<SampleKind> {
-    use SampleKind::*;
-    let all = [Final, Early, Retract, Correct];
-    let found = all.into_iter().find(|kind| *kind as u8 == byte);
+    let found = SampleKind::ALL.into_iter().find(|kind| *kind as u8 == byte);
     found.ok_or_else(|| Error::corrupt(format!("a lesson names sample kind {byte}")))
 }
 
@@ -246,6 +251,7 @@ mod tests {
             lesson.kinds.push(if odd && i % 2 == 1 { SampleKind::Early } else { SampleKind::Final });
             lesson.seqs.push(i + 100);
         }
+        lesson.delayed.late_share = if odd { 0.25 } else { 0.0 };
         lesson.weights = odd.then(|| (0..rows).map(|i| i as f32 + 0.5).collect());
         lesson
     }
@@ -269,6 +275,7 @@ mod tests {
             assert!(reader.next(&mut back).unwrap());
             assert_eq!((back.mini_batch, &back.labels, &back.seqs), (lesson.mini_batch, &lesson.labels, &lesson.seqs));
             assert_eq!((&back.kinds, &back.weights), (&lesson.kinds, &lesson.weights));
+            assert_eq!(back.delayed, lesson.delayed);
             let (a, b) = (&back.features, &lesson.features);
             assert_eq!((&a.keys, &a.values, &a.slots, &a.ends), (&b.keys, &b.values, &b.slots, &b.ends));
         }

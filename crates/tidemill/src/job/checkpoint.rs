@@ -22,7 +22,7 @@ use super::journal::older;
 
 const MAGIC: &[u8; 8] = b"TIDECKPT";
 /// Format of what this program writes and goes on from.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const HEADER_BYTES: usize = 44;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Checkpoints kept.

@@ -1,0 +1,181 @@
+//! What leaves the label join: which row, of which kind, and with which weight.
+//!
+//! In: an impression's slot and what just happened to it. Out: rows collected by reference, gathered into columns once per
+//! mini-batch. The weights of all rows of an impression, signed by their kinds, add up to 1 where corrections retract and no
+//! negative is sampled.
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use tidemill_base::{Error, Result, rng::mix64};
+
+use super::{
+    Correction, Emit, JoinOutput, LabelJoin, Matured, NegativeSample, SampleKind, SamplingMode, Stage, index::NULL_KEY,
+    rows::RowRef,
+};
+
+/// References to the rows that leave.
+#[derive(Default)]
+pub(super) struct Collected {
+    left: Vec<RowRef>,
+    kinds: Vec<SampleKind>,
+    seqs: Vec<u64>,
+    weights: Vec<f32>,
+    matured: Vec<Matured>,
+    /// Rows to let go of once gathered.
+    left_done: Vec<RowRef>,
+    pub(super) left_done_bytes: usize,
+}
+
+impl LabelJoin {
+    /// The impression waits no longer, whatever its label is by now.
+    pub(super) fn emit_early(&mut self, slot: u32) {
+        if self.pending[slot as usize].stage != Stage::Waiting {
+            return;
+        }
+        if self.is_fixed_at_match && self.is_positive(slot) {
+            let kind = if self.spec.emit == Emit::OnMatch { SampleKind::Final } else { SampleKind::Early };
+            self.push(slot, kind, 1.0);
+            return self.finish_label(slot, Stage::Done);
+        }
+        self.pending[slot as usize].stage = Stage::Early;
+        self.push_sampled(slot, SampleKind::Early);
+    }
+
+    /// Feedback matches an impression that is there with its row.
+    pub(super) fn set_match(&mut self, slot: u32, side: usize, ts: i64, row: RowRef) {
+        if !self.sides[side].changes(slot, ts) {
+            return;
+        }
+        let stage = self.pending[slot as usize].stage;
+        if stage == Stage::Waiting {
+            self.sides[side].take_in(slot, ts, row);
+            if self.spec.emit == Emit::OnMatch {
+                self.emit_early(slot);
+            }
+            return;
+        }
+        // Before this match the row was a negative, or, of several matches, not; so it was weighed and learned.
+        let before = if self.is_positive(slot) { Some(1.0) } else { self.negative_weight(slot) };
+        let learns = self.spec.correction != Correction::None;
+        let retracts = self.spec.correction == Correction::Retract && before.is_some();
+        if retracts {
+            self.push(slot, SampleKind::Retract, before.unwrap_or(1.0));
+        }
+        self.sides[side].take_in(slot, ts, row);
+        if learns {
+            self.push(slot, if retracts { SampleKind::Correct } else { SampleKind::Late }, 1.0);
+            self.counts.corrections += 1;
+            self.counts.corrected_behind_close += (stage == Stage::Remembered) as u64;
+        } else {
+            self.counts.corrections_left_out += 1;
+        }
+        match (self.is_fixed_at_match, stage) {
+            (true, Stage::Remembered) => self.stop_remembering(slot, Stage::Corrected),
+            (true, _) => {
+                if !learns && !self.spec.label_is_match {
+                    self.push(slot, SampleKind::Closed, 1.0);
+                }
+                self.finish_label(slot, Stage::Corrected);
+            }
+            (false, _) => {}
+        }
+    }
+
+    /// An open impression leaves with the label known so far.
+    pub(super) fn finish(&mut self, slot: u32, stage: Stage) {
+        match self.pending[slot as usize].stage {
+            Stage::Waiting => self.push_sampled(slot, SampleKind::Final),
+            _ if self.spec.label_is_match => {}
+            _ => self.push(slot, SampleKind::Closed, 1.0),
+        }
+        let may_change = !(self.is_fixed_at_match && self.is_positive(slot));
+        let remember = stage == Stage::Done && self.spec.correction_ttl_ms > 0 && may_change;
+        self.finish_label(slot, if remember { Stage::Remembered } else { stage });
+    }
+
+    fn finish_label(&mut self, slot: u32, stage: Stage) {
+        let positive = self.is_positive(slot);
+        let p = &mut self.pending[slot as usize];
+        p.stage = stage;
+        self.known.push(p.ts, p.seq, slot);
+        self.known_count += 1;
+        self.open_count -= 1;
+        *if positive { &mut self.counts.positives } else { &mut self.counts.negatives } += 1;
+        let label = if self.spec.label_is_match { positive as u8 as f32 } else { f32::NAN };
+        self.out.matured.push(Matured { seq: p.seq, label });
+        match stage {
+            Stage::Remembered => {
+                self.remembered.push(p.ts, p.seq, slot);
+                self.remembered_count += 1;
+            }
+            _ => self.let_go(slot),
+        }
+    }
+
+    /// The row of an impression whose label scoring knows is not needed any more.
+    pub(super) fn stop_remembering(&mut self, slot: u32, stage: Stage) {
+        self.pending[slot as usize].stage = stage;
+        self.remembered_count -= 1;
+        self.let_go(slot);
+    }
+
+    fn let_go(&mut self, slot: u32) {
+        let row = self.pending[slot as usize].row;
+        self.out.left_done_bytes += self.left_rows.row_bytes(row);
+        self.out.left_done.push(row);
+        self.sides.iter_mut().for_each(|side| side.let_go(slot));
+    }
+
+    /// A row whose label is not final for good, or is negative: negatives may be sampled out.
+    fn push_sampled(&mut self, slot: u32, kind: SampleKind) {
+        if self.is_positive(slot) {
+            return self.push(slot, kind, 1.0);
+        }
+        match self.negative_weight(slot) {
+            Some(weight) => self.push(slot, kind, weight),
+            None => {
+                self.counts.negatives_left_out += 1;
+                self.push(slot, SampleKind::Unlearned, 1.0);
+            }
+        }
+    }
+
+    /// The weight of an impression's negative; `None`: it is not learned from.
+    fn negative_weight(&self, slot: u32) -> Option<f32> {
+        let Some(NegativeSample { share, mode, seed }) = self.spec.sample else { return Some(1.0) };
+        let p = &self.pending[slot as usize];
+        let key = self.sides[self.spec.dedup.unwrap_or(0)].links[slot as usize].key;
+        // The event decides, not when it came; and one key with many impressions has some of each.
+        let event = if key == NULL_KEY { mix64(p.seq) } else { key ^ mix64(p.ts as u64) };
+        let drawn = (mix64(event ^ mix64(seed)) >> 11) as f64 / (1u64 << 53) as f64;
+        (drawn < share).then_some(match mode {
+            SamplingMode::Weight => (1.0 / share) as f32,
+            SamplingMode::Logit => 1.0,
+        })
+    }
+
+    fn push(&mut self, slot: u32, kind: SampleKind, weight: f32) {
+        let p = &self.pending[slot as usize];
+        self.out.left.push(p.row);
+        self.out.kinds.push(kind);
+        self.out.seqs.push(p.seq);
+        self.out.weights.push(weight);
+        self.sides.iter_mut().for_each(|side| side.collect(slot));
+    }
+
+    pub(super) fn gather(&mut self) -> Result<JoinOutput> {
+        let out = std::mem::take(&mut self.out);
+        let mut columns = self.left_rows.gather(&out.left.iter().map(|r| Some(*r)).collect::<Vec<_>>())?;
+        for side in &mut self.sides {
+            columns.extend(side.gather()?);
+        }
+        let count = RecordBatchOptions::new().with_row_count(Some(out.left.len()));
+        let rows = RecordBatch::try_new_with_options(self.output.clone(), columns, &count)
+            .map_err(|e| Error::internal(format!("label join: {e}")))?;
+        for row in out.left_done {
+            self.left_rows.release(row);
+        }
+        let is_weighed = self.spec.sample.is_some_and(|sample| sample.mode == SamplingMode::Weight);
+        let weights = is_weighed.then_some(out.weights);
+        Ok(JoinOutput { rows, kinds: out.kinds, seqs: out.seqs, weights, matured: out.matured })
+    }
+}

@@ -1,0 +1,337 @@
+//! One type of feedback: what waits for its impression, and what each impression has taken from what matched.
+//!
+//! In: feedback rows, and the slots of impressions with their keys. Out: for each sample row that leaves, the columns that
+//! this feedback gives it. Which impressions are there, and when they leave, is the join's.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch},
+    datatypes::{DataType, Field, Float64Type, SchemaRef},
+};
+use tidemill_base::{Error, Result};
+
+use super::{
+    FeedbackSpec, Take,
+    index::{Index, NONE, NULL_KEY, chain, hash_keys, unlink},
+    rows::{KeptRows, RowRef},
+    time_queue::TimeQueue,
+};
+
+/// What the slab of feedback takes for one row, about.
+const FEEDBACK_BYTES: usize = 64;
+
+/// A feedback row that may yet meet an impression.
+#[derive(Clone, Debug)]
+pub(super) struct Feedback {
+    pub key: u64,
+    pub ts: i64,
+    pub arrival: u64,
+    pub row: RowRef,
+    pub matched: bool,
+    pub next: u32,
+}
+
+/// An impression as this feedback sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub key: u64,
+    pub next: u32,
+    /// Feedback rows that matched.
+    pub matches: u32,
+    pub first: Option<(i64, RowRef)>,
+    pub last: Option<(i64, RowRef)>,
+}
+
+/// One type of feedback.
+pub(super) struct Side {
+    pub spec: FeedbackSpec,
+    pub rows: KeptRows,
+    /// Impressions by their key for this feedback.
+    pub index: Index,
+    /// By the impression's slot.
+    pub links: Vec<Link>,
+    /// By the impression's slot, a number for each of `counted`.
+    pub numbers: Vec<f64>,
+    /// Columns that are counted or summed, with how.
+    pub counted: Vec<(usize, Take)>,
+    takes_last: bool,
+    pub feedback: Vec<Feedback>,
+    pub feedback_free: Vec<u32>,
+    feedback_index: Index,
+    pub expiry: TimeQueue,
+    pub next_feedback: u64,
+    /// Of each row that leaves: the first match, the last, and the numbers.
+    firsts: Vec<Option<RowRef>>,
+    lasts: Vec<Option<RowRef>>,
+    out_numbers: Vec<f64>,
+    /// Rows to let go of once gathered.
+    done: Vec<RowRef>,
+    done_bytes: usize,
+}
+
+impl Side {
+    /// Nothing waits. `measures`: whether bytes are bounded.
+    pub fn new(spec: FeedbackSpec, schema: &SchemaRef, measures: bool) -> Result<Self> {
+        if spec.takes.len() != schema.fields().len() {
+            return Err(Error::internal(format!("{} takes of {} columns", spec.takes.len(), schema.fields().len())));
+        }
+        let counted: Vec<(usize, Take)> = spec.takes.iter().copied().enumerate().filter(|t| is_number(t.1)).collect();
+        for (column, take) in &counted {
+            let field = schema.field(*column);
+            if *take != Take::Count && *field.data_type() != DataType::Float64 {
+                let (name, ty) = (field.name(), field.data_type());
+                return Err(Error::invalid(format!("{take:?} of '{name}', which is {ty}; cast it to DOUBLE")));
+            }
+        }
+        Ok(Self {
+            rows: KeptRows::new(schema.clone(), measures),
+            index: Index::default(),
+            links: Vec::new(),
+            numbers: Vec::new(),
+            counted,
+            takes_last: spec.takes.contains(&Take::Last),
+            feedback: Vec::new(),
+            feedback_free: Vec::new(),
+            feedback_index: Index::default(),
+            expiry: TimeQueue::new((spec.window_ms / 256).max(1)),
+            next_feedback: 0,
+            firsts: Vec::new(),
+            lasts: Vec::new(),
+            out_numbers: Vec::new(),
+            done: Vec::new(),
+            done_bytes: 0,
+            spec,
+        })
+    }
+
+    /// Columns this feedback gives.
+    pub fn fields(&self) -> impl Iterator<Item = Arc<Field>> {
+        self.rows.schema().fields().iter().zip(&self.spec.takes).map(|(field, take)| {
+            let ty = match take {
+                Take::First | Take::Last => field.data_type().clone(),
+                Take::Count => DataType::Int64,
+                Take::Sum | Take::Max => DataType::Float64,
+            };
+            Arc::new(Field::new(field.name(), ty, true))
+        })
+    }
+
+    /// The hashes of feedback rows' keys.
+    pub fn hash(&self, rows: &RecordBatch) -> Result<Vec<u64>> {
+        hash_keys(rows.column(self.spec.right_key).as_ref())
+    }
+
+    /// Whether feedback of this time is in the window of an impression of that.
+    pub fn holds(&self, impression_ts: i64, ts: i64) -> bool {
+        impression_ts <= ts && ts <= impression_ts.saturating_add(self.spec.window_ms)
+    }
+
+    /// An impression has a slot from here on.
+    pub fn insert(&mut self, slot: u32, key: u64) {
+        let next = if key == NULL_KEY { NONE } else { self.index.insert(key, slot).unwrap_or(NONE) };
+        let link = Link { key, next, matches: 0, first: None, last: None };
+        let (at, width) = (slot as usize, self.counted.len());
+        if at == self.links.len() {
+            self.links.push(link);
+            self.numbers.resize(self.links.len() * width, 0.0);
+        } else {
+            self.links[at] = link;
+        }
+        for (i, (_, take)) in self.counted.iter().enumerate() {
+            self.numbers[at * width + i] = if *take == Take::Count { 0.0 } else { f64::NAN };
+        }
+    }
+
+    /// The impression's slot is free again.
+    pub fn remove(&mut self, slot: u32) {
+        let Link { key, next, .. } = self.links[slot as usize];
+        if key != NULL_KEY {
+            unlink(&mut self.index, key, slot, next, |s, to| {
+                let next = &mut self.links[s as usize].next;
+                std::mem::replace(next, to.unwrap_or(*next))
+            });
+        }
+    }
+
+    /// Whether a match of this time would change what the impression has taken.
+    pub fn changes(&self, slot: u32, ts: i64) -> bool {
+        let link = &self.links[slot as usize];
+        self.takes_last || !self.counted.is_empty() || link.first.is_none_or(|(first, _)| ts < first)
+    }
+
+    /// The impression takes what it takes from a feedback row. Rows must come in their order of arrival.
+    pub fn take_in(&mut self, slot: u32, ts: i64, row: RowRef) {
+        let link = &mut self.links[slot as usize];
+        link.matches = link.matches.saturating_add(1);
+        if link.first.is_none_or(|(first, _)| ts < first) {
+            self.rows.hold(row);
+            if let Some((_, before)) = link.first.replace((ts, row)) {
+                self.done_bytes += self.rows.row_bytes(before);
+                self.done.push(before);
+            }
+        }
+        if self.takes_last && link.last.is_none_or(|(last, _)| ts >= last) {
+            self.rows.hold(row);
+            if let Some((_, before)) = link.last.replace((ts, row)) {
+                self.done_bytes += self.rows.row_bytes(before);
+                self.done.push(before);
+            }
+        }
+        let width = self.counted.len();
+        for (i, (column, take)) in self.counted.iter().enumerate() {
+            let number = &mut self.numbers[slot as usize * width + i];
+            let values = self.rows.column(*column, row.batch);
+            if values.is_null(row.row as usize) {
+                continue;
+            }
+            if *take == Take::Count {
+                *number += 1.0;
+                continue;
+            }
+            let value = values.as_primitive::<Float64Type>().value(row.row as usize);
+            if value.is_nan() {
+                continue;
+            }
+            *number = match take {
+                _ if number.is_nan() => value,
+                Take::Max if value <= *number => *number,
+                Take::Max => value,
+                _ => *number + value,
+            };
+        }
+    }
+
+    /// An impression came: it takes all that waits for it, in the order of arrival. Whether there was any.
+    pub fn meet(&mut self, slot: u32, ts: i64, left: &KeptRows, row: RowRef) -> bool {
+        let key = self.links[slot as usize].key;
+        let found = chain(&self.feedback_index, key, |f| self.feedback[f as usize].next).filter(|&f| {
+            let f = &self.feedback[f as usize];
+            self.holds(ts, f.ts) && self.same_key(left, row, f.row)
+        });
+        let mut found: Vec<u32> = found.collect();
+        // Newest first is the order of the chain, and mostly there is none.
+        found.sort_unstable_by_key(|&f| self.feedback[f as usize].arrival);
+        for &f in &found {
+            let Feedback { ts, row, .. } = self.feedback[f as usize];
+            self.feedback[f as usize].matched = true;
+            self.take_in(slot, ts, row);
+        }
+        !found.is_empty()
+    }
+
+    /// Whether the two rows have one key: equal hashes are known.
+    pub fn same_key(&self, left: &KeptRows, impression: RowRef, feedback: RowRef) -> bool {
+        super::rows::same_value(
+            left.column(self.spec.left_key, impression.batch),
+            impression.row,
+            self.rows.column(self.spec.right_key, feedback.batch),
+            feedback.row,
+        )
+    }
+
+    /// Keeps a feedback row for impressions that are still to come.
+    pub fn keep(&mut self, key: u64, ts: i64, row: RowRef, matched: bool) {
+        let arrival = self.next_feedback;
+        self.next_feedback += 1;
+        self.rows.hold(row);
+        self.insert_feedback(Feedback { key, ts, arrival, row, matched, next: NONE });
+    }
+
+    pub fn insert_feedback(&mut self, mut f: Feedback) {
+        let slot = self.feedback_free.pop().unwrap_or(self.feedback.len() as u32);
+        self.expiry.push(f.ts, f.arrival, slot);
+        f.next = self.feedback_index.insert(f.key, slot).unwrap_or(NONE);
+        if slot as usize == self.feedback.len() {
+            self.feedback.push(f);
+        } else {
+            self.feedback[slot as usize] = f;
+        }
+    }
+
+    /// No impression of this feedback's time can come. Whether it had matched.
+    pub fn drop_feedback(&mut self, slot: u32) -> bool {
+        let f = self.feedback[slot as usize].clone();
+        unlink(&mut self.feedback_index, f.key, slot, f.next, |s, to| {
+            let next = &mut self.feedback[s as usize].next;
+            std::mem::replace(next, to.unwrap_or(*next))
+        });
+        self.feedback_free.push(slot);
+        self.done_bytes += self.rows.row_bytes(f.row);
+        self.done.push(f.row);
+        f.matched
+    }
+
+    /// Feedback rows that wait.
+    pub fn waiting(&self) -> usize {
+        self.feedback.len() - self.feedback_free.len()
+    }
+
+    /// A row of the impression leaves with what it has taken by now.
+    pub fn collect(&mut self, slot: u32) {
+        let link = &self.links[slot as usize];
+        self.firsts.push(link.first.map(|f| f.1));
+        if self.takes_last {
+            self.lasts.push(link.last.map(|l| l.1));
+        }
+        let width = self.counted.len();
+        self.out_numbers.extend_from_slice(&self.numbers[slot as usize * width..][..width]);
+    }
+
+    /// Nothing of the impression leaves any more.
+    pub fn let_go(&mut self, slot: u32) {
+        let link = &mut self.links[slot as usize];
+        for (_, row) in link.first.take().into_iter().chain(link.last.take()) {
+            self.done_bytes += self.rows.row_bytes(row);
+            self.done.push(row);
+        }
+    }
+
+    /// The columns of the rows that leave.
+    pub fn gather(&mut self) -> Result<Vec<ArrayRef>> {
+        let (firsts, lasts) = (std::mem::take(&mut self.firsts), std::mem::take(&mut self.lasts));
+        let numbers = std::mem::take(&mut self.out_numbers);
+        let takes = &self.spec.takes;
+        let of = |wanted: Take| (0..takes.len()).filter(move |&c| takes[c] == wanted);
+        let mut first = self.rows.gather_columns(&firsts, of(Take::First))?.into_iter();
+        let mut last = match self.takes_last {
+            true => self.rows.gather_columns(&lasts, of(Take::Last))?.into_iter(),
+            false => Vec::new().into_iter(),
+        };
+        let (width, mut at) = (self.counted.len(), 0..);
+        let mut number = || numbers.iter().skip(at.next().expect("it never ends")).step_by(width.max(1));
+        let one = |take: &Take| -> ArrayRef {
+            match take {
+                Take::First => first.next().expect("one for each"),
+                Take::Last => last.next().expect("one for each"),
+                Take::Count => Arc::new(Int64Array::from_iter_values(number().map(|n| *n as i64))),
+                Take::Sum | Take::Max => {
+                    Arc::new(Float64Array::from_iter(number().map(|n| (!n.is_nan()).then_some(*n))))
+                }
+            }
+        };
+        let columns = self.spec.takes.iter().map(one).collect();
+        for row in std::mem::take(&mut self.done) {
+            self.rows.release(row);
+        }
+        self.done_bytes = 0;
+        Ok(columns)
+    }
+
+    /// Bytes that are held, less what leaves with the next rows.
+    pub fn held_bytes(&self) -> usize {
+        self.rows.held_bytes() - self.done_bytes + self.waiting() * FEEDBACK_BYTES
+    }
+
+    /// Memory of rows and slabs, about.
+    pub fn bytes(&self) -> usize {
+        self.rows.bytes()
+            + self.feedback.capacity() * size_of::<Feedback>()
+            + self.links.capacity() * size_of::<Link>()
+            + self.numbers.capacity() * size_of::<f64>()
+    }
+}
+
+fn is_number(take: Take) -> bool {
+    matches!(take, Take::Count | Take::Sum | Take::Max)
+}
