@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use arrow::datatypes::DataType;
 use datafusion::{common::ScalarValue, logical_expr::Expr, sql::sqlparser::tokenizer::Span};
 use tidemill_base::attribute::Settings;
+use tidemill_stream::join::Take;
 
 use super::{
     Catalog, features,
@@ -177,7 +178,35 @@ fn label(name: &Name, relation: &Relation) -> Checked<usize> {
         let key = &join.feedback[0].right_key_text;
         return Err(Fault::new(name.span, message).hint(format!("select ({key} IS NOT NULL) AS label")));
     }
+    if let Some(join) = &relation.join
+        && is_null_unmatched(&column.expr, join)
+    {
+        let message =
+            format!("label '{}' is NULL where no feedback came: no impression would be a negative", column.name);
+        return Err(Fault::new(name.span, message).hint(format!("select COALESCE({}, 0) AS label", column.text)));
+    }
     Ok(i)
+}
+
+/// Whether the expression is surely NULL without feedback.
+fn is_null_unmatched(expr: &Expr, join: &JoinRelation) -> bool {
+    match expr {
+        Expr::Column(column) => feedback_of(&column.name).is_some_and(|(feedback, column)| {
+            let number = column.strip_prefix('#').and_then(|n| n.parse::<usize>().ok());
+            let aggregate = number.and_then(|n| join.feedback[feedback].aggregates.get(n));
+            aggregate.is_none_or(|a| a.take != Take::Count)
+        }),
+        Expr::Cast(cast) => is_null_unmatched(&cast.expr, join),
+        Expr::Alias(alias) => is_null_unmatched(&alias.expr, join),
+        Expr::Not(inner) | Expr::Negative(inner) => is_null_unmatched(inner, join),
+        Expr::BinaryExpr(both) => {
+            use datafusion::logical_expr::Operator::*;
+            let is_strict =
+                matches!(both.op, Eq | NotEq | Lt | LtEq | Gt | GtEq | Plus | Minus | Multiply | Divide | Modulo);
+            is_strict && (is_null_unmatched(&both.left, join) || is_null_unmatched(&both.right, join))
+        }
+        _ => false,
+    }
 }
 
 /// Whether the label is that feedback of one type matched.

@@ -112,6 +112,14 @@ fn joins() {
             "+CREATE SOURCE buys (imp_id BIGINT) WITH (connector = 'http');
 CREATE VIEW v AS SELECT i.item FROM impressions i LEFT JOIN buys c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE",
             "+SELECT *, kind = 'buy' AS y FROM (SELECT i.*, c.kind FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE) t TO TRAIN FTRLClassifier LABEL y INTO m",
+            "+SELECT i.item, SUM(i.price) AS y FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE TO TRAIN FTRLClassifier LABEL y INTO m",
+            "+SELECT i.item, MAX(c.kind) AS y FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE TO TRAIN FTRLClassifier LABEL y INTO m",
+            "+SELECT i.item, COUNT(*) AS y FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE TO TRAIN FTRLClassifier LABEL y INTO m",
+            "+SELECT i.item, COUNT(DISTINCT c.kind) AS y FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE TO TRAIN FTRLClassifier LABEL y INTO m",
+            "+SELECT i.item, SUM(c.ts) AS y FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE TO TRAIN FTRLClassifier LABEL y INTO m",
+            "+SELECT i.item, COUNT(c.kind) AS y FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE EMIT IMMEDIATE CORRECT FNW TO TRAIN FTRLClassifier LABEL y INTO m",
+            "+SELECT i.item, d.imp_id IS NOT NULL AS y FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE LEFT JOIN clicks d ON c.imp_id = d.imp_id AND d.rt BETWEEN i.rt AND i.rt + INTERVAL '1' DAY TO TRAIN FTRLClassifier LABEL y INTO m",
+            "+SELECT i.item, c.imp_id IS NOT NULL AS y FROM impressions i LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE LEFT JOIN clicks d ON i.imp_id = d.imp_id AND d.rt BETWEEN i.rt AND i.rt + INTERVAL '1' DAY EMIT EARLY INTERVAL '1' HOUR TO TRAIN FTRLClassifier LABEL y INTO m",
             "+SELECT * FROM samples LEFT JOIN clicks FOR SYSTEM_TIME AS OF samples.rt ON 1 = 1 TO TRAIN FTRLClassifier LABEL y INTO m",
         ],
         expect![[r#"

@@ -97,6 +97,72 @@ fn emission_follows_the_sources_unless_it_is_said() {
     assert_eq!(emit(&format!("{STREAMS}SELECT * FROM samples EMIT IMMEDIATE{end}")), "Early { delay_ms: 0 }");
 }
 
+/// The clauses behind EMIT, as the join gets them.
+#[test]
+fn corrections_and_sampling_go_to_the_join() {
+    let spec = |sql: &str| {
+        let job =
+            train_job(&format!("{STREAMS}SELECT * FROM samples {sql} TO TRAIN FTRLClassifier LABEL clicked INTO m"));
+        let spec = job.pipeline.join.expect("a join").spec;
+        format!(
+            "{:?} {:?} {:?} {}",
+            spec.emit,
+            spec.correction,
+            spec.sample.map(|s| (s.share, s.mode)),
+            spec.label_is_match
+        )
+    };
+    let early = "EMIT EARLY INTERVAL '1' MINUTE";
+    for (sql, expected) in [
+        ("EMIT ON MATCH".to_string(), "OnMatch Retract None true"),
+        (format!("{early} CORRECT FNW"), "Early { delay_ms: 60000 } Fnw None true"),
+        (format!("{early} CORRECT ELAPSED"), "Early { delay_ms: 60000 } Elapsed None true"),
+        ("EMIT IMMEDIATE CORRECT NONE".to_string(), "Early { delay_ms: 0 } None None true"),
+        (format!("{early} NEGATIVE SAMPLE 0.1"), "Early { delay_ms: 60000 } Retract Some((0.1, Weight)) true"),
+        (
+            format!("{early} CORRECT RETRACT NEGATIVE SAMPLE 0.25 CORRECT BY LOGIT"),
+            "Early { delay_ms: 60000 } Retract Some((0.25, Logit)) true",
+        ),
+        ("NEGATIVE SAMPLE 0.5 CORRECT BY WEIGHT".to_string(), "OnWindowClose Retract Some((0.5, Weight)) true"),
+    ] {
+        assert_eq!(spec(&sql), expected, "{sql}");
+    }
+}
+
+/// Two types of feedback: a model waits for those that its label reads, and for no other.
+#[test]
+fn a_label_waits_for_the_feedback_it_reads() {
+    let program = |label: &str| {
+        format!(
+            "{STREAMS}CREATE SOURCE buys (imp_id BIGINT, price DOUBLE, ts BIGINT, rt AS TO_TIMESTAMP_MS(ts),
+               WATERMARK FOR rt AS rt - INTERVAL '10' SECOND) WITH (connector = 'file', path = 'buys.jsonl');
+             CREATE STREAM both AS SELECT i.*, (c.imp_id IS NOT NULL) AS was_clicked, COUNT(c.kind) AS clicks,
+               (b.imp_id IS NOT NULL) AS was_bought, COALESCE(SUM(b.price), 0) AS spent, LAST(c.kind) = 'buy' AS ended,
+               COALESCE(MAX(b.price), 0) + 0.1 * COUNT(c.imp_id) AS worth
+             FROM impressions i
+               LEFT JOIN clicks c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE
+               LEFT JOIN buys b ON b.imp_id = i.imp_id AND b.rt BETWEEN i.rt AND i.rt + INTERVAL '1' DAY;
+             SELECT user_id, item, {label} AS y FROM both TO TRAIN FTRLClassifier COLUMN user_id, item LABEL y INTO m"
+        )
+    };
+    let of = |label: &str| {
+        let job = train_job(&program(label));
+        let join = job.pipeline.join.expect("a join");
+        let sources: Vec<&str> = join.right.iter().map(|r| r.source.name.as_str()).collect();
+        let takes: Vec<_> = join.spec.feedback.iter().map(|f| (f.window_ms / 60_000, f.takes.clone())).collect();
+        format!("{sources:?} {takes:?} {}", join.spec.label_is_match)
+    };
+    assert_eq!(of("was_clicked"), r#"["clicks"] [(10, [First])] true"#);
+    assert_eq!(of("clicks"), r#"["clicks"] [(10, [First, Count])] false"#);
+    assert_eq!(of("was_bought"), r#"["buys"] [(1440, [First])] true"#);
+    assert_eq!(of("spent"), r#"["buys"] [(1440, [First, Sum])] false"#);
+    assert_eq!(of("COALESCE(ended, false)"), r#"["clicks"] [(10, [First, Last])] false"#);
+    assert_eq!(of("worth"), r#"["clicks", "buys"] [(10, [First, Count]), (1440, [First, Max])] false"#);
+    let fingerprint = |label: &str| train_job(&program(label)).fingerprint;
+    assert_eq!(fingerprint("worth"), fingerprint("worth"));
+    assert_ne!(fingerprint("clicks"), fingerprint("COALESCE(ended, false)"));
+}
+
 /// WHERE over a join drops impressions before they are joined.
 #[test]
 fn filters_go_into_the_left_input() {
