@@ -5,6 +5,7 @@
 //! runs over columns. The bits of a score depend on the item, the request's numbers and its seed only: not on the other
 //! items, nor on the machine. No score that is not a number gets near a comparison.
 
+pub(crate) mod answer;
 mod compile;
 mod config;
 mod emit;
@@ -12,6 +13,9 @@ mod kernel;
 mod parse;
 mod program;
 mod random;
+mod read;
+mod request;
+mod select;
 mod time;
 mod token;
 
@@ -21,9 +25,12 @@ mod tests;
 use serde_json::Value;
 use tidemill_base::{Error, Result};
 
+pub use answer::{RankReply, RankedItem};
 pub use compile::{Column, ColumnType, Given, Known, Output};
 pub use config::Config;
 pub use program::RunScratch;
+pub use request::CANDIDATES_MAX;
+pub use select::ItemId;
 
 /// A ranking, ready to be run.
 #[derive(Clone, Debug)]

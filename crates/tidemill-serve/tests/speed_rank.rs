@@ -4,9 +4,15 @@
 //! Beside each figure stands the ceiling: one loop written by hand over the same columns, with the same exp. Both run in
 //! turns, so that they meet the same machine; of several rounds the median ratio counts.
 
-use std::hint::black_box;
+mod support;
+
+use std::{
+    hint::black_box,
+    io::{Read, Write},
+};
 
 use serde_json::{Value, json};
+use support::site::{connect, open};
 use tidemill_base::{Clock, Rng, SystemClock};
 use tidemill_model::{
     math::real,
@@ -149,4 +155,80 @@ fn items_per_second_of_ranking_expressions() {
     let begin = clock.elapsed();
     (0..1000).for_each(|_| drop(black_box(compiled(black_box("pctr ^ 0.8 * bid * simple_gauss(time)")))));
     println!("compiling the third: {:.1} us", (clock.elapsed() - begin).as_secs_f64() * 1e3);
+}
+
+/// A request and its reply over a connection that stays open, in seconds.
+fn ask(stream: &mut std::net::TcpStream, clock: &SystemClock, request: &[u8], reply: &mut Vec<u8>) -> f64 {
+    let begin = clock.elapsed();
+    stream.write_all(request).unwrap();
+    reply.clear();
+    let mut buffer = [0; 1 << 16];
+    loop {
+        let n = stream.read(&mut buffer).unwrap();
+        assert!(n > 0, "the server hung up");
+        reply.extend_from_slice(&buffer[..n]);
+        let Some(head) = reply.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
+        let text = std::str::from_utf8(&reply[..head]).unwrap().to_ascii_lowercase();
+        let length = text.lines().find_map(|l| l.strip_prefix("content-length: ")).unwrap().parse::<usize>().unwrap();
+        if reply.len() == head + 4 + length {
+            return (clock.elapsed() - begin).as_secs_f64();
+        }
+    }
+}
+
+#[test]
+#[ignore = "a measurement, not a test"]
+fn a_rank_of_1000_candidates_over_one_connection() {
+    let site = open("speed-rank");
+    let mut rng = Rng::seeded(2);
+    let candidates: Vec<Value> = (0..1000)
+        .map(|i| {
+            json!({
+                "id": format!("item-{i}"),
+                "item": format!("i{}", rng.below(5000)),
+                "price": rng.below(10_000) as f64 / 100.0,
+                "bid": rng.below(500) as f64 / 100.0,
+                "popularity": rng.below(1000),
+                "time": NOW_MS - rng.below(1 << 30) as i64,
+                "author": format!("a{}", rng.below(100)),
+                "reaction_counts": {"like": rng.below(100), "share": rng.below(10)},
+            })
+        })
+        .collect();
+    for (name, page) in [("a page of 10, diverse", json!({"k": 10})), ("all of them", json!({}))] {
+        let mut body = json!({
+            "context": {"user": "u1"},
+            "candidates": candidates,
+            "ranking": {
+                "functions": {"simple_gauss": {"base": "decay_gauss", "scale": "5d", "offset": "1d", "decay": 0.3}},
+                "defaults": {"popularity": 1},
+                "score": "pctr ^ 0.8 * bid * simple_gauss(time) + 0.001 * ln(1 + reaction_counts.like)",
+            },
+            "now": NOW_MS,
+        });
+        if page["k"].is_number() {
+            body["k"] = page["k"].clone();
+            body["diversity"] = json!({"by": "author", "max": 2});
+        }
+        let body = body.to_string();
+        let request = format!(
+            "POST /v1/models/ctr:rank HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{body}",
+            site.server.address(),
+            body.len()
+        );
+        let (clock, mut stream, mut reply) = (SystemClock::new(), connect(site.server.address()), Vec::new());
+        stream.set_nodelay(true).unwrap();
+        let mut times: Vec<f64> =
+            (0..600).map(|_| ask(&mut stream, &clock, request.as_bytes(), &mut reply)).skip(100).collect();
+        assert!(reply.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&reply[..200]));
+        times.sort_by(f64::total_cmp);
+        let at = |share: f64| times[(times.len() as f64 * share) as usize] * 1e3;
+        println!(
+            "1,000 candidates, {} bytes, {name}: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms",
+            body.len(),
+            at(0.5),
+            at(0.9),
+            at(0.99)
+        );
+    }
 }

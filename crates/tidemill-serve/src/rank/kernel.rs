@@ -90,18 +90,43 @@ pub(super) struct Run<'a> {
     pub out: &'a mut [f64],
 }
 
+// Loops and not closures: a closure that is not inlined would not be compiled for wider registers.
 macro_rules! each {
     ($out:expr, $x:ident in $a:expr; $e:expr) => {
         match $a {
-            Arg::Many(a) => $out.iter_mut().zip(a).for_each(|(o, &$x)| *o = $e),
+            Arg::Many(a) => {
+                let a = &a[..$out.len()];
+                for i in 0..$out.len() {
+                    let $x = a[i];
+                    $out[i] = $e;
+                }
+            }
             Arg::One($x) => $out.fill($e),
         }
     };
     ($out:expr, $x:ident in $a:expr, $y:ident in $b:expr; $e:expr) => {
         match ($a, $b) {
-            (Arg::Many(a), Arg::Many(b)) => $out.iter_mut().zip(a).zip(b).for_each(|((o, &$x), &$y)| *o = $e),
-            (Arg::Many(a), Arg::One($y)) => $out.iter_mut().zip(a).for_each(|(o, &$x)| *o = $e),
-            (Arg::One($x), Arg::Many(b)) => $out.iter_mut().zip(b).for_each(|(o, &$y)| *o = $e),
+            (Arg::Many(a), Arg::Many(b)) => {
+                let (a, b) = (&a[..$out.len()], &b[..$out.len()]);
+                for i in 0..$out.len() {
+                    let ($x, $y) = (a[i], b[i]);
+                    $out[i] = $e;
+                }
+            }
+            (Arg::Many(a), Arg::One($y)) => {
+                let a = &a[..$out.len()];
+                for i in 0..$out.len() {
+                    let $x = a[i];
+                    $out[i] = $e;
+                }
+            }
+            (Arg::One($x), Arg::Many(b)) => {
+                let b = &b[..$out.len()];
+                for i in 0..$out.len() {
+                    let $y = b[i];
+                    $out[i] = $e;
+                }
+            }
             (Arg::One($x), Arg::One($y)) => $out.fill($e),
         }
     };

@@ -8,8 +8,8 @@ use tidemill_model::simd::wide;
 
 use super::kernel::{Arg, Curve, Op, Run};
 
-/// Items in a block: 2 KiB a column.
-pub(super) const BLOCK: usize = 256;
+/// Items in a block: 4 KiB a column.
+pub(super) const BLOCK: usize = 512;
 
 /// Where an operation finds an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidemill_base::{Error, Result};
+use tidemill_base::{Clock, Error, Result, SystemClock};
 
 use crate::{
     predict::{PredictReply, Predictor},
+    rank::{RankReply, answer},
     registry::{Live, Registry},
 };
 
@@ -39,6 +40,11 @@ pub trait Host: Send + Sync + 'static {
 
     /// What the page shows.
     fn status(&self) -> Value;
+
+    /// Milliseconds since 1970: what is `now` for a rank request that does not say it.
+    fn wall_ms(&self) -> i64 {
+        SystemClock::new().wall_ms()
+    }
 
     /// The engine's metrics as Prometheus text; the server adds its own.
     fn metrics(&self) -> String;
@@ -114,15 +120,26 @@ impl ServedModel {
 
     /// Answers a request, by the version asked for if one was.
     pub fn predict(&self, body: &[u8], version: Option<u64>) -> Result<PredictReply> {
-        let Some(version) = version else { return self.predictor.predict(body, None) };
-        if let Err(e) = self.predictor.live().read_version(version) {
-            self.registry.meta(version)?;
-            return Err(Error::conflict(format!(
-                "model '{0}': {e}; to have it served, POST /v1/models/{0}:rollback {{\"version\":{version}}}",
-                self.name()
-            )));
-        }
-        self.predictor.predict(body, Some(version))
+        self.check_loaded(version)?;
+        self.predictor.predict(body, version)
+    }
+
+    /// Orders the candidates of a request, by the version asked for if one was. `now_ms` is the time if the request does
+    /// not say it.
+    pub fn rank(&self, body: &[u8], version: Option<u64>, now_ms: i64) -> Result<RankReply> {
+        self.check_loaded(version)?;
+        let named = |name: &str| Err(Error::not_found(format!("model '{}' has no ranking '{name}'", self.name())));
+        answer::rank(&self.predictor, &named, body, version, now_ms)
+    }
+
+    fn check_loaded(&self, version: Option<u64>) -> Result<()> {
+        let Some(version) = version else { return Ok(()) };
+        let Err(e) = self.predictor.live().read_version(version) else { return Ok(()) };
+        self.registry.meta(version)?;
+        Err(Error::conflict(format!(
+            "model '{0}': {e}; to have it served, POST /v1/models/{0}:rollback {{\"version\":{version}}}",
+            self.name()
+        )))
     }
 
     /// Makes an earlier version live: on disk first, so that a restart serves the same.

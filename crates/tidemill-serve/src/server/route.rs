@@ -17,6 +17,7 @@ pub(super) enum Route<'a> {
     Models,
     Model(ModelName<'a>),
     Predict(ModelName<'a>),
+    Rank(ModelName<'a>),
     Rollback(&'a str),
     Promote(&'a str),
     Push(&'a str),
@@ -56,16 +57,17 @@ impl<'a> Route<'a> {
         match verb {
             None => Ok(Route::Model(ModelName::parse(name)?)),
             Some("predict") => Ok(Route::Predict(ModelName::parse(name)?)),
+            Some("rank") => Ok(Route::Rank(ModelName::parse(name)?)),
             Some("rollback") => Ok(Route::Rollback(name)),
             Some("promote") => Ok(Route::Promote(name)),
-            Some(_) => Err(no_route(path).hint("a model knows :predict, :rollback and :promote")),
+            Some(_) => Err(no_route(path).hint("a model knows :predict, :rank, :rollback and :promote")),
         }
     }
 
     /// The methods it takes, as `Allow` lists them.
     pub fn allow(&self) -> &'static str {
         match self {
-            Route::Predict(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
+            Route::Predict(_) | Route::Rank(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
             _ => READ,
         }
     }
@@ -82,6 +84,7 @@ impl<'a> Route<'a> {
             Route::Models => "models",
             Route::Model(_) => "model",
             Route::Predict(_) => "predict",
+            Route::Rank(_) => "rank",
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
             Route::Push(_) => "push",
@@ -125,7 +128,7 @@ pub(super) fn percent_decoded(path: &str) -> Option<String> {
 pub(super) fn no_route(path: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
-         /v1/models/NAME:predict, /v1/models/NAME:rollback, /v1/models/NAME:promote, /v1/sources/NAME",
+         /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME:rollback, /v1/models/NAME:promote, /v1/sources/NAME",
     )
 }
 
@@ -143,6 +146,8 @@ mod tests {
             ("/v1/models/ctr@42", Some(Route::Model(ModelName { name: "ctr", version: Some(42) }))),
             ("/v1/models/ctr:predict", Some(Route::Predict(ctr))),
             ("/v1/models/ctr@42:predict", Some(Route::Predict(ModelName { name: "ctr", version: Some(42) }))),
+            ("/v1/models/ctr:rank", Some(Route::Rank(ctr))),
+            ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", version: Some(42) }))),
             ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
             ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
             ("/v1/sources/clicks", Some(Route::Push("clicks"))),

@@ -60,6 +60,7 @@ async fn dispatch(
     };
     match route {
         Route::Predict(model) => predict(shared, model, &body),
+        Route::Rank(model) => rank(shared, model, &body),
         Route::Rollback(model) => rollback(shared, model, &body).await,
         Route::Promote(model) => promote(shared, model).await,
         Route::Push(source) => push(shared, source, body).await,
@@ -81,7 +82,7 @@ fn let_in<'a>(
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         return Err(Refusal { allow: Some(allow), ..refusal });
     }
-    if let Route::Predict(_) = route {
+    if let Route::Predict(_) | Route::Rank(_) = route {
         check_predict_type(headers)?;
     }
     Ok(route)
@@ -138,6 +139,17 @@ fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, 
         Ok((reply.predictions.len(), text))
     })??;
     shared.metrics.predicted(rows, began.elapsed());
+    Ok(reply::bytes(StatusCode::OK, "application/json", text))
+}
+
+fn rank(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {
+    let text = contained(|| -> Result<_> {
+        let reply = find(shared, model.name)?.rank(body, model.version, shared.host.wall_ms())?;
+        let mut text = reply.to_json();
+        // For the terminal it may be read on.
+        text.push(b'\n');
+        Ok(text)
+    })??;
     Ok(reply::bytes(StatusCode::OK, "application/json", text))
 }
 
