@@ -2,11 +2,11 @@
 //!
 //! In: the names that are wanted, some of which lead into objects, and one object after the other. Out: numbers by column
 //! (NaN where there is none), ids, and the values by which a page is kept diverse. No tree is built. What is not wanted is
-//! passed over, its name kept where nobody else knows it either.
+//! passed over, its name kept where nobody else knows it either. Objects have been measured before, and are read once more
+//! by the strict decoder of the model's columns: here it is enough to find one's way.
 
-use std::fmt;
+use std::borrow::Cow;
 
-use serde_core::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use tidemill_base::hash64;
 
 use super::{select::ItemId, time, token::short};
@@ -87,14 +87,8 @@ impl Reader {
         row.numbers.clear();
         row.numbers.resize(self.columns, f64::NAN);
         (row.id, row.group) = (None, None);
-        let mut problem = None;
-        let mut text = serde_json::Deserializer::from_slice(json);
-        let sink = &mut Sink { row, seen: &mut self.seen, unknown: &mut self.unknown, problem: &mut problem };
-        let read = Object { names: &mut self.root, sink, outside: true }.deserialize(&mut text);
-        match read.and_then(|()| text.end()) {
-            Ok(()) => Ok(()),
-            Err(e) => Err(problem.unwrap_or_else(|| format!(": {e}"))),
-        }
+        let sink = &mut Sink { row, seen: &mut self.seen, unknown: &mut self.unknown };
+        Text { json, at: 0 }.object(&mut self.root, sink, true)
     }
 }
 
@@ -131,7 +125,6 @@ struct Sink<'a> {
     row: &'a mut Row,
     seen: &'a mut Vec<bool>,
     unknown: &'a mut Vec<String>,
-    problem: &'a mut Option<String>,
 }
 
 /// A value that is neither NULL nor made of others.
@@ -204,163 +197,189 @@ impl Sink<'_> {
     }
 }
 
-struct Object<'a, 'b> {
-    names: &'a mut Names,
-    sink: &'a mut Sink<'b>,
-    outside: bool,
+/// An object on its way.
+struct Text<'a> {
+    json: &'a [u8],
+    at: usize,
 }
 
-impl<'de> DeserializeSeed<'de> for Object<'_, '_> {
-    type Value = ();
-    fn deserialize<D: serde_core::de::Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
-        d.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Object<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+impl<'a> Text<'a> {
+    fn peek(&mut self) -> Option<u8> {
+        while self.json.get(self.at).is_some_and(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+        self.json.get(self.at).copied()
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Object { names, sink, outside } = self;
-        let mut place = 0;
-        while let Some(found) = map.next_key_seed(Key { names, sink, outside, place })? {
-            place += 1;
-            match found {
-                None => drop(map.next_value::<IgnoredAny>()?),
-                Some(at) => map.next_value_seed(Cell { entry: &mut names.entries[at], sink })?,
+    fn takes(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn malformed<T>(&self) -> Result<T, String> {
+        Err(format!(": not JSON at byte {} of the object", self.at))
+    }
+
+    fn object(&mut self, names: &mut Names, sink: &mut Sink<'_>, outside: bool) -> Result<(), String> {
+        if !self.takes(b'{') {
+            return self.malformed();
+        }
+        if self.takes(b'}') {
+            return Ok(());
+        }
+        for place in 0.. {
+            if self.peek() != Some(b'"') {
+                return self.malformed();
+            }
+            let name = self.string()?;
+            if !self.takes(b':') {
+                return self.malformed();
+            }
+            match names.find(&name, place) {
+                Some(at) => self.value(&mut names.entries[at], sink)?,
+                None => {
+                    if outside && sink.unknown.len() < UNKNOWN_MAX && !sink.unknown.iter().any(|n| *n == name) {
+                        sink.unknown.push(name.into_owned());
+                    }
+                    self.pass_over()?;
+                }
+            }
+            if !self.takes(b',') {
+                break;
             }
         }
-        Ok(())
-    }
-}
-
-/// A name: which entry it is, if any.
-struct Key<'a, 'b> {
-    names: &'a mut Names,
-    sink: &'a mut Sink<'b>,
-    outside: bool,
-    place: usize,
-}
-
-impl<'de> DeserializeSeed<'de> for Key<'_, '_> {
-    type Value = Option<usize>;
-    fn deserialize<D: serde_core::de::Deserializer<'de>>(self, d: D) -> Result<Option<usize>, D::Error> {
-        d.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Key<'_, '_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
+        if self.takes(b'}') { Ok(()) } else { self.malformed() }
     }
 
-    fn visit_str<E: serde_core::de::Error>(self, name: &str) -> Result<Option<usize>, E> {
-        let found = self.names.find(name, self.place);
-        let unknown = &mut self.sink.unknown;
-        if found.is_none() && self.outside && unknown.len() < UNKNOWN_MAX && !unknown.iter().any(|n| n == name) {
-            unknown.push(name.to_string());
-        }
-        Ok(found)
-    }
-}
-
-/// The value of a name that is wanted.
-struct Cell<'a, 'b> {
-    entry: &'a mut Entry,
-    sink: &'a mut Sink<'b>,
-}
-
-impl Cell<'_, '_> {
-    fn scalar<E: serde_core::de::Error>(self, scalar: Scalar<'_>) -> Result<(), E> {
-        self.sink.see(self.entry);
-        self.sink.put(self.entry, scalar).map_err(|problem| {
-            *self.sink.problem = Some(problem);
-            E::custom("")
-        })
-    }
-
-    fn refuse<T, E: serde_core::de::Error>(self, found: &str) -> Result<T, E> {
-        *self.sink.problem = Some(format!(".{}: expected a number or a text, found {found}", self.entry.name));
-        Err(E::custom(""))
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Cell<'_, '_> {
-    type Value = ();
-    fn deserialize<D: serde_core::de::Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
-        match self.entry.wanted.is_empty() && self.entry.below.entries.is_empty() {
+    fn value(&mut self, entry: &mut Entry, sink: &mut Sink<'_>) -> Result<(), String> {
+        if entry.wanted.is_empty() && entry.below.entries.is_empty() {
             // Known to others only.
-            true => d.deserialize_ignored_any(IgnoredAny).map(drop),
-            false => d.deserialize_any(self),
+            return self.pass_over();
+        }
+        let scalar = match self.peek() {
+            Some(b'{') if entry.wanted.is_empty() => {
+                let inside = self.object(&mut entry.below, sink, false);
+                return inside.map_err(|problem| format!(".{}{problem}", entry.name));
+            }
+            Some(b'[') if entry.wanted.is_empty() => return self.pass_over(),
+            Some(first @ (b'{' | b'[')) => {
+                let found = if first == b'{' { "an object" } else { "an array" };
+                return Err(format!(".{}: expected a number or a text, found {found}", entry.name));
+            }
+            Some(b'"') => {
+                let text = self.string()?;
+                sink.see(entry);
+                return sink.put(entry, Scalar::Text(&text));
+            }
+            _ => match self.word() {
+                b"null" => None,
+                b"true" => Some(Scalar::Truth(true)),
+                b"false" => Some(Scalar::Truth(false)),
+                number => match number_of(number) {
+                    Some(scalar) => Some(scalar),
+                    None => return self.malformed(),
+                },
+            },
+        };
+        sink.see(entry);
+        scalar.map_or(Ok(()), |scalar| sink.put(entry, scalar))
+    }
+
+    /// The string that begins here, as it is meant.
+    fn string(&mut self) -> Result<Cow<'a, str>, String> {
+        let start = self.at;
+        let escaped = self.pass_over_string()?;
+        let quoted = &self.json[start..self.at];
+        if escaped {
+            return serde_json::from_slice(quoted).map(Cow::Owned).or_else(|_| self.malformed());
+        }
+        match std::str::from_utf8(&quoted[1..quoted.len() - 1]) {
+            Ok(text) => Ok(Cow::Borrowed(text)),
+            Err(_) => self.malformed(),
+        }
+    }
+
+    /// Goes behind the string that begins here; whether anything in it is escaped.
+    fn pass_over_string(&mut self) -> Result<bool, String> {
+        let mut escaped = false;
+        let mut at = self.at + 1;
+        loop {
+            match self.json.get(at) {
+                None => return self.malformed(),
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    escaped = true;
+                    at += 2;
+                }
+                Some(_) => at += 1,
+            }
+        }
+        self.at = at + 1;
+        Ok(escaped)
+    }
+
+    /// A number, `true`, `false` or `null`.
+    fn word(&mut self) -> &'a [u8] {
+        let start = self.at;
+        let word = |b: &&u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.');
+        self.at += self.json[start..].iter().take_while(word).count();
+        &self.json[start..self.at]
+    }
+
+    fn pass_over(&mut self) -> Result<(), String> {
+        match self.peek() {
+            Some(b'"') => self.pass_over_string().map(drop),
+            Some(b'{' | b'[') => {
+                let mut depth = 0;
+                loop {
+                    match self.json.get(self.at) {
+                        None => return self.malformed(),
+                        Some(b'"') => {
+                            self.pass_over_string()?;
+                            continue;
+                        }
+                        Some(b'{' | b'[') => depth += 1,
+                        Some(b'}' | b']') => depth -= 1,
+                        Some(_) => {}
+                    }
+                    self.at += 1;
+                    if depth == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+            _ if self.word().is_empty() => self.malformed(),
+            _ => Ok(()),
         }
     }
 }
 
-impl<'de> Visitor<'de> for Cell<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E: serde_core::de::Error>(self) -> Result<(), E> {
-        self.sink.see(self.entry);
-        Ok(())
-    }
-
-    fn visit_bool<E: serde_core::de::Error>(self, x: bool) -> Result<(), E> {
-        self.scalar(Scalar::Truth(x))
-    }
-
-    fn visit_i64<E: serde_core::de::Error>(self, x: i64) -> Result<(), E> {
-        self.scalar(Scalar::Whole(x.into()))
-    }
-
-    fn visit_u64<E: serde_core::de::Error>(self, x: u64) -> Result<(), E> {
-        self.scalar(Scalar::Whole(x.into()))
-    }
-
-    fn visit_f64<E: serde_core::de::Error>(self, x: f64) -> Result<(), E> {
-        self.scalar(Scalar::Number(x))
-    }
-
-    fn visit_str<E: serde_core::de::Error>(self, x: &str) -> Result<(), E> {
-        self.scalar(Scalar::Text(x))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        if !self.entry.wanted.is_empty() {
-            return self.refuse("an array");
-        }
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        if !self.entry.wanted.is_empty() {
-            return self.refuse("an object");
-        }
-        let prefix = &self.entry.name;
-        let inside = Object { names: &mut self.entry.below, sink: &mut *self.sink, outside: false };
-        inside.visit_map(map).map_err(|e| {
-            if let Some(problem) = self.sink.problem.as_mut() {
-                *problem = format!(".{prefix}{problem}");
-                return A::Error::custom("");
-            }
-            e
-        })
+fn number_of(word: &[u8]) -> Option<Scalar<'static>> {
+    let text = std::str::from_utf8(word).ok().filter(|t| t.starts_with(|c: char| c == '-' || c.is_ascii_digit()))?;
+    let whole = word.len() <= 20 && word.iter().all(|b| b.is_ascii_digit() || *b == b'-');
+    match whole {
+        true => text.parse().ok().map(Scalar::Whole),
+        false => text.parse().ok().map(Scalar::Number),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        /// Whatever bytes come: an answer, and no panic.
+        #[test]
+        fn any_bytes_are_answered(words in proptest::collection::vec(proptest::sample::select(vec![
+            "{", "}", "[", "]", "\"", ",", ":", "\\", "\"a\":", "\"b\":{", "\"c\":\"x\"", "1", "-", "true", "null", " ", "é",
+        ]), 0..40)) {
+            let wanted = [("a", Wanted::Number(0)), ("b.c", Wanted::TextIs(1, "x".into())), ("c", Wanted::Group)];
+            let mut reader = Reader::new(&wanted, 2, ["d"].into_iter());
+            let json = format!("{{{}", words.concat());
+            let _ = reader.read(json.as_bytes(), &mut Row::default());
+        }
+    }
 
     #[test]
     fn what_is_wanted_is_found_wherever_it_stands() {
@@ -383,6 +402,11 @@ mod tests {
                 .unwrap();
         assert!(second.numbers[0].is_nan() && second.numbers[1..3] == [4.0, 0.0]);
         assert_eq!((&second.id, second.group), (&Some(ItemId::Text("a".into())), row.group));
+        let escaped =
+            read(r#" { "b\u0069d" : -1.5e1 , "id" : "\u0061\"" , "kind" : null , "user" : "}\\" , "counts":[1,{}] } "#)
+                .unwrap();
+        assert_eq!((escaped.numbers[0], escaped.id), (-15.0, Some(ItemId::Text("a\"".into()))));
+        assert!(escaped.numbers[2].is_nan());
         for (json, message) in [
             (r#"{"bid":"much"}"#, ".bid: expected a number, found the text 'much'"),
             (r#"{"bid":[1]}"#, ".bid: expected a number or a text, found an array"),
@@ -390,7 +414,11 @@ mod tests {
             (r#"{"counts":{"like":"x"}}"#, ".counts.like: expected a number, found the text 'x'"),
             (r#"{"kind":1}"#, ".kind: expected a text, found 1"),
             (r#"{"id":1.5}"#, ".id: expected a whole number or a text, found 1.5"),
-            (r#"{"bid":}"#, ": expected value at line 1 column 8"),
+            (r#"{"bid":}"#, ": not JSON at byte 7 of the object"),
+            (r#"{"user":,"bid":1}"#, ": not JSON at byte 8 of the object"),
+            (r#"{"bid" 1}"#, ": not JSON at byte 7 of the object"),
+            (r#"{"bid":1 2}"#, ": not JSON at byte 9 of the object"),
+            (r#"{"bid":"1}"#, ": not JSON at byte 7 of the object"),
         ] {
             assert_eq!(read(json).unwrap_err(), message);
         }
