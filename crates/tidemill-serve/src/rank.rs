@@ -10,6 +10,7 @@ mod compile;
 mod config;
 mod emit;
 mod kernel;
+pub(crate) mod named;
 mod parse;
 mod program;
 mod random;

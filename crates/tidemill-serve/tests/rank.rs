@@ -4,9 +4,11 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{
-    row,
+    FakeHost, row,
     site::{Site, open},
 };
+
+use tidemill_base::Kind;
 
 const RANK: &str = "/v1/models/ctr:rank";
 const NOW_MS: i64 = 1_795_219_200_000;
@@ -224,4 +226,77 @@ fn what_is_wrong_with_a_rank_request_is_said() {
         rank(&site, json!({"candidates": [{"id": 1, "colour": "red", "size": {"a": [1]}}], "context": {"mood": 1}}));
     assert_eq!(unknown["unknown_columns"], json!(["mood", "colour", "size"]));
     assert!(site.get("/metrics").body.contains(r#"tidemill_http_requests_total{route="rank",status="4xx"}"#));
+}
+
+#[test]
+fn a_ranking_is_kept_under_a_name_and_taken_by_the_next_request() {
+    let site = open("rankings");
+    let path = "/v1/models/ctr/rankings/feed";
+    let by_price = json!({"defaults": {"bid": 1}, "score": "price * bid"});
+    let put = site.send(&format!("PUT {path}"), "", &by_price.to_string());
+    assert_eq!((put.status, put.json()), (200, json!({"name": "feed", "ranking": by_price})), "{put:?}");
+    let request = json!({"candidates": [{"id": 1, "price": 1}, {"id": 2, "price": 2}], "ranking": "feed"});
+    assert_eq!(ids(&rank(&site, request.clone())), [2, 1].map(Value::from));
+    let by_less = json!({"score": "-price"});
+    assert_eq!(site.send(&format!("PUT {path}"), "", &by_less.to_string()).status, 200);
+    assert_eq!(ids(&rank(&site, request.clone())), [1, 2].map(Value::from));
+    assert_eq!(site.get(path).json(), json!({"name": "feed", "ranking": by_less}));
+    assert_eq!(site.get("/v1/models/ctr/rankings").json(), json!({"rankings": [{"name": "feed", "ranking": by_less}]}));
+
+    let refuses = |body: Value, message: &str| {
+        site.refuses(&format!("PUT {path}"), "", &body.to_string(), 400, message);
+    };
+    refuses(json!({"score": "price *"}), "score, character 8: expected a number, a name or a bracket, found the end");
+    refuses(json!({"score": "price * bid"}), "score, character 9: no column 'bid', and no default for one");
+    refuses(json!({"score": "1", "k": 3}), "ranking: unknown name 'k'; known are functions, defaults, score");
+    refuses(
+        json!({"score": "1", "defaults": {"x": "y".repeat(70_000)}}),
+        "ranking 'feed': 70033 bytes; a ranking has at most 65536",
+    );
+    site.refuses(
+        &format!("PUT {path}"),
+        "",
+        "{",
+        400,
+        "ranking is not JSON: EOF while parsing an object at line 1 column 1",
+    );
+    let name = "ranking 'a b': a name is made of letters, digits, _ and -, at most 64";
+    site.refuses("PUT /v1/models/ctr/rankings/a%20b", "", r#"{"score":"1"}"#, 400, name);
+    site.refuses("PUT /v1/models/ctr/rankings", "", "{}", 405, "PUT is not taken here; use GET or HEAD");
+    site.refuses("PUT /v1/models/ctx/rankings/feed", "", r#"{"score":"1"}"#, 404, "no model 'ctx' (have ctr)");
+    assert_eq!(ids(&rank(&site, request.clone())), [1, 2].map(Value::from), "what was refused changed nothing");
+
+    let unknown = json!({"candidates": [{"id": 1}], "ranking": "fed"}).to_string();
+    site.refuses(&format!("POST {RANK}"), "", &unknown, 404, "model 'ctr' has no ranking 'fed'; did you mean 'feed'?");
+    let gone = site.send(&format!("DELETE {path}"), "", "");
+    assert_eq!((gone.status, gone.json()), (200, json!({"rankings": []})));
+    site.refuses(&format!("DELETE {path}"), "", "", 404, "model 'ctr' has no ranking 'feed'");
+    site.refuses(&format!("GET {path}"), "", "", 404, "model 'ctr' has no ranking 'feed'");
+    site.refuses(&format!("POST {RANK}"), "", &request.to_string(), 404, "model 'ctr' has no ranking 'feed'");
+}
+
+#[test]
+fn rankings_are_there_after_a_restart_and_a_damaged_one_hurts_nobody_else() {
+    let dir = support::temp_dir("rankings-restart");
+    let host = FakeHost::open_in(&dir);
+    for name in ["a", "b"] {
+        host.served.put_ranking(name, br#"{"score": "price"}"#).unwrap();
+    }
+    std::fs::write(dir.join("b.ranking"), "{").unwrap();
+    let host = FakeHost::open_in(&dir);
+    let rank = |name: &str| {
+        let request = json!({"candidates": [{"id": 1, "price": 2}], "ranking": name}).to_string();
+        host.served.rank(request.as_bytes(), None, 0)
+    };
+    assert_eq!(rank("a").unwrap().items[0].score, 2.0);
+    let damaged = rank("b").unwrap_err();
+    assert_eq!(damaged.kind(), Kind::Corrupt);
+    assert!(
+        damaged.message().ends_with(
+            "b.ranking: EOF while parsing an object at line 1 column 1; PUT /v1/models/ctr/rankings/b puts it in order"
+        ),
+        "{damaged}"
+    );
+    host.served.put_ranking("b", br#"{"score": "1"}"#).unwrap();
+    assert_eq!(rank("b").unwrap().items[0].score, 1.0);
 }

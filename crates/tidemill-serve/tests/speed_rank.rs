@@ -224,8 +224,9 @@ fn a_rank_of_1000_candidates_over_one_connection() {
         times.sort_by(f64::total_cmp);
         let at = |share: f64| times[(times.len() as f64 * share) as usize] * 1e3;
         println!(
-            "1,000 candidates, {} bytes, {name}: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms",
+            "1,000 candidates, {} bytes, {name}: fastest {:.2} ms, p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms",
             body.len(),
+            at(0.0),
             at(0.5),
             at(0.9),
             at(0.99)

@@ -15,7 +15,7 @@ use tidemill_base::{Clock, Error, Result, SystemClock};
 
 use crate::{
     predict::{PredictReply, Predictor},
-    rank::{RankReply, answer},
+    rank::{RankReply, answer, named::Rankings},
     registry::{Live, Registry},
 };
 
@@ -89,6 +89,7 @@ pub struct RefusedLine {
 pub struct ServedModel {
     predictor: Predictor,
     registry: Arc<Registry>,
+    rankings: Rankings,
     /// One operator at a time changes what is live.
     changing: Mutex<()>,
 }
@@ -96,7 +97,8 @@ pub struct ServedModel {
 impl ServedModel {
     /// Serves `predictor`; where an operator had rolled back before a restart, that version is served again.
     pub fn open(predictor: Predictor, registry: Arc<Registry>) -> Result<Self> {
-        let model = Self { predictor, registry, changing: Mutex::new(()) };
+        let rankings = Rankings::open(predictor.model(), registry.dir())?;
+        let model = Self { predictor, registry, rankings, changing: Mutex::new(()) };
         if let Live::Pinned(version) = model.registry.live() {
             model.pin(version)?;
         }
@@ -128,8 +130,22 @@ impl ServedModel {
     /// not say it.
     pub fn rank(&self, body: &[u8], version: Option<u64>, now_ms: i64) -> Result<RankReply> {
         self.check_loaded(version)?;
-        let named = |name: &str| Err(Error::not_found(format!("model '{}' has no ranking '{name}'", self.name())));
-        answer::rank(&self.predictor, &named, body, version, now_ms)
+        answer::rank(&self.predictor, &|name| self.rankings.get(name), body, version, now_ms)
+    }
+
+    /// Keeps a ranking under a name, for requests to come.
+    pub fn put_ranking(&self, name: &str, json: &[u8]) -> Result<()> {
+        self.rankings.put(name, json, &answer::known(&self.predictor, false))
+    }
+
+    /// Forgets a ranking.
+    pub fn remove_ranking(&self, name: &str) -> Result<()> {
+        self.rankings.remove(name)
+    }
+
+    /// One ranking, or all of them.
+    pub fn rankings_to_json(&self, name: Option<&str>) -> Result<Value> {
+        name.map_or_else(|| Ok(self.rankings.list()), |name| self.rankings.to_json(name))
     }
 
     fn check_loaded(&self, version: Option<u64>) -> Result<()> {

@@ -18,6 +18,8 @@ pub(super) enum Route<'a> {
     Model(ModelName<'a>),
     Predict(ModelName<'a>),
     Rank(ModelName<'a>),
+    /// Of a model, all or one.
+    Rankings(&'a str, Option<&'a str>),
     Rollback(&'a str),
     Promote(&'a str),
     Push(&'a str),
@@ -32,6 +34,7 @@ pub(super) struct ModelName<'a> {
 
 const READ: &str = "GET, HEAD";
 const SEND: &str = "POST";
+const KEEP: &str = "GET, HEAD, PUT, DELETE";
 
 impl<'a> Route<'a> {
     /// The route of a path without its query, percent-decoded by the caller.
@@ -52,6 +55,14 @@ impl<'a> Route<'a> {
         if let Some(source) = one("/v1/sources/") {
             return Ok(Route::Push(source));
         }
+        if let Some((model, rankings)) = path.strip_prefix("/v1/models/").and_then(|rest| rest.split_once('/')) {
+            let name = rankings.strip_prefix("rankings/").filter(|name| !name.is_empty() && !name.contains('/'));
+            return match (rankings, name) {
+                ("rankings", _) => Ok(Route::Rankings(model, None)),
+                (_, Some(name)) => Ok(Route::Rankings(model, Some(name))),
+                _ => Err(no_route(path)),
+            };
+        }
         let Some(model) = one("/v1/models/") else { return Err(no_route(path)) };
         let (name, verb) = model.split_once(':').map_or((model, None), |(name, verb)| (name, Some(verb)));
         match verb {
@@ -68,6 +79,7 @@ impl<'a> Route<'a> {
     pub fn allow(&self) -> &'static str {
         match self {
             Route::Predict(_) | Route::Rank(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
+            Route::Rankings(_, Some(_)) => KEEP,
             _ => READ,
         }
     }
@@ -85,6 +97,7 @@ impl<'a> Route<'a> {
             Route::Model(_) => "model",
             Route::Predict(_) => "predict",
             Route::Rank(_) => "rank",
+            Route::Rankings(..) => "rankings",
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
             Route::Push(_) => "push",
@@ -128,7 +141,7 @@ pub(super) fn percent_decoded(path: &str) -> Option<String> {
 pub(super) fn no_route(path: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
-         /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME:rollback, /v1/models/NAME:promote, /v1/sources/NAME",
+         /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, /v1/models/NAME:promote, /v1/sources/NAME",
     )
 }
 
@@ -154,6 +167,10 @@ mod tests {
             ("/v1/modles", None),
             ("/v1/models/", None),
             ("/v1/models/a/b", None),
+            ("/v1/models/ctr/rankings", Some(Route::Rankings("ctr", None))),
+            ("/v1/models/ctr/rankings/feed", Some(Route::Rankings("ctr", Some("feed")))),
+            ("/v1/models/ctr/rankings/", None),
+            ("/v1/models/ctr/rankings/a/b", None),
             ("/v1/models/ctr:explode", None),
             ("/v1/models/ctr@new:predict", None),
             ("/v1/sources/", None),

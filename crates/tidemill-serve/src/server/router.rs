@@ -54,11 +54,19 @@ async fn dispatch(
         Err(refusal) if head.method == Method::GET || head.method == Method::HEAD => return Err(refusal),
         Err(refusal) => return Err(body::discard(&head.headers, body, refusal)),
     };
-    let body = match route.allow() {
-        "POST" => body::read(&head.headers, body, &shared.limits).await?,
-        _ => return read_only(shared, route),
-    };
+    if matches!(head.method, Method::GET | Method::HEAD) {
+        return read_only(shared, route);
+    }
+    let body = body::read(&head.headers, body, &shared.limits).await?;
     match route {
+        Route::Rankings(model, Some(name)) => {
+            let (name, put) = (name.to_string(), head.method == Method::PUT);
+            let run = move |model: &ServedModel| match put {
+                true => model.put_ranking(&name, &body).and_then(|()| model.rankings_to_json(Some(&name))),
+                false => model.remove_ranking(&name).and_then(|()| model.rankings_to_json(None)),
+            };
+            blocking(shared, model, run).await
+        }
         Route::Predict(model) => predict(shared, model, &body),
         Route::Rank(model) => rank(shared, model, &body),
         Route::Rollback(model) => rollback(shared, model, &body).await,
@@ -125,6 +133,7 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
                 Some(version) => model.version_to_json(version)?,
             }))
         })?,
+        Route::Rankings(model, name) => contained(|| Ok(reply::json(&find(shared, model)?.rankings_to_json(name)?)))?,
         _ => Err(our_mistake()),
     }
 }
@@ -163,19 +172,29 @@ async fn promote(shared: &Arc<Shared>, model: &str) -> Result<Reply, Refusal> {
     change(shared, model, |shared, model| shared.host.promote(model)).await
 }
 
-/// Runs a change of what is live on a thread that may wait for the disk; it goes on when the caller is gone.
+/// Changes what is live; the model as it is then.
 async fn change(
     shared: &Arc<Shared>,
     model: &str,
     run: impl FnOnce(&Shared, &str) -> Result<()> + Send + 'static,
 ) -> Result<Reply, Refusal> {
-    let (shared, model) = (shared.clone(), model.to_string());
-    let changed = tokio::task::spawn_blocking(move || -> Result<Value> {
-        find(&shared, &model)?;
-        run(&shared, &model)?;
-        Ok(find(&shared, &model)?.to_json())
-    });
-    Ok(reply::json(&changed.await.map_err(|_| our_mistake())??))
+    let asked = shared.clone();
+    blocking(shared, model, move |model| {
+        run(&asked, model.name())?;
+        Ok(find(&asked, model.name())?.to_json())
+    })
+    .await
+}
+
+/// Runs what may wait for the disk on a thread that may; it goes on when the caller is gone.
+async fn blocking(
+    shared: &Arc<Shared>,
+    model: &str,
+    run: impl FnOnce(&ServedModel) -> Result<Value> + Send + 'static,
+) -> Result<Reply, Refusal> {
+    let model = find(shared, model)?;
+    let done = tokio::task::spawn_blocking(move || run(&model));
+    Ok(reply::json(&done.await.map_err(|_| our_mistake())??))
 }
 
 async fn push(shared: &Arc<Shared>, source: &str, lines: Bytes) -> Result<Reply, Refusal> {
