@@ -5,12 +5,11 @@
 //! inlined into loops over columns, which a compiler turns into lanes. Only +, -, *, / and whole-number operations on the
 //! bits are used, so lanes of any width give the same bits as one number alone.
 
-use std::f64::consts::{LOG2_E, SQRT_2};
+use std::f64::consts::{LOG2_E, LOG10_E, SQRT_2};
 
 use super::{EXP_TERMS, LN_2_HIGH, LN_2_LOW};
 
-/// 1 / ln 10 in two parts, by Python's decimal module with 60 digits.
-const LOG10_E_HIGH: f64 = 0.434_294_481_903_251_8;
+/// 1 / ln 10 - LOG10_E, by Python's decimal module with 60 digits.
 const LOG10_E_LOW: f64 = 1.098_319_650_216_765e-17;
 /// 1.5 * 2^52: a number below 2^51 added to it is rounded to a whole one, which then stands in the low bits.
 const ROUND: f64 = 6_755_399_441_055_744.0;
@@ -76,8 +75,8 @@ pub fn ln(x: f64) -> f64 {
 #[inline(always)]
 pub fn log10(x: f64) -> f64 {
     let (high, low) = ln_in_two(x);
-    let (product, rest) = product_in_two(high, LOG10_E_HIGH);
-    of_no_logarithm(x, product + (rest + (high * LOG10_E_LOW + low * LOG10_E_HIGH)))
+    let (product, rest) = product_in_two(high, LOG10_E);
+    of_no_logarithm(x, product + (rest + (high * LOG10_E_LOW + low * LOG10_E)))
 }
 
 /// x^y: 0^0 is 1, a negative base has whole powers only.

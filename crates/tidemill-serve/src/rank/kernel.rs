@@ -180,9 +180,10 @@ impl Kernel for Run<'_> {
     }
 }
 
+/// Neither 0 nor NaN.
 #[inline(always)]
 pub(super) fn is_true(x: f64) -> bool {
-    x < 0.0 || x > 0.0
+    x.abs() > 0.0
 }
 
 #[inline(always)]

@@ -10,6 +10,9 @@ use tidemill_model::math::{angle, real};
 /// Tries at a truncated normal number; each succeeds in a quarter of all cases or more, so that the end is never reached.
 const TRIES_MAX: usize = 1000;
 
+/// Beyond this, numbers of the tail differ from its beginning by less than their millionth part of a millionth.
+const FAR_OUT: f64 = 1e6;
+
 fn seed_of(seed: u64, call: u16) -> u64 {
     seed.wrapping_add((u64::from(call) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
@@ -45,6 +48,10 @@ pub(super) fn normal_between(item: u64, seed: u64, call: u16, a: f64, b: f64, si
 /// Standard normal between `low` and `high`, where `high` is not negative: by the way of drawing that is refused least
 /// often (Robert 1995).
 fn between(rng: &mut Rng, low: f64, high: f64) -> f64 {
+    // So far out the next number is as good as the first, and squares would be infinite.
+    if low > FAR_OUT {
+        return low;
+    }
     // The densest point that is allowed.
     let mode = if low > 0.0 { low } else { 0.0 };
     let rate = 0.5 * (low + (low * low + 4.0).sqrt());
@@ -109,6 +116,8 @@ mod tests {
         }
         let open = normal_between(1, 1, 1, f64::NEG_INFINITY, f64::INFINITY, 1.0, 0.0);
         assert!(open.is_finite());
+        let far = normal_between(1, 1, 1, 1e200, f64::INFINITY, 1.0, 0.0);
+        assert_eq!((far, normal_between(1, 1, 1, -1e300, -1e200, 1.0, 0.0)), (1e200, -1e200));
     }
 
     #[test]
