@@ -1,7 +1,11 @@
 //! exp, ln and the logistic function with the same bits on every machine.
 //!
 //! A mathematical library may differ from one machine to the next in the last bit, and one bit in a gradient is another
-//! model. These use only +, -, *, / on f64, which IEEE 754 fixes and Rust never fuses.
+//! model. These use only +, -, *, / on f64, which IEEE 754 fixes and Rust never fuses. The functions here are those that
+//! stored models rest on, over the range where training needs them; [`real`] and [`angle`] have the whole range.
+
+pub mod angle;
+pub mod real;
 
 use std::f64::consts::{LN_2, LOG2_E, SQRT_2};
 

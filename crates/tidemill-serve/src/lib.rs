@@ -6,5 +6,6 @@
 
 pub mod live;
 pub mod predict;
+pub mod rank;
 pub mod registry;
 pub mod server;

@@ -5,6 +5,7 @@
 //! request is said with row and column; nothing is guessed, clamped or left out in silence.
 
 mod rows;
+mod shared;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

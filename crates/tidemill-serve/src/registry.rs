@@ -8,6 +8,7 @@
 //! 000042.snapshot   the weights
 //! 000042.manifest   JSON: what is known of the version, checksum of the snapshot, checksum of itself
 //! live              "latest", or "pinned 41" after a roll back; absent: latest
+//! NAME.ranking      a ranking of that name, which `rank/named.rs` reads and writes
 //! ```
 
 mod manifest;
@@ -96,6 +97,11 @@ impl Registry {
     /// Opens the versions as they are, changing nothing: another process may own the directory.
     pub fn reading(model: &str, dir: &Path) -> Result<Self> {
         Self::scan(model, dir).map(|(registry, _)| registry)
+    }
+
+    /// Where the versions lie.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn scan(model: &str, dir: &Path) -> Result<(Self, Vec<u64>)> {

@@ -11,10 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidemill_base::{Error, Result};
+use tidemill_base::{Clock, Error, Result, SystemClock};
 
 use crate::{
     predict::{PredictReply, Predictor},
+    rank::{RankReply, answer, named::Rankings},
     registry::{Live, Registry},
 };
 
@@ -39,6 +40,11 @@ pub trait Host: Send + Sync + 'static {
 
     /// What the page shows.
     fn status(&self) -> Value;
+
+    /// Milliseconds since 1970: what is `now` for a rank request that does not say it.
+    fn wall_ms(&self) -> i64 {
+        SystemClock::new().wall_ms()
+    }
 
     /// The engine's metrics as Prometheus text; the server adds its own.
     fn metrics(&self) -> String;
@@ -83,6 +89,7 @@ pub struct RefusedLine {
 pub struct ServedModel {
     predictor: Predictor,
     registry: Arc<Registry>,
+    rankings: Rankings,
     /// One operator at a time changes what is live.
     changing: Mutex<()>,
 }
@@ -90,7 +97,8 @@ pub struct ServedModel {
 impl ServedModel {
     /// Serves `predictor`; where an operator had rolled back before a restart, that version is served again.
     pub fn open(predictor: Predictor, registry: Arc<Registry>) -> Result<Self> {
-        let model = Self { predictor, registry, changing: Mutex::new(()) };
+        let rankings = Rankings::open(predictor.model(), registry.dir())?;
+        let model = Self { predictor, registry, rankings, changing: Mutex::new(()) };
         if let Live::Pinned(version) = model.registry.live() {
             model.pin(version)?;
         }
@@ -114,15 +122,40 @@ impl ServedModel {
 
     /// Answers a request, by the version asked for if one was.
     pub fn predict(&self, body: &[u8], version: Option<u64>) -> Result<PredictReply> {
-        let Some(version) = version else { return self.predictor.predict(body, None) };
-        if let Err(e) = self.predictor.live().read_version(version) {
-            self.registry.meta(version)?;
-            return Err(Error::conflict(format!(
-                "model '{0}': {e}; to have it served, POST /v1/models/{0}:rollback {{\"version\":{version}}}",
-                self.name()
-            )));
-        }
-        self.predictor.predict(body, Some(version))
+        self.check_loaded(version)?;
+        self.predictor.predict(body, version)
+    }
+
+    /// Orders the candidates of a request, by the version asked for if one was. `now_ms` is the time if the request does
+    /// not say it.
+    pub fn rank(&self, body: &[u8], version: Option<u64>, now_ms: i64) -> Result<RankReply> {
+        self.check_loaded(version)?;
+        answer::rank(&self.predictor, &|name| self.rankings.get(name), body, version, now_ms)
+    }
+
+    /// Keeps a ranking under a name, for requests to come.
+    pub fn put_ranking(&self, name: &str, json: &[u8]) -> Result<()> {
+        self.rankings.put(name, json, &answer::known(&self.predictor, false))
+    }
+
+    /// Forgets a ranking.
+    pub fn remove_ranking(&self, name: &str) -> Result<()> {
+        self.rankings.remove(name)
+    }
+
+    /// One ranking, or all of them.
+    pub fn rankings_to_json(&self, name: Option<&str>) -> Result<Value> {
+        name.map_or_else(|| Ok(self.rankings.list()), |name| self.rankings.to_json(name))
+    }
+
+    fn check_loaded(&self, version: Option<u64>) -> Result<()> {
+        let Some(version) = version else { return Ok(()) };
+        let Err(e) = self.predictor.live().read_version(version) else { return Ok(()) };
+        self.registry.meta(version)?;
+        Err(Error::conflict(format!(
+            "model '{0}': {e}; to have it served, POST /v1/models/{0}:rollback {{\"version\":{version}}}",
+            self.name()
+        )))
     }
 
     /// Makes an earlier version live: on disk first, so that a restart serves the same.

@@ -17,6 +17,9 @@ pub(super) enum Route<'a> {
     Models,
     Model(ModelName<'a>),
     Predict(ModelName<'a>),
+    Rank(ModelName<'a>),
+    /// Of a model, all or one.
+    Rankings(&'a str, Option<&'a str>),
     Rollback(&'a str),
     Promote(&'a str),
     Push(&'a str),
@@ -31,6 +34,7 @@ pub(super) struct ModelName<'a> {
 
 const READ: &str = "GET, HEAD";
 const SEND: &str = "POST";
+const KEEP: &str = "GET, HEAD, PUT, DELETE";
 
 impl<'a> Route<'a> {
     /// The route of a path without its query, percent-decoded by the caller.
@@ -51,21 +55,31 @@ impl<'a> Route<'a> {
         if let Some(source) = one("/v1/sources/") {
             return Ok(Route::Push(source));
         }
+        if let Some((model, rankings)) = path.strip_prefix("/v1/models/").and_then(|rest| rest.split_once('/')) {
+            let name = rankings.strip_prefix("rankings/").filter(|name| !name.is_empty() && !name.contains('/'));
+            return match (rankings, name) {
+                ("rankings", _) => Ok(Route::Rankings(model, None)),
+                (_, Some(name)) => Ok(Route::Rankings(model, Some(name))),
+                _ => Err(no_route(path)),
+            };
+        }
         let Some(model) = one("/v1/models/") else { return Err(no_route(path)) };
         let (name, verb) = model.split_once(':').map_or((model, None), |(name, verb)| (name, Some(verb)));
         match verb {
             None => Ok(Route::Model(ModelName::parse(name)?)),
             Some("predict") => Ok(Route::Predict(ModelName::parse(name)?)),
+            Some("rank") => Ok(Route::Rank(ModelName::parse(name)?)),
             Some("rollback") => Ok(Route::Rollback(name)),
             Some("promote") => Ok(Route::Promote(name)),
-            Some(_) => Err(no_route(path).hint("a model knows :predict, :rollback and :promote")),
+            Some(_) => Err(no_route(path).hint("a model knows :predict, :rank, :rollback and :promote")),
         }
     }
 
     /// The methods it takes, as `Allow` lists them.
     pub fn allow(&self) -> &'static str {
         match self {
-            Route::Predict(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
+            Route::Predict(_) | Route::Rank(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
+            Route::Rankings(_, Some(_)) => KEEP,
             _ => READ,
         }
     }
@@ -82,6 +96,8 @@ impl<'a> Route<'a> {
             Route::Models => "models",
             Route::Model(_) => "model",
             Route::Predict(_) => "predict",
+            Route::Rank(_) => "rank",
+            Route::Rankings(..) => "rankings",
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
             Route::Push(_) => "push",
@@ -125,7 +141,7 @@ pub(super) fn percent_decoded(path: &str) -> Option<String> {
 pub(super) fn no_route(path: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
-         /v1/models/NAME:predict, /v1/models/NAME:rollback, /v1/models/NAME:promote, /v1/sources/NAME",
+         /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, /v1/models/NAME:promote, /v1/sources/NAME",
     )
 }
 
@@ -143,12 +159,18 @@ mod tests {
             ("/v1/models/ctr@42", Some(Route::Model(ModelName { name: "ctr", version: Some(42) }))),
             ("/v1/models/ctr:predict", Some(Route::Predict(ctr))),
             ("/v1/models/ctr@42:predict", Some(Route::Predict(ModelName { name: "ctr", version: Some(42) }))),
+            ("/v1/models/ctr:rank", Some(Route::Rank(ctr))),
+            ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", version: Some(42) }))),
             ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
             ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
             ("/v1/sources/clicks", Some(Route::Push("clicks"))),
             ("/v1/modles", None),
             ("/v1/models/", None),
             ("/v1/models/a/b", None),
+            ("/v1/models/ctr/rankings", Some(Route::Rankings("ctr", None))),
+            ("/v1/models/ctr/rankings/feed", Some(Route::Rankings("ctr", Some("feed")))),
+            ("/v1/models/ctr/rankings/", None),
+            ("/v1/models/ctr/rankings/a/b", None),
             ("/v1/models/ctr:explode", None),
             ("/v1/models/ctr@new:predict", None),
             ("/v1/sources/", None),

@@ -54,12 +54,21 @@ async fn dispatch(
         Err(refusal) if head.method == Method::GET || head.method == Method::HEAD => return Err(refusal),
         Err(refusal) => return Err(body::discard(&head.headers, body, refusal)),
     };
-    let body = match route.allow() {
-        "POST" => body::read(&head.headers, body, &shared.limits).await?,
-        _ => return read_only(shared, route),
-    };
+    if matches!(head.method, Method::GET | Method::HEAD) {
+        return read_only(shared, route);
+    }
+    let body = body::read(&head.headers, body, &shared.limits).await?;
     match route {
+        Route::Rankings(model, Some(name)) => {
+            let (name, put) = (name.to_string(), head.method == Method::PUT);
+            let run = move |model: &ServedModel| match put {
+                true => model.put_ranking(&name, &body).and_then(|()| model.rankings_to_json(Some(&name))),
+                false => model.remove_ranking(&name).and_then(|()| model.rankings_to_json(None)),
+            };
+            blocking(shared, model, run).await
+        }
         Route::Predict(model) => predict(shared, model, &body),
+        Route::Rank(model) => rank(shared, model, &body),
         Route::Rollback(model) => rollback(shared, model, &body).await,
         Route::Promote(model) => promote(shared, model).await,
         Route::Push(source) => push(shared, source, body).await,
@@ -81,7 +90,7 @@ fn let_in<'a>(
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         return Err(Refusal { allow: Some(allow), ..refusal });
     }
-    if let Route::Predict(_) = route {
+    if let Route::Predict(_) | Route::Rank(_) = route {
         check_predict_type(headers)?;
     }
     Ok(route)
@@ -124,6 +133,7 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
                 Some(version) => model.version_to_json(version)?,
             }))
         })?,
+        Route::Rankings(model, name) => contained(|| Ok(reply::json(&find(shared, model)?.rankings_to_json(name)?)))?,
         _ => Err(our_mistake()),
     }
 }
@@ -141,6 +151,17 @@ fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, 
     Ok(reply::bytes(StatusCode::OK, "application/json", text))
 }
 
+fn rank(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {
+    let text = contained(|| -> Result<_> {
+        let reply = find(shared, model.name)?.rank(body, model.version, shared.host.wall_ms())?;
+        let mut text = reply.to_json();
+        // For the terminal it may be read on.
+        text.push(b'\n');
+        Ok(text)
+    })??;
+    Ok(reply::bytes(StatusCode::OK, "application/json", text))
+}
+
 async fn rollback(shared: &Arc<Shared>, model: &str, body: &[u8]) -> Result<Reply, Refusal> {
     let version = serde_json::from_slice::<Value>(body).ok().and_then(|v| v["version"].as_u64());
     let version = version.ok_or_else(|| Error::invalid(r#"say to which version: {"version":41}"#))?;
@@ -151,19 +172,29 @@ async fn promote(shared: &Arc<Shared>, model: &str) -> Result<Reply, Refusal> {
     change(shared, model, |shared, model| shared.host.promote(model)).await
 }
 
-/// Runs a change of what is live on a thread that may wait for the disk; it goes on when the caller is gone.
+/// Changes what is live; the model as it is then.
 async fn change(
     shared: &Arc<Shared>,
     model: &str,
     run: impl FnOnce(&Shared, &str) -> Result<()> + Send + 'static,
 ) -> Result<Reply, Refusal> {
-    let (shared, model) = (shared.clone(), model.to_string());
-    let changed = tokio::task::spawn_blocking(move || -> Result<Value> {
-        find(&shared, &model)?;
-        run(&shared, &model)?;
-        Ok(find(&shared, &model)?.to_json())
-    });
-    Ok(reply::json(&changed.await.map_err(|_| our_mistake())??))
+    let asked = shared.clone();
+    blocking(shared, model, move |model| {
+        run(&asked, model.name())?;
+        Ok(find(&asked, model.name())?.to_json())
+    })
+    .await
+}
+
+/// Runs what may wait for the disk on a thread that may; it goes on when the caller is gone.
+async fn blocking(
+    shared: &Arc<Shared>,
+    model: &str,
+    run: impl FnOnce(&ServedModel) -> Result<Value> + Send + 'static,
+) -> Result<Reply, Refusal> {
+    let model = find(shared, model)?;
+    let done = tokio::task::spawn_blocking(move || run(&model));
+    Ok(reply::json(&done.await.map_err(|_| our_mistake())??))
 }
 
 async fn push(shared: &Arc<Shared>, source: &str, lines: Bytes) -> Result<Reply, Refusal> {

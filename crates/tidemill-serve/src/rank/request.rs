@@ -1,0 +1,383 @@
+//! A rank request: what stands around the candidates, and where each of them stands.
+//!
+//! In: the body as it came. Out: a [`Request`] whose settings are read and whose context and candidates are still text:
+//! they are only measured here (brackets, strings), and read by those who know what to look for.
+
+use serde_json::Value;
+use tidemill_base::{Error, Result, hash64};
+
+use super::{
+    config::{kind, known_keys, object},
+    nearest, time,
+    token::short,
+};
+
+/// Candidates in one request at most.
+pub const CANDIDATES_MAX: usize = 4096;
+/// Brackets within brackets, those of the request itself included.
+const DEPTH_MAX: usize = 32;
+const KEYS: [&str; 9] = ["candidates", "context", "score", "ranking", "external", "k", "diversity", "seed", "now"];
+
+/// What is asked.
+#[derive(Debug, Default)]
+pub(super) struct Request<'a> {
+    /// Columns that all candidates share, as JSON.
+    pub context: Option<&'a [u8]>,
+    /// Each an object, as JSON.
+    pub candidates: Vec<&'a [u8]>,
+    pub ranking: Ranking,
+    pub external: Value,
+    /// Items on the page; `None`: all.
+    pub k: Option<usize>,
+    pub diversity: Option<Diversity>,
+    pub seed: u64,
+    pub now_ms: Option<i64>,
+}
+
+/// By what is ordered.
+#[derive(Debug, Default)]
+pub(super) enum Ranking {
+    /// What the model says.
+    #[default]
+    Prediction,
+    Score(String),
+    Config(Value),
+    Named(String),
+}
+
+/// At most `max` items of each value of a column.
+#[derive(Debug)]
+pub(super) struct Diversity {
+    pub by: String,
+    pub max: usize,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a request.
+    pub fn parse(body: &'a [u8]) -> Result<Self> {
+        let mut c = Cursor { body, at: 0 };
+        if c.peek().is_none() {
+            return Err(Error::invalid("request body is empty"));
+        }
+        c.expect(b'{', r#"an object like {"candidates":[{"id":1}],"score":"pctr"}"#)?;
+        let mut request = Self::default();
+        let mut seen: Vec<&str> = Vec::new();
+        while c.peek() != Some(b'}') || !seen.is_empty() {
+            let key = c.key()?;
+            if seen.contains(&key) {
+                return Err(Error::invalid(format!("\"{key}\" is there twice")));
+            }
+            seen.push(key);
+            if key == "candidates" {
+                request.candidates = c.candidates()?;
+            } else {
+                let value = c.value(key)?;
+                request.set(key, value)?;
+            }
+            match c.next() {
+                Some(b',') => {}
+                Some(b'}') => {
+                    c.at -= 1;
+                    break;
+                }
+                _ => return Err(c.not_json("',' or '}'")),
+            }
+        }
+        c.at += 1;
+        if c.peek().is_some() {
+            return Err(Error::invalid(format!("bytes behind the request's end, at byte {}", c.at)));
+        }
+        match (seen.contains(&"candidates"), seen.contains(&"score") && seen.contains(&"ranking")) {
+            (false, _) => Err(Error::invalid(r#"no "candidates" in the request; send {"candidates":[{"id":1}],...}"#)),
+            (_, true) => Err(Error::invalid(r#"both "score" and "ranking" in the request; send one of them"#)),
+            _ => Ok(request),
+        }
+    }
+
+    fn set(&mut self, key: &str, text: &'a [u8]) -> Result<()> {
+        if key == "context" {
+            if text.first() != Some(&b'{') && text != b"null" {
+                return Err(Error::invalid("context: expected an object"));
+            }
+            self.context = (text != b"null").then_some(text);
+            return Ok(());
+        }
+        let value: Value = serde_json::from_slice(text).map_err(|e| Error::invalid(format!("{key}: {e}")))?;
+        match (key, value) {
+            (_, Value::Null) => {}
+            ("score", Value::String(text)) => self.ranking = Ranking::Score(text),
+            ("score", other) => {
+                return Err(Error::invalid(format!("score: expected an expression as text, found {}", kind(&other))));
+            }
+            ("ranking", Value::String(name)) => self.ranking = Ranking::Named(name),
+            ("ranking", value) => self.ranking = Ranking::Config(value),
+            ("external", value) => {
+                object(&value, "external")?;
+                self.external = value;
+            }
+            ("k", value) => self.k = Some(count(&value, "k")?),
+            ("diversity", value) => {
+                let fields = object(&value, "diversity")?;
+                known_keys(fields, "diversity", &["by", "max"])?;
+                let Some(Value::String(by)) = fields.get("by") else {
+                    return Err(Error::invalid(
+                        r#"diversity: "by" is the name of a column, as in {"by":"author","max":2}"#,
+                    ));
+                };
+                let max = fields.get("max").map_or(Ok(1), |max| count(max, "diversity.max"))?;
+                self.diversity = Some(Diversity { by: by.clone(), max });
+            }
+            ("seed", Value::String(text)) => self.seed = hash64(text.as_bytes(), 0),
+            ("seed", value) => match value.as_u64() {
+                Some(seed) => self.seed = seed,
+                None => {
+                    let message = format!("seed: expected a whole number or a text, found {}", kind(&value));
+                    return Err(Error::invalid(message));
+                }
+            },
+            ("now", value) => {
+                let moment = value.as_i64().or(value.as_str().and_then(time::parse).map(|ms| ms as i64));
+                self.now_ms = Some(moment.ok_or_else(|| {
+                    Error::invalid(format!(
+                        "now: expected milliseconds since 1970 or a text like 2026-11-21T10:30:00Z, found {}",
+                        kind(&value)
+                    ))
+                })?);
+            }
+            _ => return Err(Error::internal(format!("{key} is known and not read"))),
+        }
+        Ok(())
+    }
+}
+
+fn count(value: &Value, place: &str) -> Result<usize> {
+    match value.as_u64().filter(|n| *n > 0) {
+        Some(n) => Ok(usize::try_from(n).unwrap_or(usize::MAX)),
+        None => Err(Error::invalid(format!("{place}: expected a whole number above 0, found {}", kind(value)))),
+    }
+}
+
+struct Cursor<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// The next byte that is not white space, left where it is.
+    fn peek(&mut self) -> Option<u8> {
+        while self.body.get(self.at).is_some_and(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+        self.body.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn expect(&mut self, byte: u8, what: &str) -> Result<()> {
+        match self.next() {
+            Some(b) if b == byte => Ok(()),
+            found => {
+                self.at -= usize::from(found.is_some());
+                Err(self.not_json(what))
+            }
+        }
+    }
+
+    /// A known key and its colon.
+    fn key(&mut self) -> Result<&'static str> {
+        if self.peek() != Some(b'"') {
+            return Err(self.not_json("a name in quotes"));
+        }
+        let start = self.at + 1;
+        self.string()?;
+        let written = String::from_utf8_lossy(&self.body[start..self.at - 1]);
+        let Some(key) = KEYS.into_iter().find(|key| *key == written) else {
+            let near = nearest(&written, KEYS.into_iter()).map(|near| format!("; did you mean '{near}'?"));
+            let advice = near.unwrap_or_else(|| format!("; known are {}", KEYS.join(", ")));
+            return Err(Error::invalid(format!("unknown name '{}' in the request{advice}", short(&written))));
+        };
+        self.expect(b':', "':'")?;
+        Ok(key)
+    }
+
+    fn candidates(&mut self) -> Result<Vec<&'a [u8]>> {
+        self.expect(b'[', "an array of candidates")?;
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Err(Error::invalid("candidates is empty"));
+        }
+        let mut candidates = Vec::new();
+        // Those beyond the limit are counted, not kept, so that the message can tell how many there were.
+        let mut found = 0;
+        loop {
+            if self.peek() != Some(b'{') {
+                return Err(self.not_json(&format!("candidates[{found}] to be an object")));
+            }
+            let candidate = self.value(&format!("candidates[{found}]"))?;
+            found += 1;
+            if found <= CANDIDATES_MAX {
+                candidates.push(candidate);
+            }
+            match self.next() {
+                Some(b',') => {}
+                Some(b']') => break,
+                _ => return Err(self.not_json("',' or ']'")),
+            }
+        }
+        match found > CANDIDATES_MAX {
+            true => Err(Error::invalid(format!("{found} candidates; the limit is {CANDIDATES_MAX}"))),
+            false => Ok(candidates),
+        }
+    }
+
+    /// The text of the value that begins here.
+    fn value(&mut self, place: &str) -> Result<&'a [u8]> {
+        let first = self.peek();
+        let start = self.at;
+        match first {
+            Some(b'"') => self.string()?,
+            Some(b'{' | b'[') => self.brackets(place)?,
+            _ => {
+                let scalar = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.');
+                self.at += self.body[start..].iter().take_while(|b| scalar(b)).count();
+            }
+        }
+        match self.at > start {
+            true => Ok(&self.body[start..self.at]),
+            false => Err(self.not_json("a value")),
+        }
+    }
+
+    fn brackets(&mut self, place: &str) -> Result<()> {
+        // The request's own bracket is one.
+        let mut depth = 1;
+        loop {
+            match self.body.get(self.at) {
+                None => return Err(self.not_json(&format!("the end of {place}"))),
+                Some(b'"') => {
+                    self.string()?;
+                    continue;
+                }
+                Some(b'{' | b'[') => depth += 1,
+                Some(b'}' | b']') => depth -= 1,
+                Some(_) => {}
+            }
+            self.at += 1;
+            if depth > DEPTH_MAX {
+                return Err(Error::invalid(format!("{place}: nested deeper than {DEPTH_MAX}")));
+            }
+            if depth == 1 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Goes behind the string that begins here.
+    fn string(&mut self) -> Result<()> {
+        let mut at = self.at + 1;
+        loop {
+            match self.body.get(at) {
+                None => return Err(Error::invalid(format!("the string that begins at byte {} never ends", self.at))),
+                Some(b'\\') => at += 2,
+                Some(b'"') => break,
+                Some(_) => at += 1,
+            }
+        }
+        self.at = at + 1;
+        Ok(())
+    }
+
+    fn not_json(&self, expected: &str) -> Error {
+        match self.body.get(self.at) {
+            None => Error::invalid(format!("request body ends where {expected} was expected")),
+            Some(_) => Error::invalid(format!("request body: expected {expected} at byte {}", self.at)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_taken_apart() {
+        let body = br#" {"now": "1970-01-02", "context": {"user":"u}"}, "k":3,
+            "candidates" : [ {"id":1,"a":"]}\"" } , {"id":2} ], "external":{"x":1}, "score":"pctr", "seed": 9,
+            "diversity":{"by":"a.b","max":2} } "#;
+        let request = Request::parse(body).unwrap();
+        assert_eq!(request.candidates, [&br#"{"id":1,"a":"]}\"" }"#[..], br#"{"id":2}"#]);
+        assert_eq!(request.context, Some(&br#"{"user":"u}"}"#[..]));
+        assert_eq!((request.k, request.seed, request.now_ms), (Some(3), 9, Some(86_400_000)));
+        assert!(matches!(request.ranking, Ranking::Score(text) if text == "pctr"));
+        assert!(request.diversity.is_some_and(|d| d.by == "a.b" && d.max == 2) && request.external["x"] == 1);
+    }
+
+    /// The messages people see when they type a request wrongly.
+    #[test]
+    fn what_is_wrong_with_a_request_is_said() {
+        let deep = format!(r#"{{"candidates":[{{"a":{}1{}}}]}}"#, "[".repeat(40), "]".repeat(40));
+        let many = format!(r#"{{"candidates":[{}{{}}]}}"#, "{},".repeat(4096));
+        for (body, message) in [
+            ("", "request body is empty"),
+            ("[1]", r#"request body: expected an object like {"candidates":[{"id":1}],"score":"pctr"} at byte 0"#),
+            ("{}", r#"no "candidates" in the request; send {"candidates":[{"id":1}],...}"#),
+            (r#"{"candidates":[]}"#, "candidates is empty"),
+            (r#"{"candidates":{}}"#, "request body: expected an array of candidates at byte 14"),
+            (r#"{"candidates":[{},7]}"#, "request body: expected candidates[1] to be an object at byte 18"),
+            (r#"{"candidates":[{}],}"#, "request body: expected a name in quotes at byte 19"),
+            (r#"{"candidates":[{}"#, "request body ends where ',' or ']' was expected"),
+            (r#"{"candidates":[{"#, "request body ends where the end of candidates[0] was expected"),
+            (r#"{"candidates":[{}]} x"#, "bytes behind the request's end, at byte 20"),
+            (r#"{"candidates":[{}],"candidates":[{}]}"#, r#""candidates" is there twice"#),
+            (r#"{"candidate":[{}]}"#, "unknown name 'candidate' in the request; did you mean 'candidates'?"),
+            (
+                r#"{"rows":[{}]}"#,
+                "unknown name 'rows' in the request; known are candidates, context, score, ranking, external, k, diversity, seed, now",
+            ),
+            (r#"{"score":1}"#, "score: expected an expression as text, found the number 1"),
+            (r#"{"score":x}"#, "score: expected value at line 1 column 1"),
+            (r#"{"score":}"#, "request body: expected a value at byte 9"),
+            (r#"{"k":0}"#, "k: expected a whole number above 0, found the number 0"),
+            (r#"{"k":-1}"#, "k: expected a whole number above 0, found the number -1"),
+            (r#"{"k":1.5}"#, "k: expected a whole number above 0, found the number 1.5"),
+            (r#"{"seed":-1}"#, "seed: expected a whole number or a text, found the number -1"),
+            (
+                r#"{"now":"soon"}"#,
+                "now: expected milliseconds since 1970 or a text like 2026-11-21T10:30:00Z, found the text 'soon'",
+            ),
+            (r#"{"context":[1]}"#, "context: expected an object"),
+            (r#"{"external":7}"#, "external: expected an object, found the number 7"),
+            (r#"{"diversity":{"max":1}}"#, r#"diversity: "by" is the name of a column, as in {"by":"author","max":2}"#),
+            (
+                r#"{"diversity":{"by":"a","max":0}}"#,
+                "diversity.max: expected a whole number above 0, found the number 0",
+            ),
+            (r#"{"diversity":{"by":"a","min":1}}"#, "diversity: unknown name 'min'; known are by, max"),
+            (
+                r#"{"score":"1","ranking":"r","candidates":[{}]}"#,
+                r#"both "score" and "ranking" in the request; send one of them"#,
+            ),
+            (deep.as_str(), "candidates[0]: nested deeper than 32"),
+            (many.as_str(), "4097 candidates; the limit is 4096"),
+        ] {
+            assert_eq!(Request::parse(body.as_bytes()).unwrap_err().message(), message, "{body}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever bytes come: an answer, and no panic.
+        #[test]
+        fn any_bytes_are_answered(words in proptest::collection::vec(proptest::sample::select(vec![
+            "{", "}", "[", "]", "\"", ",", ":", "\\", "\"candidates\":", "\"k\":", "\"context\":", "1", "{\"id\":1}", " ", "é",
+        ]), 0..40)) {
+            let body = words.concat();
+            if let Ok(request) = Request::parse(body.as_bytes()) {
+                assert!(request.candidates.iter().all(|c| c.starts_with(b"{") && c.ends_with(b"}")));
+            }
+        }
+    }
+}
