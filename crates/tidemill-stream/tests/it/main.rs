@@ -1,4 +1,5 @@
 //! The stream room at its border: what goes in and what comes out, whatever the inside looks like.
 
+mod aggregate;
 mod join;
 mod sequencer;
