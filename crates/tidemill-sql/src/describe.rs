@@ -2,12 +2,13 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_base::{
     attribute::{Settings, Value},
     duration::format_duration_ms,
 };
 use tidemill_stream::{
+    aggregate::{self, ViewSpec},
     join::Emit,
     source::{Connector, SourceSpec},
 };
@@ -73,6 +74,9 @@ impl Display for Pipeline {
             writeln!(f, "  join {}", join.right)?;
             writeln!(f, "    {}", on(self, join))?;
         }
+        for spec in self.views.iter().flat_map(|v| &v.specs) {
+            writeln!(f, "  view {}", view(self, spec))?;
+        }
         let names: Vec<&str> = self.output.fields().iter().map(|field| field.name().as_str()).collect();
         let feedback: Vec<&str> = self.feedback_columns.iter().map(|&i| names[i]).collect();
         writeln!(f, "  output: {}", columns(&self.output))?;
@@ -85,7 +89,7 @@ impl Display for Pipeline {
 
 fn on(pipeline: &Pipeline, join: &JoinPart) -> String {
     let spec = &join.spec;
-    let name = |input: &Input, i: usize| input.output().field(i).name().clone();
+    let name = |columns: Option<SchemaRef>, i: usize| columns.map_or(String::new(), |c| c.field(i).name().clone());
     let emit = match spec.emit {
         Emit::OnWindowClose => "on window close".to_string(),
         Emit::Early { delay_ms: 0 } => "at once".to_string(),
@@ -93,11 +97,43 @@ fn on(pipeline: &Pipeline, join: &JoinPart) -> String {
     };
     format!(
         "on {} = {} within {}, emit {emit}, at most {} pending{}",
-        name(&pipeline.left, spec.left_key),
-        name(&join.right, spec.right_key),
+        name(Some(pipeline.left_output()), spec.left_key),
+        name(pipeline.right_output(), spec.right_key),
         format_duration_ms(spec.window_ms),
         spec.pending_count_max,
         if spec.dedup { ", keys once" } else { "" },
+    )
+}
+
+/// What a view is fed, how long a silent key stays, and its columns.
+fn view(pipeline: &Pipeline, spec: &ViewSpec) -> String {
+    let name = |input: u32, i: usize| {
+        let columns = match (input, &pipeline.join) {
+            (1, Some(join)) => join.right.output(),
+            _ => pipeline.left.output(),
+        };
+        columns.field(i).name().clone()
+    };
+    let feeds: Vec<String> = spec
+        .feeds
+        .iter()
+        .map(|f| {
+            let source = match (f.input, &pipeline.join) {
+                (1, Some(join)) => &join.right.source.name,
+                _ => &pipeline.left.source.name,
+            };
+            let filtered = if f.passes.is_some() { " (filtered)" } else { "" };
+            format!("{source}{filtered} by {}", name(f.input, f.key))
+        })
+        .collect();
+    format!(
+        "{} read by {}, fed by {}, kept {}, at most {} keys: {}",
+        spec.name,
+        name(0, spec.read_key),
+        feeds.join(" and "),
+        format_duration_ms(spec.ttl_ms),
+        spec.keys_max,
+        columns(&aggregate::output(spec)),
     )
 }
 

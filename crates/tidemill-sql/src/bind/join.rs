@@ -45,6 +45,10 @@ pub(crate) fn bind(
             return Err(Fault::unsupported(alias.span, what, "join two sources or views of single sources"));
         }
     }
+    if !right.features.is_empty() {
+        let what = format!("feature views read by the feedback '{}'", aliases[1].value);
+        return Err(Fault::unsupported(aliases[1].span, what, "join feature views to the impressions"));
+    }
     let times = event_times(&left, &right, aliases)?;
     let mut from = both(left, right, aliases);
     let on_clause = On { from: &from, times: &times, catalog, span };

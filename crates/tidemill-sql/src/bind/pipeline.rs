@@ -12,7 +12,11 @@ use tidemill_stream::{
     join::{Emit, JoinSpec},
 };
 
-use super::relation::{BoundSource, Filter, JoinRelation, LEFT, RIGHT, Relation, Side, base, reads, replace};
+use super::{
+    feature_view::FEATURE,
+    relation::{BoundSource, Filter, JoinRelation, LEFT, RIGHT, Relation, Side, base, reads, replace},
+    views,
+};
 use crate::{
     diagnostic::{Checked, Fault},
     parse::tail::EmitDef,
@@ -33,7 +37,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn is_feedback(&self) -> bool {
+    pub fn is_feedback(&self) -> bool {
         reads(&self.expr).iter().any(|n| n.starts_with(RIGHT))
     }
 }
@@ -59,16 +63,22 @@ pub(crate) fn build(
     let build = Build { planner, span };
     let output = schema(wanted.iter().map(|w| (w.name.as_str(), &w.ty)));
     let feedback_columns = (0..wanted.len()).filter(|&i| wanted[i].is_feedback()).collect();
+    let sides = build.sides(relation, wanted, &output, pending_count_max)?;
+    let Sides { left, right, spec, post } = sides;
+    let right = spec.and_then(|spec| right.map(|items| (items, spec)));
+    if !relation.features.is_empty() {
+        let parts = views::build(&build, relation, &left, right.as_ref().map(|r| r.0.as_slice()), wanted)?;
+        let join = parts.right.zip(right).map(|(input, (_, spec))| JoinPart { right: input, spec });
+        let (left, request, views) = (parts.left, parts.request, Some(parts.views));
+        return Ok(Pipeline { left, join, post: Arc::new(post), output, request, feedback_columns, views });
+    }
     let request = build.request(relation, wanted, &output)?;
-    let (left, join, post) = match &relation.join {
-        None => {
-            let left = build.input(&relation.left, LEFT, wanted)?;
-            let items = (0..wanted.len()).map(Item::Column).collect();
-            (left, None, Projection { pick: None, filters: Vec::new(), items, output: output.clone() })
-        }
-        Some(join) => build.joined(relation, join, wanted, &output, pending_count_max)?,
+    let join = match (&relation.join, right) {
+        (Some(join), Some((items, spec))) => Some(JoinPart { right: build.input(&join.right, RIGHT, &items)?, spec }),
+        _ => None,
     };
-    Ok(Pipeline { left, join, post: Arc::new(post), output, request, feedback_columns })
+    let left = build.input(&relation.left, LEFT, &left)?;
+    Ok(Pipeline { left, join, post: Arc::new(post), output, request, feedback_columns, views: None })
 }
 
 /// When the join emits: as written, or what is best for its sources.
@@ -82,25 +92,41 @@ pub(crate) fn emit_of(relation: &Relation, join: &JoinRelation) -> Emit {
     }
 }
 
-struct Build<'a> {
-    planner: &'a Planner,
-    span: Span,
+pub(super) struct Build<'a> {
+    pub planner: &'a Planner,
+    pub span: Span,
+}
+
+/// What of either side goes into the join, or on without one, and what follows.
+struct Sides {
+    left: Vec<Wanted>,
+    right: Option<Vec<Wanted>>,
+    spec: Option<JoinSpec>,
+    post: Projection,
 }
 
 impl Build<'_> {
-    fn joined(
+    fn sides(
         &self,
         relation: &Relation,
-        join: &JoinRelation,
         wanted: &[Wanted],
         output: &SchemaRef,
         pending_count_max: usize,
-    ) -> Checked<(Input, Option<JoinPart>, Projection)> {
+    ) -> Checked<Sides> {
+        let Some(join) = &relation.join else {
+            let items = (0..wanted.len()).map(Item::Column).collect();
+            let post = Projection { pick: None, filters: Vec::new(), items, output: output.clone() };
+            return Ok(Sides { left: wanted.to_vec(), right: None, spec: None, post });
+        };
         let mut left: Vec<Wanted> = wanted.iter().filter(|w| !w.is_feedback()).cloned().collect();
         let mut right: Vec<Wanted> = Vec::new();
         let left_key = find_or_add(&mut left, &join.left_key, key_name(&join.left_key), &join.key_type);
         let right_key = find_or_add(&mut right, &join.right_key, key_name(&join.right_key), &join.key_type);
         for name in wanted.iter().filter(|w| w.is_feedback()).flat_map(|w| reads(&w.expr)) {
+            if name.starts_with(FEATURE) {
+                find_or_add(&mut left, &base("", &name), &name, &relation.feature_type(&name));
+                continue;
+            }
             let (items, side, prefix) = match name.strip_prefix(LEFT) {
                 Some(_) => (&mut left, &relation.left, LEFT),
                 None => (&mut right, &join.right, RIGHT),
@@ -118,9 +144,7 @@ impl Build<'_> {
             pending_count_max,
             dedup: is_primary_key(&relation.left.source, LEFT, &join.left_key),
         };
-        let left = self.input(&relation.left, LEFT, &left)?;
-        let right = self.input(&join.right, RIGHT, &right)?;
-        Ok((left, Some(JoinPart { right, spec }), post))
+        Ok(Sides { left, right: Some(right), spec: Some(spec), post })
     }
 
     /// Joined rows to output rows. Their columns are called by number, as both sides may have equal names.
@@ -147,7 +171,7 @@ impl Build<'_> {
         self.project(&columns, &[], &items, output.clone())
     }
 
-    fn input(&self, side: &Side, prefix: &str, items: &[Wanted]) -> Checked<Input> {
+    pub(super) fn input(&self, side: &Side, prefix: &str, items: &[Wanted]) -> Checked<Input> {
         let source = &side.source;
         let read: BTreeSet<String> = items
             .iter()
@@ -219,7 +243,7 @@ impl Build<'_> {
     }
 
     /// Plans filters and items over `columns`, reading only those that are used.
-    fn project(
+    pub(super) fn project(
         &self,
         columns: &[(String, DataType)],
         filters: &[Filter],
@@ -258,20 +282,20 @@ impl Build<'_> {
     }
 }
 
-fn flat_columns(source: &BoundSource, prefix: &str) -> Vec<(String, DataType)> {
+pub(super) fn flat_columns(source: &BoundSource, prefix: &str) -> Vec<(String, DataType)> {
     source.spec.columns.fields().iter().map(|f| (format!("{prefix}{}", f.name()), f.data_type().clone())).collect()
 }
 
 /// Columns of what comes out may be NULL, whatever the source declares: in a request anything can be missing.
-fn schema<'a>(columns: impl Iterator<Item = (&'a str, &'a DataType)>) -> SchemaRef {
+pub(super) fn schema<'a>(columns: impl Iterator<Item = (&'a str, &'a DataType)>) -> SchemaRef {
     Arc::new(Schema::new(columns.map(|(name, ty)| Field::new(name, ty.clone(), true)).collect::<Vec<_>>()))
 }
 
-fn column_type(source: &BoundSource, name: &str) -> DataType {
+pub(super) fn column_type(source: &BoundSource, name: &str) -> DataType {
     source.columns().find(|(n, _)| *n == name).map_or(DataType::Null, |(_, ty)| ty.clone())
 }
 
-fn find_or_add(items: &mut Vec<Wanted>, expr: &Expr, name: &str, ty: &DataType) -> usize {
+pub(super) fn find_or_add(items: &mut Vec<Wanted>, expr: &Expr, name: &str, ty: &DataType) -> usize {
     if let Some(i) = items.iter().position(|w| w.expr == *expr) {
         return i;
     }

@@ -14,6 +14,7 @@ mod expiry;
 mod layout;
 mod math;
 mod order;
+mod request;
 mod sketch;
 mod spec;
 mod table;
@@ -32,8 +33,9 @@ use tidemill_base::{
 
 use crate::sequencer::Take;
 
+pub use request::{AsOfRequest, LookUp, RequestParts, Unfed, with_views};
 pub use sketch::REGISTERS;
-pub use spec::{AggregateSpec, Feed, Function, LAST_MAX, OUTPUTS_MAX, PANES_MAX, ViewSpec, WindowSpec};
+pub use spec::{ATTRIBUTES, AggregateSpec, Feed, Function, LAST_MAX, OUTPUTS_MAX, PANES_MAX, ViewSpec, WindowSpec};
 pub use view::{View, ViewCopy, ViewCounts, ViewDelta};
 
 /// Columns of a view.

@@ -1,7 +1,10 @@
 //! What a feature view keeps for each key: plain values, told apart from how they are kept.
 
 use arrow::datatypes::DataType;
-use tidemill_base::{Error, Result};
+use tidemill_base::{
+    Error, Result,
+    attribute::{Attribute, Type},
+};
 
 use super::sketch::REGISTERS_MAX;
 
@@ -250,3 +253,20 @@ impl ViewSpec {
         aggregates.iter().map(of).max().unwrap_or(LAST_TTL_MS)
     }
 }
+
+/// What `CREATE FEATURE VIEW ... WITH (...)` takes.
+pub static ATTRIBUTES: [Attribute; 2] = [
+    Attribute {
+        name: "ttl",
+        ty: Type::Duration,
+        default: None,
+        doc: "a key without an event for longer begins anew; when absent, once nothing of it can matter any more, 30 days \
+              with LAST",
+    },
+    Attribute {
+        name: "keys_max",
+        ty: Type::Integer { min: 1, max: 1 << 31 },
+        default: Some("10000000"),
+        doc: "keys kept; beyond it those that have been silent longest leave, and are counted",
+    },
+];

@@ -1,6 +1,6 @@
 //! One feature view: its keys' entries, when they leave, and what of them goes to serving.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray},
@@ -109,12 +109,28 @@ pub struct ViewDelta {
     removed: Vec<u64>,
     /// Entries, one after the other.
     words: Vec<u32>,
+    /// Words of an entry.
+    stride: usize,
 }
 
 impl ViewDelta {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.removed.is_empty() && self.words.is_empty()
+    }
+
+    /// Takes in what came next: of a key that changed twice the later entry is kept.
+    pub fn append(&mut self, next: Self) {
+        let stride = self.stride.max(next.stride).max(1);
+        let mut entries: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+        let by_key = |words: &[u32]| (get_u64(words, KEY), words.to_vec());
+        entries.extend(self.words.chunks_exact(stride).map(by_key));
+        next.removed.iter().for_each(|key| _ = entries.remove(key));
+        entries.extend(next.words.chunks_exact(stride).map(by_key));
+        self.removed.extend(next.removed);
+        self.removed.sort_unstable();
+        self.removed.dedup();
+        (self.words, self.stride) = (entries.into_values().flatten().collect(), stride);
     }
 
     /// Bytes held, about.
@@ -359,13 +375,14 @@ impl View {
         for (_, slots) in self.expiry.iter() {
             slots.iter().for_each(|slot| words.extend_from_slice(self.table.entry(*slot)));
         }
-        ViewDelta { removed: Vec::new(), words }
+        ViewDelta { removed: Vec::new(), words, stride: self.layout.words }
     }
 
     /// What changed since it was last published.
     pub(super) fn take_delta(&mut self) -> ViewDelta {
         let Some(changed) = &mut self.changed else { return ViewDelta::default() };
-        let mut delta = ViewDelta { removed: std::mem::take(&mut changed.removed), words: Vec::new() };
+        let mut delta =
+            ViewDelta { removed: std::mem::take(&mut changed.removed), words: Vec::new(), stride: self.layout.words };
         for slot in changed.slots.drain(..) {
             if std::mem::take(&mut changed.is_changed[slot as usize]) {
                 delta.words.extend_from_slice(self.table.entry(slot));

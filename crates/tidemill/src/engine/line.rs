@@ -21,6 +21,7 @@ use tidemill_model::{
 use tidemill_sql::{Pipeline, TrainJob};
 use tidemill_stream::{
     Transform,
+    aggregate::Views,
     join::{JoinCounts, JoinRows, JoinSpec, LabelJoin, Matured, NotLetIn, SampleKind},
     sequencer::Cut,
     window::Window,
@@ -30,6 +31,7 @@ use tidemill_train::{GROUPS_MAX, OTHERS, TrainSpec, Trainer};
 use super::{
     learning::{Learning, Lesson},
     passes::{LessonReader, LessonWriter},
+    views::ViewStage,
 };
 
 /// A row that was read but not learned from, with the reason; goes to the dead letter.
@@ -59,6 +61,7 @@ const GROUP_NAME_MAX: usize = 200;
 
 /// One job's stretch of the line.
 pub struct Line {
+    views: Option<ViewStage>,
     joining: Joining,
     post: Arc<dyn Transform>,
     label: usize,
@@ -112,11 +115,11 @@ pub fn windows(pipeline: &Pipeline) -> Vec<(Window, i64)> {
 impl Line {
     /// The line of a bound job, nothing learned yet. `threads` changes speed only.
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
-        let joining = match &job.pipeline.join {
+        let joining = match job.pipeline.join.as_ref().zip(job.pipeline.right_output()) {
             None => Joining::None(0),
-            Some(join) => {
+            Some((join, right)) => {
                 let spec = JoinSpec { pending_count_max: spec.pending_max, ..join.spec.clone() };
-                Joining::Label(Box::new(LabelJoin::new(spec, &job.pipeline.left.output(), &join.right.output())?))
+                Joining::Label(Box::new(LabelJoin::new(spec, &job.pipeline.left_output(), &right)?))
             }
         };
         let output = &job.pipeline.output;
@@ -133,6 +136,7 @@ impl Line {
         let extractor = Extractor::bind(&job.columns, output)?;
         let trainer = Trainer::new(&spec.clone().with_slots(extractor.slots()), threads)?;
         Ok(Self {
+            views: ViewStage::new(&job.pipeline)?,
             joining,
             post: job.pipeline.post.clone(),
             label: job.label,
@@ -168,6 +172,16 @@ impl Line {
         }
     }
 
+    /// The feature views, if there are any.
+    pub fn views(&self) -> Option<&Views> {
+        self.views.as_ref().map(ViewStage::views)
+    }
+
+    /// The same, for what is published of them.
+    pub fn views_mut(&mut self) -> Option<&mut Views> {
+        self.views.as_mut().map(ViewStage::views_mut)
+    }
+
     /// Impressions whose label is not final yet, and the bytes of what waits.
     pub fn pending(&self) -> (usize, usize) {
         match &self.joining {
@@ -182,6 +196,9 @@ impl Line {
         let c = self.counts;
         out.put_u64(c.events).put_u64(c.events_refused).put_u64(c.samples_refused).put_u64(c.sample_rows);
         out.put_u64(self.lessons);
+        if let Some(views) = &self.views {
+            views.encode(out);
+        }
         let rows = match &self.joining {
             Joining::None(next) => {
                 out.put_u8(0).put_u64(*next);
@@ -209,6 +226,9 @@ impl Line {
         self.counts =
             LineCounts { events: d.u64()?, events_refused: d.u64()?, samples_refused: d.u64()?, sample_rows: d.u64()? };
         self.lessons = d.u64()?;
+        if let Some(views) = &mut self.views {
+            views.restore(d)?;
+        }
         match (d.u8()?, &mut self.joining) {
             (0, Joining::None(next)) => *next = d.u64()?,
             (1, Joining::Label(join)) => join.restore(d)?,
@@ -225,14 +245,23 @@ impl Line {
         }
     }
 
-    /// Step 3, stream/join: impressions and feedback become samples. `None` when none leaves in this mini-batch.
+    /// Step 3, stream/join: impressions and feedback become samples. `None` when none leaves in this mini-batch. Feature
+    /// views come before it: an impression waits for its label with what was known when it was shown.
     pub fn join(&mut self, cut: &Cut, rejected: &mut Vec<Rejected>) -> Result<Option<Samples>> {
+        let wide;
+        let mut takes = &cut.takes;
+        if let Some(views) = &mut self.views {
+            let before = rejected.len();
+            wide = views.step(cut, rejected)?;
+            self.counts.samples_refused += (rejected.len() - before) as u64;
+            takes = &wide;
+        }
         match &mut self.joining {
             Joining::None(next) => {
-                let Some(first) = cut.takes.first() else { return Ok(None) };
-                let rows = match cut.takes.len() {
+                let Some(first) = takes.first() else { return Ok(None) };
+                let rows = match takes.len() {
                     1 => first.rows.clone(),
-                    _ => concat_batches(&first.rows.schema(), cut.takes.iter().map(|t| &t.rows))
+                    _ => concat_batches(&first.rows.schema(), takes.iter().map(|t| &t.rows))
                         .map_err(|e| Error::internal(format!("mini-batch: {e}")))?,
                 };
                 let n = rows.num_rows() as u64;
@@ -244,7 +273,7 @@ impl Line {
                 Ok(Some(Samples { rows, kinds, seqs, labels: Vec::new(), matured }))
             }
             Joining::Label(join) => {
-                for take in cut.takes.iter().filter(|t| t.id.input == 0) {
+                for take in takes.iter().filter(|t| t.id.input == 0) {
                     for (row, why) in join.push_impressions(&take.rows, &take.event_times)? {
                         let reason = match why {
                             NotLetIn::Late => {
@@ -255,7 +284,7 @@ impl Line {
                         rejected.push(Rejected { place: "impressions".into(), reason });
                     }
                 }
-                for take in cut.takes.iter().filter(|t| t.id.input == 1) {
+                for take in takes.iter().filter(|t| t.id.input == 1) {
                     join.push_feedback(&take.rows, &take.event_times)?;
                 }
                 let out = join.advance(cut.watermark)?;
