@@ -5,6 +5,7 @@
 //! trainer is not known here: it meets this room in the snapshot and delta formats.
 
 pub mod live;
+pub mod live_views;
 pub mod predict;
 pub mod rank;
 pub mod registry;

@@ -2,12 +2,13 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_base::{
     attribute::{Settings, Value},
     duration::format_duration_ms,
 };
 use tidemill_stream::{
+    aggregate::{self, ViewSpec},
     join::{Correction, Emit, NegativeSample, SamplingMode},
     source::{Connector, SourceSpec},
 };
@@ -75,6 +76,9 @@ impl Display for Pipeline {
                 writeln!(f, "    {}", on(self, join, i))?;
             }
         }
+        for spec in self.views.iter().flat_map(|v| &v.specs) {
+            writeln!(f, "  view {}", view(self, spec))?;
+        }
         let names: Vec<&str> = self.output.fields().iter().map(|field| field.name().as_str()).collect();
         let feedback: Vec<&str> = self.feedback_columns.iter().map(|&i| names[i]).collect();
         writeln!(f, "  output: {}", columns(&self.output))?;
@@ -87,7 +91,7 @@ impl Display for Pipeline {
 
 fn on(pipeline: &Pipeline, join: &JoinPart, feedback: usize) -> String {
     let (spec, of_feedback) = (&join.spec, &join.spec.feedback[feedback]);
-    let name = |input: &Input, i: usize| input.output().field(i).name().clone();
+    let name = |columns: &SchemaRef, i: usize| columns.field(i).name().clone();
     let emit = match spec.emit {
         Emit::OnWindowClose => "on window close".to_string(),
         Emit::OnMatch => "on match".to_string(),
@@ -107,11 +111,38 @@ fn on(pipeline: &Pipeline, join: &JoinPart, feedback: usize) -> String {
     };
     format!(
         "on {} = {} within {}, emit {emit}{correct}{sample}, at most {} pending{}",
-        name(&pipeline.left, of_feedback.left_key),
-        name(&join.right[feedback], of_feedback.right_key),
+        name(&pipeline.left_output(), of_feedback.left_key),
+        name(&pipeline.right_outputs()[feedback], of_feedback.right_key),
         format_duration_ms(of_feedback.window_ms),
         spec.pending_count_max,
         if spec.dedup == Some(feedback) { ", keys once" } else { "" },
+    )
+}
+
+/// What a view is fed, how long a silent key stays, and its columns.
+fn view(pipeline: &Pipeline, spec: &ViewSpec) -> String {
+    let input = |number: u32| match (number, &pipeline.join) {
+        (1.., Some(join)) => &join.right[number as usize - 1],
+        _ => &pipeline.left,
+    };
+    let name = |number: u32, i: usize| input(number).output().field(i).name().clone();
+    let feeds: Vec<String> = spec
+        .feeds
+        .iter()
+        .map(|f| {
+            let source = &input(f.input).source.name;
+            let filtered = if f.passes.is_some() { " (filtered)" } else { "" };
+            format!("{source}{filtered} by {}", name(f.input, f.key))
+        })
+        .collect();
+    format!(
+        "{} read by {}, fed by {}, kept {}, at most {} keys: {}",
+        spec.name,
+        name(0, spec.read_key),
+        feeds.join(" and "),
+        format_duration_ms(spec.ttl_ms),
+        spec.keys_max,
+        columns(&aggregate::output(spec)),
     )
 }
 

@@ -7,7 +7,12 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use tidemill_base::attribute::{Attribute, Settings};
 use tidemill_model::ColumnSpec;
-use tidemill_stream::{Transform, join::JoinSpec, source::SourceSpec};
+use tidemill_stream::{
+    Transform,
+    aggregate::{AsOfRequest, LookUp, RequestParts, ViewSpec},
+    join::JoinSpec,
+    source::SourceSpec,
+};
 
 /// What the binder has to know from outside.
 #[derive(Clone, Debug, Default)]
@@ -87,10 +92,48 @@ pub struct Pipeline {
     /// Columns of what comes out.
     pub output: SchemaRef,
     /// For prediction: rows with the left source's own columns, any of them NULL, to output rows. It has no filter;
-    /// what is no feature (the label, feedback) is NULL.
+    /// what is no feature (the label, feedback) is NULL. Feature views have seen nothing: see [`Pipeline::request_with`].
     pub request: Arc<dyn Transform>,
     /// Columns of `output` that depend on feedback: never features.
     pub feedback_columns: Vec<usize>,
+    /// The feature views that impressions read, if any.
+    pub views: Option<ViewsPart>,
+}
+
+/// The feature views of a pipeline. Inputs then carry what views need as well, and filters come behind the views: an
+/// impression that a query leaves out counts all the same.
+#[derive(Clone)]
+pub struct ViewsPart {
+    /// What they keep; columns are those of the inputs.
+    pub specs: Vec<ViewSpec>,
+    /// By input, what follows the views: filters, and the columns that go on. Of the impressions over their columns with
+    /// those of all views behind them. `None`: rows go on as they are.
+    pub after: Vec<Option<Arc<dyn Transform>>>,
+    /// For prediction.
+    pub request: RequestParts,
+}
+
+impl Pipeline {
+    /// Columns of the impressions that go into the label join.
+    pub fn left_output(&self) -> SchemaRef {
+        let after = self.views.as_ref().and_then(|v| v.after.first()?.as_ref());
+        after.map_or_else(|| self.left.output(), |t| t.output())
+    }
+
+    /// Columns of each type of feedback that go into the label join.
+    pub fn right_outputs(&self) -> Vec<SchemaRef> {
+        let after = |i: usize| self.views.as_ref().and_then(|v| v.after.get(i + 1)?.as_ref());
+        let rights = self.join.iter().flat_map(|join| &join.right).enumerate();
+        rights.map(|(i, right)| after(i).map_or_else(|| right.output(), |t| t.output())).collect()
+    }
+
+    /// What turns the rows of a request into output rows, where these feature views are asked.
+    pub fn request_with(&self, views: Arc<dyn LookUp>) -> Arc<dyn Transform> {
+        match &self.views {
+            Some(part) => Arc::new(AsOfRequest::new(part.request.clone(), views)),
+            None => self.request.clone(),
+        }
+    }
 }
 
 /// One source and what is done to its rows before anything else.

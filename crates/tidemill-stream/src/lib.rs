@@ -4,6 +4,7 @@
 //! mini-batches and [`journal`] writes the cuts down, [`join`] turns impressions and feedback into samples. All of it is
 //! a function of the journal and the sources' contents: no clock, no thread timing; files are opened in [`source`] only.
 
+pub mod aggregate;
 pub mod chunk;
 pub mod join;
 pub mod journal;

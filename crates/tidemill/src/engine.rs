@@ -14,8 +14,9 @@ pub mod emission;
 mod learning;
 mod line;
 mod passes;
+mod views;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use tidemill_base::{
     Error, Result, StateHash,
@@ -23,6 +24,7 @@ use tidemill_base::{
 };
 use tidemill_serve::{
     live::LiveModel,
+    live_views::LiveViews,
     registry::{Registry, VersionMeta},
 };
 use tidemill_sql::TrainJob;
@@ -37,6 +39,8 @@ use tidemill_train::TrainSpec;
 pub use learning::{Learning, Lesson};
 pub use passes::LessonReader;
 use passes::{LessonWriter, Progress};
+
+pub use views::ViewStage;
 
 pub use line::{Line, LineCounts, Rejected, Samples, labels, windows};
 
@@ -56,6 +60,7 @@ pub struct Engine {
     passes_max: u64,
     passes: Progress,
     reader: Option<LessonReader>,
+    live_views: Option<Arc<LiveViews>>,
 }
 
 impl Engine {
@@ -73,6 +78,7 @@ impl Engine {
             passes_max: spec.passes,
             passes: Progress::default(),
             reader: None,
+            live_views: None,
         })
     }
 
@@ -80,7 +86,7 @@ impl Engine {
     pub fn mini_batch(&mut self, cut: &Cut, rejected: &mut Vec<Rejected>) -> Result<()> {
         // 1 stream/source, 2 stream/window: read and widened when the sequencer cut them.
         self.line.count(cut);
-        // 3 stream/join
+        // 3 stream/join, behind the feature views
         let Some(samples) = self.line.join(cut, rejected)? else { return Ok(()) };
         let samples = self.line.select(samples, rejected)?;
         // 4 model/feature
@@ -146,11 +152,25 @@ impl Engine {
     pub fn publish(&mut self, live: &LiveModel, version: u64) -> Result<bool> {
         // In this order: what is learned in between is in the delta and not yet in the number.
         let learned = self.line.learning.learned_to(self.mini_batch_number());
+        if let (Some(live), Some(views)) = (&self.live_views, self.line.views_mut()) {
+            live.publish(views.take_deltas(), views.newest());
+        }
         let mut delta = self.line.learning.trainer().take_delta();
         delta.from = self.delta_sequence;
         self.delta_sequence += 1;
         delta.to = self.delta_sequence;
         live.publish(delta, version, learned)
+    }
+
+    /// What requests ask about the job's feature views, as of now and of every [`Engine::publish`] to come; `None` without
+    /// any.
+    pub fn serve_views(&mut self, job: &TrainJob) -> Result<Option<Arc<LiveViews>>> {
+        if let (Some(part), Some(views)) = (&job.pipeline.views, self.line.views_mut()) {
+            let live = LiveViews::open(&part.specs)?;
+            live.publish(views.publish_all(), views.newest());
+            self.live_views = Some(Arc::new(live));
+        }
+        Ok(self.live_views.clone())
     }
 
     /// 8 serve/registry: the parameters as they are become an immutable version.

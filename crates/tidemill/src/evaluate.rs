@@ -12,7 +12,11 @@ use tidemill_sql::EvaluateJob;
 use tidemill_stream::{sequencer::Sequencer, source, window::Window};
 use tidemill_train::{Summary, TrainSpec, Validation};
 
-use crate::{engine, program, signal::Signal};
+use crate::{
+    engine::{self, ViewStage},
+    program,
+    signal::Signal,
+};
 
 /// What came of it.
 pub struct Evaluated {
@@ -63,6 +67,8 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
     for opened in source::open(&left.source, &[])? {
         sequencer.add_partition(0, opened.partition, opened.ordered);
     }
+    // Views begin empty and count what the evaluation reads: its rows are a history of their own.
+    let mut views = ViewStage::new(&job.pipeline)?;
     let mut features = Features::new();
     let mut seq = 0;
     while let Some(cut) = sequencer.cut(true, &[])? {
@@ -72,7 +78,13 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
         for (_, refused) in &cut.refused {
             out.refuse(&refused.reason);
         }
-        for take in cut.takes {
+        let mut rejected = Vec::new();
+        let takes = match &mut views {
+            Some(views) => views.step(&cut, &mut rejected)?,
+            None => cut.takes,
+        };
+        rejected.iter().for_each(|r| out.refuse(&r.reason));
+        for take in takes {
             let rows = job.pipeline.post.apply(&take.rows)?;
             rows.refused.iter().for_each(|(_, reason)| out.refuse(reason));
             let mut bad = Vec::new();

@@ -8,6 +8,7 @@ use tidemill_base::{Error, Result};
 use tidemill_model::feature::Extractor;
 use tidemill_serve::{
     live::LiveModel,
+    live_views::LiveViews,
     predict::Predictor,
     registry::Registry,
     server::{BoxFuture, Host, PushReply, ServedModel},
@@ -42,11 +43,21 @@ impl AppHost {
         &self.push
     }
 
-    /// Serves a model from now on, in place of one of the same name.
-    pub fn serve(&self, job: &TrainJob, live: Arc<LiveModel>, registry: Arc<Registry>) -> Result<()> {
+    /// Serves a model from now on, in place of one of the same name. Requests ask `views` what its feature views show.
+    pub fn serve(
+        &self,
+        job: &TrainJob,
+        live: Arc<LiveModel>,
+        views: Option<Arc<LiveViews>>,
+        registry: Arc<Registry>,
+    ) -> Result<()> {
         let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
         let input = job.pipeline.left.source.columns.clone();
-        let predictor = Predictor::new(&job.model, input, job.pipeline.request.clone(), extractor, live)?;
+        let request = match views {
+            Some(views) => job.pipeline.request_with(views),
+            None => job.pipeline.request.clone(),
+        };
+        let predictor = Predictor::new(&job.model, input, request, extractor, live)?;
         let model = Arc::new(ServedModel::open(predictor, registry)?);
         let mut shown = self.shown();
         shown.models.retain(|m| m.name() != job.model);

@@ -26,6 +26,7 @@ use tidemill_base::{
 };
 use tidemill_serve::{
     live::LiveModel,
+    live_views::LiveViews,
     registry::{Live, Registry},
 };
 use tidemill_sql::{Input, TrainJob};
@@ -253,6 +254,11 @@ impl Job {
         let live = LiveModel::open(&trainer.snapshot(), self.version, self.engine.mini_batch_number());
         trainer.take_delta();
         self.live.insert(Arc::new(live)).clone()
+    }
+
+    /// Makes the feature views readable by requests while events change them; `None` where the model has none.
+    pub fn serve_views(&mut self) -> Result<Option<Arc<LiveViews>>> {
+        self.engine.serve_views(&self.bound)
     }
 
     /// Runs until the sources end or the signal says stop.

@@ -13,6 +13,7 @@ use tidemill_model::ColumnSpec;
 use tidemill_stream::join::Correction;
 
 use super::{
+    feature_view::FeatureJoin,
     pipeline::{Wanted, emit_of, feedback_needed},
     relation::{BoundSource, Relation, Side, right},
 };
@@ -73,7 +74,29 @@ pub(crate) fn fingerprint(
             }
         }
     }
+    for (i, join) in relation.features.iter().enumerate() {
+        view(&mut text, i, join);
+    }
     hash64(text.as_bytes(), 0)
+}
+
+/// Of a feature view everything counts: what it is fed, what it keeps, and for how long.
+fn view(text: &mut String, number: usize, join: &FeatureJoin) {
+    let view = &join.view;
+    let (key, ttl_ms, keys_max) = (&join.read_key, view.ttl_ms, view.keys_max);
+    line(text, format_args!("feature view {number} under {key} ttl {ttl_ms} keys {keys_max}"));
+    for (i, input) in view.inputs.iter().enumerate() {
+        line(text, format_args!("feed {i} key {}", input.key));
+        side(text, "feed", &input.relation.left);
+    }
+    for a in &view.aggregates {
+        let argument = a.argument.as_ref().map_or("events".to_string(), |e| e.to_string());
+        let (spec, ty) = (&a.spec, type_name(&a.spec.ty));
+        line(
+            text,
+            format_args!("{} = {:?} of feed {} {argument} {ty} {:?}", spec.name, spec.function, spec.feed, spec.window),
+        );
+    }
 }
 
 fn side(text: &mut String, name: &str, side: &Side) {

@@ -50,6 +50,10 @@ pub(crate) fn bind(
             return Err(Fault::unsupported(alias.span, what, instead));
         }
     }
+    if !right.features.is_empty() {
+        let what = format!("feature views read by the feedback '{}'", aliases[1].value);
+        return Err(Fault::unsupported(aliases[1].span, what, "join feature views to the impressions"));
+    }
     let feedback = from.relation.join.as_ref().map_or(0, |join| join.feedback.len());
     if feedback == FEEDBACK_MAX {
         let what = format!("more than {FEEDBACK_MAX} types of feedback");

@@ -4,6 +4,7 @@
 //! last definition before that statement.
 
 mod aggregate;
+mod feature_view;
 mod features;
 mod fingerprint;
 mod join;
@@ -13,16 +14,18 @@ mod scope;
 mod select;
 mod source;
 mod train;
+mod views;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use datafusion::sql::sqlparser::{ast::Ident, tokenizer::Span};
 
+use feature_view::BoundView;
 use relation::{BoundSource, Relation};
 
 use crate::{
     diagnostic::{Checked, Diagnostic, Fault},
-    parse::{self, Parsed, SelectDef, SourceDef, cursor::Name, tail::Task},
+    parse::{self, FeatureViewDef, Parsed, SelectDef, SourceDef, cursor::Name, tail::Task},
     planner::Planner,
     program::{Known, Program, Statement},
     script::{self, Piece},
@@ -56,7 +59,7 @@ fn bind_here(text: &str, known: &Known) -> Checked<Program> {
     for (at, statement) in parsed.iter().enumerate() {
         match statement {
             Parsed::ShowModels => statements.push(Statement::ShowModels),
-            Parsed::Source { .. } | Parsed::View { .. } => {}
+            Parsed::Source { .. } | Parsed::View { .. } | Parsed::FeatureView { .. } => {}
             Parsed::Task { select, task } => {
                 let relation = select::bind(select, &catalog, at)?;
                 match task {
@@ -94,6 +97,7 @@ pub(crate) struct Catalog<'a> {
     definitions: Vec<Definition<'a>>,
     sources: RefCell<BTreeMap<usize, Arc<BoundSource>>>,
     relations: RefCell<BTreeMap<(usize, usize), Relation>>,
+    feature_views: RefCell<BTreeMap<(usize, usize), Arc<BoundView>>>,
     /// Whether some name has two definitions, so that a view may mean different things at different places.
     redefined: bool,
     /// Views being bound at the moment, outermost first.
@@ -110,6 +114,7 @@ struct Definition<'a> {
 enum What<'a> {
     Source(&'a SourceDef),
     View(&'a SelectDef),
+    FeatureView(&'a FeatureViewDef),
 }
 
 impl<'a> Catalog<'a> {
@@ -120,6 +125,7 @@ impl<'a> Catalog<'a> {
             let (name, what, replace) = match p {
                 Parsed::Source { def, replace } => (&def.name, What::Source(def), *replace),
                 Parsed::View { name, select, replace } => (name, What::View(select), *replace),
+                Parsed::FeatureView { def, replace } => (&def.name, What::FeatureView(def), *replace),
                 _ => continue,
             };
             if let Some(other) = definitions.iter().find(|d| d.name.text == name.text) {
@@ -137,6 +143,7 @@ impl<'a> Catalog<'a> {
             definitions,
             sources: RefCell::default(),
             relations: RefCell::default(),
+            feature_views: RefCell::default(),
             redefined,
             path: RefCell::default(),
         })
@@ -145,7 +152,11 @@ impl<'a> Catalog<'a> {
     /// Binds every definition, used or not: a mistake in one is a mistake in the program.
     fn check_all(&self) -> Checked<()> {
         for i in 0..self.definitions.len() {
-            self.bound(i, self.definitions[i].statement, self.definitions[i].name.span)?;
+            let Definition { name, statement, what } = &self.definitions[i];
+            match what {
+                What::FeatureView(_) => _ = self.bound_feature_view(i, *statement)?,
+                _ => _ = self.bound(i, *statement, name.span)?,
+            }
         }
         Ok(())
     }
@@ -157,6 +168,29 @@ impl<'a> Catalog<'a> {
             return Err(fault.nearest(&ident.value, self.definitions.iter().map(|d| d.name.text.as_str()), "tables"));
         };
         self.bound(i, at, ident.span)
+    }
+
+    /// The feature view of this name, if it is one.
+    pub fn feature_view(&self, ident: &Ident, at: usize) -> Checked<Option<Arc<BoundView>>> {
+        match self.find(&ident.value, at) {
+            Some(i) if matches!(self.definitions[i].what, What::FeatureView(_)) => {
+                self.bound_feature_view(i, at).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn bound_feature_view(&self, i: usize, at: usize) -> Checked<Arc<BoundView>> {
+        let key = (i, if self.redefined { at } else { 0 });
+        if let Some(view) = self.feature_views.borrow().get(&key) {
+            return Ok(view.clone());
+        }
+        let Definition { statement, what: What::FeatureView(def), .. } = &self.definitions[i] else {
+            unreachable!("the caller has looked")
+        };
+        let view = Arc::new(feature_view::bind(def, self, *statement, at)?);
+        self.feature_views.borrow_mut().insert(key, view.clone());
+        Ok(view)
     }
 
     /// The last definition before `at`, or else the first one behind it.
@@ -182,6 +216,13 @@ impl<'a> Catalog<'a> {
                 self.path.borrow_mut().pop();
                 relation.used.insert(definition.statement);
                 relation
+            }
+            What::FeatureView(def) => {
+                let fault = Fault::new(span, format!("feature view '{}' is joined, not selected from", def.name.text));
+                return Err(fault.hint(format!(
+                    "write FROM impressions i LEFT JOIN {} FOR SYSTEM_TIME AS OF i.rt f ON f.{1} = i.{1}",
+                    def.name.text, def.key.text
+                )));
             }
         };
         self.relations.borrow_mut().insert(key, relation.clone());

@@ -12,8 +12,12 @@ use tidemill_stream::{
     join::{Correction, Emit, FeedbackSpec, JoinSpec, Take},
 };
 
-use super::relation::{
-    BoundSource, Feedback, Filter, JoinRelation, LEFT, Relation, Side, base, feedback_of, reads, replace, right,
+use super::{
+    feature_view::FEATURE,
+    relation::{
+        BoundSource, Feedback, Filter, JoinRelation, LEFT, Relation, Side, base, feedback_of, reads, replace, right,
+    },
+    views,
 };
 use crate::{
     diagnostic::{Checked, Fault},
@@ -35,7 +39,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn is_feedback(&self) -> bool {
+    pub fn is_feedback(&self) -> bool {
         reads(&self.expr).iter().any(|n| feedback_of(n).is_some())
     }
 }
@@ -61,16 +65,24 @@ pub(crate) fn build(
     let build = Build { planner, span };
     let output = schema(wanted.iter().map(|w| (w.name.as_str(), &w.ty)));
     let feedback_columns = (0..wanted.len()).filter(|&i| wanted[i].is_feedback()).collect();
+    let sides = build.sides(relation, wanted, &output, (pending_count_max, label_is_match))?;
+    let Sides { left, rights, spec, post } = sides;
+    if !relation.features.is_empty() {
+        let parts = views::build(&build, relation, &left, &rights, wanted)?;
+        let join = spec.map(|spec| JoinPart { right: parts.rights, spec });
+        let (left, request, views) = (parts.left, parts.request, Some(parts.views));
+        return Ok(Pipeline { left, join, post: Arc::new(post), output, request, feedback_columns, views });
+    }
     let request = build.request(relation, wanted, &output)?;
-    let (left, join, post) = match &relation.join {
-        None => {
-            let left = build.input(&relation.left, LEFT, wanted)?;
-            let items = (0..wanted.len()).map(Item::Column).collect();
-            (left, None, Projection { pick: None, filters: Vec::new(), items, output: output.clone() })
+    let join = match (&relation.join, spec) {
+        (Some(join), Some(spec)) => {
+            let inputs = rights.iter().map(|(f, items)| build.input(&join.feedback[*f].right, &right(*f), items));
+            Some(JoinPart { right: inputs.collect::<Checked<_>>()?, spec })
         }
-        Some(join) => build.joined(relation, join, wanted, &output, (pending_count_max, label_is_match))?,
+        _ => None,
     };
-    Ok(Pipeline { left, join, post: Arc::new(post), output, request, feedback_columns })
+    let left = build.input(&relation.left, LEFT, &left)?;
+    Ok(Pipeline { left, join, post: Arc::new(post), output, request, feedback_columns, views: None })
 }
 
 /// The types of feedback that the output depends on; others need not be waited for.
@@ -103,20 +115,33 @@ struct Given {
     ty: DataType,
 }
 
-struct Build<'a> {
-    planner: &'a Planner,
-    span: Span,
+pub(super) struct Build<'a> {
+    pub planner: &'a Planner,
+    pub span: Span,
+}
+
+/// What of each side goes into the join, or on without one, and what follows.
+struct Sides {
+    left: Vec<Wanted>,
+    /// By type of feedback that is needed.
+    rights: Vec<(usize, Vec<Wanted>)>,
+    spec: Option<JoinSpec>,
+    post: Projection,
 }
 
 impl Build<'_> {
-    fn joined(
+    fn sides(
         &self,
         relation: &Relation,
-        join: &JoinRelation,
         wanted: &[Wanted],
         output: &SchemaRef,
         (pending_count_max, label_is_match): (usize, bool),
-    ) -> Checked<(Input, Option<JoinPart>, Projection)> {
+    ) -> Checked<Sides> {
+        let Some(join) = &relation.join else {
+            let items = (0..wanted.len()).map(Item::Column).collect();
+            let post = Projection { pick: None, filters: Vec::new(), items, output: output.clone() };
+            return Ok(Sides { left: wanted.to_vec(), rights: Vec::new(), spec: None, post });
+        };
         let mut left: Vec<Wanted> = wanted.iter().filter(|w| !w.is_feedback()).cloned().collect();
         let needed = feedback_needed(wanted);
         let mut keys = Vec::new();
@@ -135,6 +160,9 @@ impl Build<'_> {
                 Some((f, column)) => {
                     let place = needed.iter().position(|n| *n == f).expect("it is read, so it is needed");
                     give(&mut given[place], &join.feedback[f], &name, column);
+                }
+                None if name.starts_with(FEATURE) => {
+                    find_or_add(&mut left, &base("", &name), &name, &relation.feature_type(&name));
                 }
                 None => {
                     let column = &name[LEFT.len()..];
@@ -163,13 +191,9 @@ impl Build<'_> {
             dedup: needed.iter().position(|&f| key_of(f)),
         };
         self.check_emission(join, &spec)?;
-        let left = self.input(&relation.left, LEFT, &left)?;
-        let right = needed.iter().zip(given).map(|(&f, given)| {
-            let items: Vec<Wanted> = given.into_iter().map(|g| g.item).collect();
-            self.input(&join.feedback[f].right, &right(f), &items)
-        });
-        let right = right.collect::<Checked<_>>()?;
-        Ok((left, Some(JoinPart { right, spec }), post))
+        let items = |given: Vec<Given>| given.into_iter().map(|g| g.item).collect();
+        let rights = needed.into_iter().zip(given.into_iter().map(items)).collect();
+        Ok(Sides { left, rights, spec: Some(spec), post })
     }
 
     /// What EMIT says, for the feedback that is needed and the label that is learned.
@@ -220,7 +244,7 @@ impl Build<'_> {
         self.project(&columns, &[], &items, output.clone())
     }
 
-    fn input(&self, side: &Side, prefix: &str, items: &[Wanted]) -> Checked<Input> {
+    pub(super) fn input(&self, side: &Side, prefix: &str, items: &[Wanted]) -> Checked<Input> {
         let source = &side.source;
         let read: BTreeSet<String> = items
             .iter()
@@ -292,7 +316,7 @@ impl Build<'_> {
     }
 
     /// Plans filters and items over `columns`, reading only those that are used.
-    fn project(
+    pub(super) fn project(
         &self,
         columns: &[(String, DataType)],
         filters: &[Filter],
@@ -331,20 +355,20 @@ impl Build<'_> {
     }
 }
 
-fn flat_columns(source: &BoundSource, prefix: &str) -> Vec<(String, DataType)> {
+pub(super) fn flat_columns(source: &BoundSource, prefix: &str) -> Vec<(String, DataType)> {
     source.spec.columns.fields().iter().map(|f| (format!("{prefix}{}", f.name()), f.data_type().clone())).collect()
 }
 
 /// Columns of what comes out may be NULL, whatever the source declares: in a request anything can be missing.
-fn schema<'a>(columns: impl Iterator<Item = (&'a str, &'a DataType)>) -> SchemaRef {
+pub(super) fn schema<'a>(columns: impl Iterator<Item = (&'a str, &'a DataType)>) -> SchemaRef {
     Arc::new(Schema::new(columns.map(|(name, ty)| Field::new(name, ty.clone(), true)).collect::<Vec<_>>()))
 }
 
-fn column_type(source: &BoundSource, name: &str) -> DataType {
+pub(super) fn column_type(source: &BoundSource, name: &str) -> DataType {
     source.columns().find(|(n, _)| *n == name).map_or(DataType::Null, |(_, ty)| ty.clone())
 }
 
-fn find_or_add(items: &mut Vec<Wanted>, expr: &Expr, name: &str, ty: &DataType) -> usize {
+pub(super) fn find_or_add(items: &mut Vec<Wanted>, expr: &Expr, name: &str, ty: &DataType) -> usize {
     if let Some(i) = items.iter().position(|w| w.expr == *expr) {
         return i;
     }

@@ -17,6 +17,7 @@ use datafusion::{
 use tidemill_base::attribute::Settings;
 use tidemill_stream::{join::Take, source::SourceSpec};
 
+use super::feature_view::{FeatureJoin, feature};
 use crate::{
     diagnostic::{Checked, Fault},
     parse::tail::EmitClause,
@@ -78,6 +79,8 @@ pub(crate) struct Relation {
     pub columns: Vec<RelationColumn>,
     pub left: Side,
     pub join: Option<JoinRelation>,
+    /// Feature views that the left side reads, by number.
+    pub features: Vec<FeatureJoin>,
     /// Statements it depends on.
     pub used: BTreeSet<usize>,
 }
@@ -145,7 +148,15 @@ impl Relation {
             used: BTreeSet::from([source.statement]),
             left: Side { source, filters: Vec::new() },
             join: None,
+            features: Vec::new(),
         }
+    }
+
+    /// The type of a feature view's column by its flat name.
+    pub fn feature_type(&self, flat: &str) -> DataType {
+        let columns = self.features.iter().enumerate().flat_map(|(i, j)| j.view.aggregates.iter().map(move |a| (i, a)));
+        let mut same = columns.filter(|(i, a)| feature(*i, &a.spec.name) == flat);
+        same.next().map_or(DataType::Null, |(_, a)| a.spec.output())
     }
 
     pub fn names(&self) -> Vec<&str> {

@@ -1,10 +1,12 @@
 //! `SELECT`, bound: FROM gives a relation, WHERE goes down into its left input, the list becomes its columns.
 
+use std::sync::Arc;
+
 use datafusion::{
     logical_expr::Expr,
     sql::sqlparser::{
         ast::{
-            self, ExcludeSelectItem, GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem,
+            self, ExcludeSelectItem, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, Query, Select, SelectItem,
             SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias, TableFactor, TableWithJoins,
             WildcardAdditionalOptions,
         },
@@ -13,14 +15,16 @@ use datafusion::{
 };
 
 use super::{
-    Catalog, aggregate, join,
+    Catalog, aggregate,
+    feature_view::{self, BoundView},
+    join,
     relation::{Filter, Relation, RelationColumn, expand, feedback_of, reads},
     scope::{Scope, find, flat, unflat},
 };
 use crate::{
     diagnostic::{Checked, Fault},
     parse::{
-        SelectDef,
+        AsOfDef, SelectDef,
         tail::{EmitClause, EmitDef},
     },
     planner::or,
@@ -79,7 +83,7 @@ impl From {
 
 /// Binds a query as it stands at statement `at`.
 pub(crate) fn bind(def: &SelectDef, catalog: &Catalog, at: usize) -> Checked<Relation> {
-    let mut relation = query(&def.query, catalog, at).map_err(|fault| mark(fault, def))?;
+    let mut relation = query(&def.query, &def.as_of, catalog, at).map_err(|fault| mark(fault, def))?;
     if let Some((emit, span)) = &def.emit {
         set_emit(&mut relation, *emit, *span)?;
     }
@@ -111,7 +115,7 @@ fn set_emit(relation: &mut Relation, emit: EmitClause, span: Span) -> Checked<()
     Ok(())
 }
 
-fn query(query: &Query, catalog: &Catalog, at: usize) -> Checked<Relation> {
+fn query(query: &Query, as_of: &[AsOfDef], catalog: &Catalog, at: usize) -> Checked<Relation> {
     let span = query.span();
     let refuse = |what: &str, instead: &str| Err(Fault::unsupported(span, what, instead));
     if query.with.is_some() {
@@ -140,13 +144,13 @@ fn query(query: &Query, catalog: &Catalog, at: usize) -> Checked<Relation> {
     if other {
         return refuse("the clause at the end of this query", "leave it out");
     }
-    self::select(select, catalog, at, span)
+    self::select(select, as_of, catalog, at, span)
 }
 
-fn select(select: &Select, catalog: &Catalog, at: usize, span: Span) -> Checked<Relation> {
+fn select(select: &Select, as_of: &[AsOfDef], catalog: &Catalog, at: usize, span: Span) -> Checked<Relation> {
     refuse_clauses(select, span)?;
     let mut from = match select.from.as_slice() {
-        [one] => from(one, catalog, at)?,
+        [one] => from(one, as_of, catalog, at)?,
         [] => return Err(Fault::new(span, "SELECT needs FROM a source or view")),
         [_, second, ..] => {
             let instead = "write a LEFT JOIN b ON a.key = b.key AND b.rt BETWEEN a.rt AND a.rt + INTERVAL '10' MINUTE";
@@ -193,20 +197,21 @@ fn refuse_clauses(select: &Select, span: Span) -> Checked<()> {
     }
 }
 
-fn from(table: &TableWithJoins, catalog: &Catalog, at: usize) -> Checked<From> {
-    let (left, left_alias) = factor(&table.relation, catalog, at)?;
+/// The impressions, with types of feedback and feature views, any number of each. Feedback comes first, as it is joined
+/// to the impressions' own columns.
+fn from(table: &TableWithJoins, as_of: &[AsOfDef], catalog: &Catalog, at: usize) -> Checked<From> {
+    let (left, left_alias) = factor(&table.relation, as_of, catalog, at)?;
+    let mut views = Vec::new();
     let mut aliases = vec![left_alias];
     let mut from = From::one(left, &aliases[0].value);
     for join in &table.joins {
-        let (right, alias) = factor(&join.relation, catalog, at)?;
+        if let Some((view, alias)) = feature_view_of(join, catalog, at)? {
+            views.push((join, view, alias));
+            continue;
+        }
+        let (right, alias) = factor(&join.relation, as_of, catalog, at)?;
         let span = or(join.relation.span(), alias.span);
-        let constraint = match &join.join_operator {
-            JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => constraint,
-            _ => {
-                let instead = "write LEFT JOIN: every impression gives one sample, positive when feedback came";
-                return Err(Fault::unsupported(span, "a join that is not LEFT JOIN", instead));
-            }
-        };
+        let constraint = left_join(join, span)?;
         if aliases.iter().any(|before| before.value == alias.value) {
             let fault = Fault::new(alias.span, format!("'{}' names both sides of the join", alias.value));
             return Err(fault.hint("give one an alias: FROM a AS i LEFT JOIN b AS c"));
@@ -220,12 +225,42 @@ fn from(table: &TableWithJoins, catalog: &Catalog, at: usize) -> Checked<From> {
         };
         aliases.push(alias);
     }
+    for (join, view, alias) in views {
+        let constraint = left_join(join, or(join.relation.span(), alias.span))?;
+        let on = if let JoinConstraint::On(on) = constraint { Some(on) } else { None };
+        if from.scope.table(&alias).is_ok() {
+            let fault = Fault::new(alias.span, format!("'{}' names two tables of this SELECT", alias.value));
+            return Err(fault.hint("give one an alias"));
+        }
+        from = feature_view::join(from, view, &alias, feature_view::as_of(as_of, &join.relation), on, catalog)?;
+    }
     Ok(from)
 }
 
+fn feature_view_of(join: &Join, catalog: &Catalog, at: usize) -> Checked<Option<(Arc<BoundView>, Ident)>> {
+    let TableFactor::Table { name, alias, .. } = &join.relation else { return Ok(None) };
+    let [ast::ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return Ok(None) };
+    let Some(view) = catalog.feature_view(ident, at)? else { return Ok(None) };
+    Ok(Some((view, alias_of(alias, ident, join.relation.span())?)))
+}
+
+fn left_join(join: &Join, span: Span) -> Checked<&JoinConstraint> {
+    match &join.join_operator {
+        JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => Ok(constraint),
+        _ => {
+            let instead = "write LEFT JOIN: every impression gives one sample, positive when feedback came";
+            Err(Fault::unsupported(span, "a join that is not LEFT JOIN", instead))
+        }
+    }
+}
+
 /// A table of FROM: what it stands for and how it is called.
-fn factor(factor: &TableFactor, catalog: &Catalog, at: usize) -> Checked<(Relation, Ident)> {
+fn factor(factor: &TableFactor, as_of: &[AsOfDef], catalog: &Catalog, at: usize) -> Checked<(Relation, Ident)> {
     let span = factor.span();
+    if let Some(as_of) = feature_view::as_of(as_of, factor) {
+        let instead = "only feature views are read as of a time: CREATE FEATURE VIEW ...";
+        return Err(Fault::unsupported(as_of.span, "FOR SYSTEM_TIME AS OF on what is no feature view", instead));
+    }
     match factor {
         TableFactor::Table { name, alias, args: None, version: None, sample: None, with_hints, .. }
             if with_hints.is_empty() =>
@@ -237,7 +272,7 @@ fn factor(factor: &TableFactor, catalog: &Catalog, at: usize) -> Checked<(Relati
         }
         TableFactor::Derived { lateral: false, subquery, alias, sample: None } => {
             let unnamed = Ident { value: "subquery".into(), quote_style: None, span };
-            Ok((query(subquery, catalog, at)?, alias_of(alias, &unnamed, span)?))
+            Ok((query(subquery, as_of, catalog, at)?, alias_of(alias, &unnamed, span)?))
         }
         _ => Err(Fault::unsupported(span, "this form of table", "name a source or view in FROM")),
     }

@@ -6,17 +6,21 @@
 pub(crate) mod columns;
 mod create_source;
 pub(crate) mod cursor;
+pub(crate) mod feature_view;
 pub(crate) mod stock;
 pub(crate) mod tail;
 pub(crate) mod value;
 
+use std::borrow::Cow;
+
 use datafusion::sql::sqlparser::{
-    ast::Query,
+    ast::{Ident, Query},
     tokenizer::{Span, Token, TokenWithSpan},
 };
 
 pub(crate) use create_source::{ComputedDef, SourceDef};
 use cursor::{Cursor, Name};
+pub(crate) use feature_view::FeatureViewDef;
 use tail::{EmitClause, Task};
 
 use crate::diagnostic::{Checked, Fault};
@@ -26,6 +30,7 @@ use crate::diagnostic::{Checked, Fault};
 pub(crate) enum Parsed {
     Source { def: SourceDef, replace: bool },
     View { name: Name, select: SelectDef, replace: bool },
+    FeatureView { def: FeatureViewDef, replace: bool },
     Task { select: SelectDef, task: Task },
     ShowModels,
 }
@@ -37,6 +42,17 @@ pub(crate) struct SelectDef {
     pub emit: Option<(EmitClause, Span)>,
     /// Clauses that may have to be refused, and where they stand: the parser does not keep their places.
     pub marks: Vec<(&'static str, Span)>,
+    /// Tables that are read as of a time.
+    pub as_of: Vec<AsOfDef>,
+}
+
+/// `table FOR SYSTEM_TIME AS OF time`.
+#[derive(Clone, Debug)]
+pub(crate) struct AsOfDef {
+    /// Where the table's name stands.
+    pub table: Span,
+    pub time: Vec<Ident>,
+    pub span: Span,
 }
 
 const MARKED: [&str; 9] = ["GROUP", "HAVING", "ORDER", "LIMIT", "DISTINCT", "UNION", "EXCEPT", "INTERSECT", "QUALIFY"];
@@ -110,15 +126,15 @@ fn create(c: &mut Cursor, tokens: &[TokenWithSpan]) -> Checked<Parsed> {
         };
     }
     if c.take_words(&["FEATURE", "VIEW"]) {
-        let instead = "compute features from the impression's own columns in CREATE VIEW";
-        return Err(Fault::unsupported(here, "CREATE FEATURE VIEW", instead));
+        refuse_if_not_exists(c)?;
+        return Ok(Parsed::FeatureView { def: feature_view::parse(c)?, replace });
     }
     for word in ["TABLE", "MATERIALIZED", "SINK", "FUNCTION", "MODEL"] {
         if c.is_word(word) {
             return Err(Fault::unsupported(here, format!("CREATE {word}"), "CREATE SOURCE and CREATE VIEW are built"));
         }
     }
-    Err(c.expected("SOURCE, VIEW or STREAM", &["SOURCE", "VIEW", "STREAM"]))
+    Err(c.expected("SOURCE, VIEW, STREAM or FEATURE VIEW", &["SOURCE", "VIEW", "STREAM", "FEATURE"]))
 }
 
 fn refuse_if_not_exists(c: &Cursor) -> Checked<()> {
@@ -140,23 +156,49 @@ fn query(tokens: &[TokenWithSpan]) -> Checked<Parsed> {
 fn query_parts(tokens: &[TokenWithSpan]) -> Checked<(SelectDef, &[TokenWithSpan])> {
     let cut = tail::cut(tokens)?;
     refuse_stream_clauses(cut.query)?;
-    let query = stock::parse_query(cut.query)?;
+    let (rest, as_of) = as_of(cut.query)?;
+    let query = stock::parse_query(&rest)?;
     let mark = |t: &TokenWithSpan| MARKED.into_iter().find(|w| cursor::is_word(&t.token, w)).map(|word| (word, t.span));
     let marks = cut.query.iter().filter_map(mark).collect();
-    Ok((SelectDef { query, emit: tail::emit(cut.emit)?, marks }, cut.task))
+    Ok((SelectDef { query, emit: tail::emit(cut.emit)?, marks, as_of }, cut.task))
+}
+
+/// Takes out `FOR SYSTEM_TIME AS OF time`, which the stock parser does not know, and keeps where it stood.
+fn as_of(tokens: &[TokenWithSpan]) -> Checked<(Cow<'_, [TokenWithSpan]>, Vec<AsOfDef>)> {
+    let is = |i: usize, word| tokens.get(i).is_some_and(|t| cursor::is_word(&t.token, word));
+    let mut found = Vec::new();
+    let mut rest = Vec::new();
+    let mut i = 0;
+    while i < tokens.len() {
+        if !(i > 0 && is(i, "FOR") && is(i + 1, "SYSTEM_TIME")) {
+            rest.push(tokens[i].clone());
+            i += 1;
+            continue;
+        }
+        let mut c = Cursor::new(&tokens[i + 2..]);
+        c.expect_word("AS")?;
+        c.expect_word("OF")?;
+        let what = "the impression's event time, for example i.rt";
+        let mut time = vec![c.name(what)?];
+        while c.take(&Token::Period) {
+            time.push(c.name(what)?);
+        }
+        let ident = |n: Name| Ident { value: n.text, quote_style: None, span: n.span };
+        let end = tokens.len() - c.left();
+        let span = Span::new(tokens[i].span.start, tokens[end - 1].span.end);
+        let time = time.into_iter().map(ident).collect();
+        found.push(AsOfDef { table: tokens[i - 1].span, time, span });
+        i = end;
+    }
+    Ok(if found.is_empty() { (Cow::Borrowed(tokens), found) } else { (Cow::Owned(rest), found) })
 }
 
 /// Forms of streaming SQL that the stock parser would stumble over with a message that helps nobody.
 fn refuse_stream_clauses(tokens: &[TokenWithSpan]) -> Checked<()> {
-    let windows = "windowed aggregates; select the impression's own columns";
+    let windows = "windowed aggregates in a SELECT; declare them in CREATE FEATURE VIEW and join that";
     for (i, t) in tokens.iter().enumerate() {
         let word = |w| cursor::is_word(&t.token, w);
-        let before = |w| i > 0 && cursor::is_word(&tokens[i - 1].token, w);
         let opens = tokens.get(i + 1).is_some_and(|t| t.token == Token::LParen);
-        if word("SYSTEM_TIME") && before("FOR") {
-            let instead = "join one feedback source with a time bound";
-            return Err(Fault::unsupported(t.span, "FOR SYSTEM_TIME AS OF", instead));
-        }
         if ["TUMBLE", "HOP", "SESSION", "SAWTOOTH"].iter().any(|w| word(w)) && opens {
             return Err(Fault::unsupported(
                 t.span,

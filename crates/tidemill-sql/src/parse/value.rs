@@ -52,8 +52,16 @@ pub(crate) fn whole(c: &mut Cursor, what: &str) -> Checked<(u64, Span)> {
 
 /// `INTERVAL '10' SECOND`, in milliseconds.
 pub(crate) fn interval(c: &mut Cursor) -> Checked<(i64, Span)> {
+    match c.is_word("INTERVAL") {
+        true => length(c),
+        false => Err(c.expected("INTERVAL", &["INTERVAL"])),
+    }
+}
+
+/// The same, with or without the word INTERVAL.
+pub(crate) fn length(c: &mut Cursor) -> Checked<(i64, Span)> {
     let begin = c.here();
-    c.expect_word("INTERVAL")?;
+    c.take_word("INTERVAL");
     let refused = c.expected("a length of time like INTERVAL '10' SECOND", &[]);
     let (number, mut end) = match c.next().map(|t| (&t.token, t.span)) {
         Some((Token::SingleQuotedString(s), span)) => (s.clone(), span.end),

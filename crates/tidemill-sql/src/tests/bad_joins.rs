@@ -144,9 +144,9 @@ CREATE VIEW v AS SELECT i.item FROM impressions i LEFT JOIN buys c ON i.imp_id =
             line 9 col 202: not supported yet: a label of a join that is not whether feedback came; select (c.imp_id IS NOT NULL) AS label
               9 | ….rt + INTERVAL '10' MINUTE) t TO TRAIN FTRLClassifier LABEL y INTO m
                 |                                                              ^
-            line 9 col 44: not supported yet: FOR SYSTEM_TIME AS OF; join one feedback source with a time bound
+            line 9 col 40: not supported yet: FOR SYSTEM_TIME AS OF on what is no feature view; only feature views are read as of a time: CREATE FEATURE VIEW ...
               9 | SELECT * FROM samples LEFT JOIN clicks FOR SYSTEM_TIME AS OF samples.rt ON 1 = 1 TO TRAIN FTRLClassifier LABEL y INTO m
-                |                                            ^^^^^^^^^^^
+                |                                        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
         "#]],
     );
 }

@@ -66,7 +66,7 @@ fn expressions() {
             line 9 col 8: not supported yet: the aggregate COUNT; expressions are functions of one row: select the impression's own columns
               9 | SELECT COUNT(*) AS n, clicked FROM samples TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |        ^^^^^
-            line 9 col 21: not supported yet: OVER (...); there are no windowed aggregates; select the impression's own columns
+            line 9 col 21: not supported yet: OVER (...); there are no windowed aggregates in a SELECT; declare them in CREATE FEATURE VIEW and join that
               9 | SELECT ROW_NUMBER() OVER (ORDER BY ts) AS n, clicked FROM samples TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                     ^^^^
             line 9 col 21: unknown type 'BIGNIT'; did you mean 'BIGINT'?
@@ -107,10 +107,10 @@ fn queries() {
             line 9 col 25: not supported yet: GROUP BY; select the impression's own columns
               9 | SELECT item FROM clicks GROUP BY item TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                         ^^^^^
-            line 9 col 34: not supported yet: TUMBLE; there are no windowed aggregates; select the impression's own columns
+            line 9 col 34: not supported yet: TUMBLE; there are no windowed aggregates in a SELECT; declare them in CREATE FEATURE VIEW and join that
               9 | SELECT item FROM clicks GROUP BY TUMBLE(rt, INTERVAL '1' MINUTE) TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                  ^^^^^^
-            line 9 col 21: not supported yet: HOP; there are no windowed aggregates; select the impression's own columns
+            line 9 col 21: not supported yet: HOP; there are no windowed aggregates in a SELECT; declare them in CREATE FEATURE VIEW and join that
               9 | SELECT * FROM TABLE(HOP(TABLE clicks, DESCRIPTOR(rt), INTERVAL '2' SECOND, INTERVAL '10' SECOND)) TO TRAIN FTRLClassifie…
                 |                     ^^^
             line 9 col 23: not supported yet: ORDER BY; events are taken in the order of their event time: leave it out

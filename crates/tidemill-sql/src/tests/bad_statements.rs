@@ -49,7 +49,7 @@ fn statements() {
             line 1 col 1: expected CREATE, SELECT or SHOW, found 'CREAT'; did you mean CREATE?
               1 | CREAT SOURCE t (a INT) WITH (connector='http')
                 | ^^^^^
-            line 1 col 8: expected SOURCE, VIEW or STREAM, found 'SUORCE'; did you mean SOURCE?
+            line 1 col 8: expected SOURCE, VIEW, STREAM or FEATURE VIEW, found 'SUORCE'; did you mean SOURCE?
               1 | CREATE SUORCE t (a INT) WITH (connector='http')
                 |        ^^^^^^
             line 1 col 6: expected MODELS, found 'MODLES'; did you mean MODELS?
@@ -64,9 +64,9 @@ fn statements() {
             line 1 col 8: not supported yet: CREATE TABLE; CREATE SOURCE and CREATE VIEW are built
               1 | CREATE TABLE t (a INT)
                 |        ^^^^^
-            line 1 col 8: not supported yet: CREATE FEATURE VIEW; compute features from the impression's own columns in CREATE VIEW
+            line 1 col 50: expected an aggregate like COUNT(x), found '1'
               1 | CREATE FEATURE VIEW f KEYED BY user_id AS SELECT 1
-                |        ^^^^^^^
+                |                                                  ^
             line 1 col 1: not supported yet: WITH before SELECT; write CREATE VIEW name AS SELECT ...; before the statement
               1 | WITH x AS (SELECT 1) SELECT * FROM x TO TRAIN L LABEL y INTO m
                 | ^^^^

@@ -4,6 +4,7 @@ mod bad_joins;
 mod bad_queries;
 mod bad_statements;
 mod bad_tasks;
+mod feature_views;
 mod good;
 mod limits;
 mod rows;

@@ -150,7 +150,8 @@ impl Session {
         let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
         if self.server.is_some() {
             let live = job.serve();
-            self.host.serve(job.bound(), live, job.registry().clone())?;
+            let views = job.serve_views()?;
+            self.host.serve(job.bound(), live, views, job.registry().clone())?;
             // First the figures, then the address: who is told it finds them there.
             job.show(&mut screen, "learning");
             self.tell_address();

@@ -23,6 +23,7 @@ use tidemill_model::{
 use tidemill_sql::{Pipeline, TrainJob};
 use tidemill_stream::{
     Transform,
+    aggregate::Views,
     join::{
         Correction, JoinCounts, JoinRows, JoinSpec, LabelJoin, Matured, NegativeSample, NotLetIn, SampleKind,
         SamplingMode,
@@ -36,6 +37,7 @@ use super::{
     emission,
     learning::{Learning, Lesson},
     passes::{LessonReader, LessonWriter},
+    views::ViewStage,
 };
 
 /// A row that was read but not learned from, with the reason; goes to the dead letter.
@@ -65,6 +67,7 @@ const GROUP_NAME_MAX: usize = 200;
 
 /// One job's stretch of the line.
 pub struct Line {
+    views: Option<ViewStage>,
     joining: Joining,
     post: Arc<dyn Transform>,
     label: usize,
@@ -133,8 +136,8 @@ impl Line {
                     sample: join.spec.sample.map(|sample| NegativeSample { seed: spec.seed, ..sample }),
                     ..join.spec.clone()
                 };
-                let right: Vec<_> = join.right.iter().map(|right| right.output()).collect();
-                Joining::Label(Box::new(LabelJoin::new(spec, &job.pipeline.left.output(), &right)?))
+                let (left, rights) = (job.pipeline.left_output(), job.pipeline.right_outputs());
+                Joining::Label(Box::new(LabelJoin::new(spec, &left, &rights)?))
             }
         };
         emission::check(job, spec)?;
@@ -163,6 +166,7 @@ impl Line {
         let with_slots = spec.clone().with_slots(extractor.slots());
         let trainer = Trainer::new(&with_slots, threads_beside_reading(&with_slots, threads))?;
         Ok(Self {
+            views: ViewStage::new(&job.pipeline)?,
             joining,
             post: job.pipeline.post.clone(),
             label: job.label,
@@ -200,6 +204,16 @@ impl Line {
         }
     }
 
+    /// The feature views, if there are any.
+    pub fn views(&self) -> Option<&Views> {
+        self.views.as_ref().map(ViewStage::views)
+    }
+
+    /// The same, for what is published of them.
+    pub fn views_mut(&mut self) -> Option<&mut Views> {
+        self.views.as_mut().map(ViewStage::views_mut)
+    }
+
     /// Impressions whose label is not final yet, and the bytes of what waits.
     pub fn pending(&self) -> (usize, usize) {
         match &self.joining {
@@ -214,6 +228,9 @@ impl Line {
         let c = self.counts;
         out.put_u64(c.events).put_u64(c.events_refused).put_u64(c.samples_refused).put_u64(c.sample_rows);
         out.put_u64(self.lessons);
+        if let Some(views) = &self.views {
+            views.encode(out);
+        }
         let rows = match &self.joining {
             Joining::None(next) => {
                 out.put_u8(0).put_u64(*next);
@@ -241,6 +258,9 @@ impl Line {
         self.counts =
             LineCounts { events: d.u64()?, events_refused: d.u64()?, samples_refused: d.u64()?, sample_rows: d.u64()? };
         self.lessons = d.u64()?;
+        if let Some(views) = &mut self.views {
+            views.restore(d)?;
+        }
         match (d.u8()?, &mut self.joining) {
             (0, Joining::None(next)) => *next = d.u64()?,
             (1, Joining::Label(join)) => join.restore(d)?,
@@ -258,14 +278,23 @@ impl Line {
         }
     }
 
-    /// Step 3, stream/join: impressions and feedback become samples. `None` when none leaves in this mini-batch.
+    /// Step 3, stream/join: impressions and feedback become samples. `None` when none leaves in this mini-batch. Feature
+    /// views come before it: an impression waits for its label with what was known when it was shown.
     pub fn join(&mut self, cut: &Cut, rejected: &mut Vec<Rejected>) -> Result<Option<Samples>> {
+        let wide;
+        let mut takes = &cut.takes;
+        if let Some(views) = &mut self.views {
+            let before = rejected.len();
+            wide = views.step(cut, rejected)?;
+            self.counts.samples_refused += (rejected.len() - before) as u64;
+            takes = &wide;
+        }
         match &mut self.joining {
             Joining::None(next) => {
-                let Some(first) = cut.takes.first() else { return Ok(None) };
-                let rows = match cut.takes.len() {
+                let Some(first) = takes.first() else { return Ok(None) };
+                let rows = match takes.len() {
                     1 => first.rows.clone(),
-                    _ => concat_batches(&first.rows.schema(), cut.takes.iter().map(|t| &t.rows))
+                    _ => concat_batches(&first.rows.schema(), takes.iter().map(|t| &t.rows))
                         .map_err(|e| Error::internal(format!("mini-batch: {e}")))?,
                 };
                 let n = rows.num_rows() as u64;
@@ -277,7 +306,7 @@ impl Line {
                 Ok(Some(Samples { rows, kinds, seqs, weights: None, labels: Vec::new(), matured }))
             }
             Joining::Label(join) => {
-                for take in cut.takes.iter().filter(|t| t.id.input == 0) {
+                for take in takes.iter().filter(|t| t.id.input == 0) {
                     for (row, why) in join.push_impressions(&take.rows, &take.event_times)? {
                         let reason = match why {
                             NotLetIn::Late => {
@@ -288,7 +317,7 @@ impl Line {
                         rejected.push(Rejected { place: "impressions".into(), reason });
                     }
                 }
-                for take in cut.takes.iter().filter(|t| t.id.input > 0) {
+                for take in takes.iter().filter(|t| t.id.input > 0) {
                     join.push_feedback(take.id.input as usize - 1, &take.rows, &take.event_times)?;
                 }
                 let out = join.advance(cut.watermark)?;

@@ -1,0 +1,60 @@
+//! Which keys have been silent for too long: each stands once, in the bucket of the time at which that was last looked at.
+//!
+//! An event only moves its key's newest time; the key is put back when its bucket falls due. So a key costs one step for
+//! each time to live that it is active, and nothing is ever searched.
+
+use std::collections::BTreeMap;
+
+/// Slots by the tick at which they are looked at.
+pub(super) struct Expiry {
+    tick_ms: i64,
+    ttl_ms: i64,
+    buckets: BTreeMap<i64, Vec<u32>>,
+}
+
+impl Expiry {
+    pub fn new(ttl_ms: i64) -> Self {
+        Self { tick_ms: (ttl_ms / 128).max(1), ttl_ms, buckets: BTreeMap::new() }
+    }
+
+    /// The first tick whose whole bucket is due for a key last seen at `newest`.
+    pub fn tick(&self, newest: i64) -> i64 {
+        newest.saturating_add(self.ttl_ms).div_euclid(self.tick_ms) + 1
+    }
+
+    /// Puts a key in, or back.
+    pub fn push(&mut self, newest: i64, slot: u32) {
+        self.push_at(self.tick(newest), slot);
+    }
+
+    pub fn push_at(&mut self, tick: i64, slot: u32) {
+        self.buckets.entry(tick).or_default().push(slot);
+    }
+
+    /// The next bucket that is due at the watermark.
+    pub fn pop_due(&mut self, watermark: i64) -> Option<(i64, Vec<u32>)> {
+        let last = watermark.div_euclid(self.tick_ms);
+        let first = self.buckets.first_entry().filter(|b| *b.key() <= last)?;
+        Some(first.remove_entry())
+    }
+
+    /// The first bucket.
+    pub fn pop_first(&mut self) -> Option<(i64, Vec<u32>)> {
+        self.buckets.pop_first()
+    }
+
+    /// Puts the rest of a bucket back where it was taken from.
+    pub fn put_back(&mut self, tick: i64, mut rest: Vec<u32>) {
+        if rest.is_empty() {
+            return;
+        }
+        let bucket = self.buckets.entry(tick).or_default();
+        rest.append(bucket);
+        *bucket = rest;
+    }
+
+    /// All, in the order in which they are looked at.
+    pub fn iter(&self) -> impl Iterator<Item = (i64, &[u32])> {
+        self.buckets.iter().map(|(tick, slots)| (*tick, slots.as_slice()))
+    }
+}
