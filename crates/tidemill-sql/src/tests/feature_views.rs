@@ -222,7 +222,9 @@ fn what_a_feature_view_cannot_be_is_refused() {
         ),
     ];
     let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
-    refused(&cases, expect![[r#"
+    refused(
+        &cases,
+        expect![[r#"
         line 10 col 30: expected KEYED BY, found 'KEYED'
           10 | CREATE FEATURE VIEW user_ctr KEYED user_id AS
              |                              ^^^^^
@@ -316,5 +318,6 @@ fn what_a_feature_view_cannot_be_is_refused() {
         line 16 col 65: feature view 'user_ctr' counts events of 'clicks', which this query does not read; take the impressions, or the feedback of the label join
           16 |              LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
              |                                                                 ^^^^^^^^^^^^^^^^^^^^^
-    "#]]);
+    "#]],
+    );
 }

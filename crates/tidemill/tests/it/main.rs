@@ -11,3 +11,4 @@ mod kill;
 mod reference;
 mod support;
 mod tidy;
+mod views;
