@@ -10,7 +10,7 @@ usage() {
     cat <<'END'
 Usage: examples/run.sh NAME [OPTION]...
 
-NAME     clicks, frappe, ml100k, talkingdata, kdd99 or criteo_tiny
+NAME     clicks, frappe, ml100k, views, talkingdata, kdd99 or criteo_tiny
 OPTION   anything `tidemill run` takes
 
 TIDEMILL  the program to run (default: the one `cargo run --release` builds)

@@ -112,9 +112,11 @@ fn not_a_number(e: arrow::error::ArrowError) -> Error {
 /// Rows of (NULLs, values) as columns of this schema.
 pub(super) fn outputs(rows: &[u64], schema: &SchemaRef) -> Vec<ArrayRef> {
     let width = schema.fields().len() + 1;
+    // Most columns are never NULL: looked at once for all of them.
+    let any_null = rows.chunks_exact(width).fold(0, |all, row| all | row[0]);
     let column = |(i, field): (usize, &Arc<arrow::datatypes::Field>)| -> ArrayRef {
         let values = rows.chunks_exact(width).map(|row| row[i + 1]);
-        let has_null = rows.chunks_exact(width).any(|row| row[0] >> i & 1 == 1);
+        let has_null = any_null >> i & 1 == 1;
         let nulls = has_null.then(|| rows.chunks_exact(width).map(|row| row[0] >> i & 1 == 0).collect::<NullBuffer>());
         match field.data_type() {
             DataType::Int64 => {

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tidemill_base::Rng;
 
-use super::support::{Scratch, generated, last_json, run_json, send_signal, tidemill};
+use super::support::{Scratch, generated, generated_with_views, last_json, run_json, send_signal, tidemill};
 
 /// What must be equal to the last digit.
 fn outcome(summary: &Value) -> Value {
@@ -51,10 +51,13 @@ fn killed(sql: &str, data: &Path, kills: u32, seed: u64, undisturbed: Duration) 
 
 /// Kills spread over as many directories as it takes; every one of them must end alike.
 fn check(events: u64, kills: u32, seed: u64) {
-    let sql = generated(events * 5 / 6, ", publish.every = 40000");
-    let scratch = Scratch::new("kill");
+    check_sql(&generated(events * 5 / 6, ", publish.every = 40000"), "kill", kills, seed);
+}
+
+fn check_sql(sql: &str, name: &str, kills: u32, seed: u64) {
+    let scratch = Scratch::new(name);
     let started = Instant::now();
-    let reference = outcome(&run_json(&sql, &scratch.path("whole"), &["--threads", "1"]));
+    let reference = outcome(&run_json(sql, &scratch.path("whole"), &["--threads", "1"]));
     let undisturbed = started.elapsed();
     let mut rng = Rng::seeded(seed);
     let mut left = kills;
@@ -62,7 +65,7 @@ fn check(events: u64, kills: u32, seed: u64) {
     while left > 0 {
         let now = left.min(1 + rng.below(6) as u32);
         let data = scratch.path(&format!("killed-{round}"));
-        let got = outcome(&killed(&sql, &data, now, seed + round, undisturbed));
+        let got = outcome(&killed(sql, &data, now, seed + round, undisturbed));
         assert_eq!(got, reference, "seed {seed}, round {round}; repeat with TIDEMILL_SEED={seed}");
         std::fs::remove_dir_all(data).unwrap();
         left -= now;
@@ -81,6 +84,12 @@ fn f1_killed_at_random_moments_a_run_ends_as_if_nothing_had_happened() {
     check(60_000, 12, seed());
 }
 
+/// What feature views have counted is part of the state: killed at any moment, an impression reads what it would have read.
+#[test]
+fn f1_killed_with_feature_views_a_run_ends_as_if_nothing_had_happened() {
+    check_sql(&generated_with_views(30_000), "kill-views", 6, seed());
+}
+
 /// The long form: `cargo test --release -p tidemill --test it -- --ignored --nocapture two_hundred_kills`.
 #[test]
 #[ignore = "takes minutes; the short form runs always"]
@@ -95,6 +104,17 @@ fn one_thread_or_two_learn_the_same_bits() {
     let one = outcome(&run_json(&sql, &scratch.path("one"), &["--threads", "1"]));
     let two = outcome(&run_json(&sql, &scratch.path("two"), &["--threads", "2"]));
     assert_eq!(one, two);
+}
+
+#[test]
+fn one_thread_or_two_read_the_same_feature_views() {
+    let scratch = Scratch::new("threads-views");
+    let sql = generated_with_views(20_000);
+    let one = outcome(&run_json(&sql, &scratch.path("one"), &["--threads", "1"]));
+    let two = outcome(&run_json(&sql, &scratch.path("two"), &["--threads", "2"]));
+    assert_eq!(one, two);
+    let without = outcome(&run_json(&generated(20_000, ""), &scratch.path("without"), &[]));
+    assert_ne!(one["state_hash"], without["state_hash"], "the views' columns are learned");
 }
 
 /// F43: a stop saves; what is started again goes on from there.

@@ -12,3 +12,4 @@ mod kill;
 mod reference;
 mod support;
 mod tidy;
+mod views;

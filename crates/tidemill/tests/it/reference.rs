@@ -25,6 +25,12 @@ const SOURCES: &str = "
 `connector = 'file'`.
 ";
 
+const FEATURE_VIEWS: &str = "
+## Feature views
+
+`CREATE FEATURE VIEW name KEYED BY column AS SELECT ... FROM streams WITH (name = value, ...)`.
+";
+
 const TRAINING: &str = "
 ## Training
 
@@ -68,6 +74,7 @@ fn table(attributes: &[Attribute]) -> String {
 fn the_reference_of_attributes_says_what_the_code_declares() {
     let sources = table(&tidemill_stream::source::ATTRIBUTES);
     let training = table(&tidemill_train::ATTRIBUTES);
-    let page = format!("{INTRODUCTION}{SOURCES}{sources}{TRAINING}{training}");
+    let views = table(&tidemill_stream::aggregate::ATTRIBUTES);
+    let page = format!("{INTRODUCTION}{SOURCES}{sources}{FEATURE_VIEWS}{views}{TRAINING}{training}");
     expect_file!["../../../../docs/attributes.md"].assert_eq(&page);
 }

@@ -215,3 +215,27 @@ pub fn generated(rows: u64, more: &str) -> String {
         c.join(", "),
     )
 }
+
+/// [`generated`] with what is known of a group of impressions and of their clicks when each is shown.
+pub fn generated_with_views(rows: u64) -> String {
+    let sql = generated(rows, "");
+    let views = "CREATE FEATURE VIEW groups KEYED BY grp AS
+           SELECT COUNT(imp) OVER SAWTOOTH (INTERVAL '5' SECOND, PANE '1' SECOND) AS imp_5s,
+             COUNT(click) OVER SAWTOOTH (INTERVAL '5' SECOND, PANE '1' SECOND) AS clk_5s,
+             RATIO(clk_5s, imp_5s, 20, 0.2) AS ctr_5s, MEAN(imp.I1) OVER DECAY (INTERVAL '2' SECOND) AS i1_faded,
+             DISTINCT(imp.C2) OVER HOP (INTERVAL '1' SECOND, INTERVAL '3' SECOND) AS c2_distinct,
+             MAX(imp.I2) OVER SESSION (INTERVAL '10' MILLISECOND) AS i2_max, LAST(imp.C3, 2) AS c3
+           FROM impressions imp, clicks click WITH (keys_max = 80);
+         CREATE STREAM samples AS";
+    let sql = sql.replace("rt AS TO_TIMESTAMP_MS(ts),", "rt AS TO_TIMESTAMP_MS(ts), grp AS imp_id * 7 % 100,");
+    let sql = sql.replace("CREATE STREAM samples AS", views);
+    let sql = sql.replace("SELECT i.*, (c.imp_id", "SELECT i.*, f.*, (c.imp_id");
+    let sql = sql.replace(
+        "INTERVAL '1' SECOND EMIT",
+        "INTERVAL '1' SECOND LEFT JOIN groups FOR SYSTEM_TIME AS OF i.rt f ON f.grp = i.grp WHERE i.I1 IS NULL OR i.I1 < 50 EMIT",
+    );
+    sql.replace(
+        "CROSS([C1, C3])",
+        "CROSS([C1, C3]), BUCKET(imp_5s, [10, 50, 200]), ctr_5s, i1_faded, c2_distinct, i2_max, c3_1, c3_2",
+    )
+}
