@@ -5,6 +5,8 @@
 mod bad_input;
 mod changed_files;
 mod cli;
+#[cfg(all(feature = "kafka", feature = "nats"))]
+mod connect;
 mod event_time;
 mod http;
 mod kill;
