@@ -166,6 +166,11 @@ fn describe_source(source: &SourceSpec) -> String {
         Connector::File(file) => format!("file {}", file.path),
         Connector::Generator(g) => format!("generator {:?} seed {}", g.stream, g.seed).to_lowercase(),
         Connector::Http => "http".to_string(),
+        Connector::Kafka(kafka) => format!("kafka {}", kafka.topic),
+        Connector::Nats(nats) => {
+            let what = [&nats.stream, &nats.subject].into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
+            format!("nats {}", what.join(" "))
+        }
     };
     format!("{connector}, {}", if source.bounded() { "bounded" } else { "unbounded" })
 }

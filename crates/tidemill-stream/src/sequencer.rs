@@ -171,6 +171,12 @@ impl Sequencer {
         live.map(|id| (id, self.marks.is_idle(id.input as usize, id.partition as usize))).collect()
     }
 
+    /// What keeps rows of live partitions from coming: the first one's, and how many there are.
+    pub fn trouble(&self) -> Option<(String, usize)> {
+        let mut troubles = self.ids().filter_map(|id| self.lane(id).trouble());
+        troubles.next().map(|first| (first, 1 + troubles.count()))
+    }
+
     /// Cuts a last mini-batch that takes what has arrived on the live partitions and declares them ended, so that
     /// everything that waits is decided.
     pub fn finish_live(&mut self) -> Result<Cut> {
@@ -223,7 +229,12 @@ impl Sequencer {
                 if self.marks.is_idle(id.input as usize, id.partition as usize) {
                     record.idle.push((id, false));
                 }
-            } else if newly_idle.contains(&id) {
+            } else if lane.is_behind() {
+                // Its rows are on their way: what others bring meanwhile must not move the watermark past them.
+                if self.marks.is_idle(id.input as usize, id.partition as usize) {
+                    record.idle.push((id, false));
+                }
+            } else if newly_idle.contains(&id) && lane.trouble().is_none() {
                 record.idle.push((id, true));
             }
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tidemill_base::{Error, Result};
+use tidemill_connect::Connections;
 use tidemill_model::{
     feature::{Extractor, Features},
     weights::{ScoreScratch, WeightTable},
@@ -64,7 +65,9 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
     let left = &job.pipeline.left;
     let window = Window { computed: left.computed.clone(), event_time: left.event_time, view: left.view.clone() };
     let mut sequencer = Sequencer::new(vec![(window, left.source.watermark_bound_ms)], source::CHUNK_ROWS_MAX);
-    for opened in source::open(&left.source, &[])? {
+    let mut opened = source::open(&left.source, &[])?;
+    opened.extend(Connections::default().open(0, &left.source, &[])?);
+    for opened in opened {
         sequencer.add_partition(0, opened.partition, opened.ordered);
     }
     // Views begin empty and count what the evaluation reads: its rows are a history of their own.

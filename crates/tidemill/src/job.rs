@@ -24,6 +24,7 @@ use tidemill_base::{
     codec::Encoder,
     store::{atomic_file, data_dir::DataDir},
 };
+use tidemill_connect::Connections;
 use tidemill_serve::{
     live::LiveModel,
     live_views::LiveViews,
@@ -87,6 +88,7 @@ pub struct Job {
     saver: Saver,
     dead_letter: DeadLetter,
     turned_away: Arc<TurnedAway>,
+    connections: Connections,
     registry: Arc<Registry>,
     live: Option<Arc<LiveModel>>,
     version: u64,
@@ -162,7 +164,8 @@ impl Job {
         let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
         let mut engine = Engine::new(&bound, &spec, options.threads)?;
         check_passes(&spec, &bound)?;
-        open_partitions(&mut engine, &bound, &past, push, Some(&mut journal))?;
+        let mut connections = Connections::default();
+        open_partitions(&mut engine, &bound, &past, push, &mut connections, Some(&mut journal))?;
         engine.keep_lessons(&dir)?;
         // Only now: a program whose sources cannot be opened leaves nothing behind that would stand in the next one's way.
         if let Some(text) = program {
@@ -200,6 +203,7 @@ impl Job {
             journal,
             dead_letter,
             turned_away: push.turned_away().clone(),
+            connections,
             registry,
             version,
             version_rows,
@@ -561,7 +565,9 @@ impl Job {
     fn open_new_files(&mut self) -> Result<()> {
         for (i, input) in inputs(&self.bound).into_iter().enumerate() {
             let known = self.engine.sequencer.partition_names(i);
-            for opened in source::open_new(&input.source, &known)? {
+            let mut new = source::open_new(&input.source, &known)?;
+            new.extend(self.connections.open_new(i, &input.source, &known)?);
+            for opened in new {
                 add_partition(&mut self.engine, i, opened, Some(&mut self.journal))?;
                 keep_prints(&mut self.engine, &mut self.journal)?;
             }
@@ -635,8 +641,15 @@ impl Job {
     }
 
     fn warnings(&self) -> Option<String> {
-        let all: Vec<&str> =
-            [&self.warning, &self.not_published, &self.not_saved].into_iter().flatten().map(String::as_str).collect();
+        let trouble = self.engine.sequencer.trouble().map(|(first, partitions)| match partitions {
+            1 => first,
+            n => format!("{first} ({n} partitions wait)"),
+        });
+        let all: Vec<&str> = [&self.warning, &self.not_published, &self.not_saved, &trouble]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
@@ -657,11 +670,13 @@ pub fn open_partitions(
     job: &TrainJob,
     past: &Past,
     push: &PushHub,
+    connections: &mut Connections,
     mut journal: Option<&mut Journal>,
 ) -> Result<()> {
     for (i, input) in inputs(job).into_iter().enumerate() {
         let known: Vec<String> = past.partitions.iter().filter(|p| p.0 as usize == i).map(|p| p.1.clone()).collect();
         let mut opened = source::open(&input.source, &known)?;
+        opened.extend(connections.open(i, &input.source, &known)?);
         if input.source.push {
             opened.push(push.partition(&input.source)?);
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tidemill_base::{Error, Result, StateHash, codec::Decoder};
+use tidemill_connect::Connections;
 use tidemill_serve::registry::{Registry, VersionMeta};
 use tidemill_train::TrainSpec;
 
@@ -58,7 +59,8 @@ pub fn verify(
         )));
     }
     let mut engine = Engine::new(&job, &spec, threads)?;
-    open_partitions(&mut engine, &job, &past, &PushHub::reading(data_root), None)?;
+    let mut connections = Connections::default();
+    open_partitions(&mut engine, &job, &past, &PushHub::reading(data_root), &mut connections, None)?;
     if let Some(c) = &checkpoint {
         let what = format!("checkpoint {}", c.mini_batch);
         let mut d = Decoder::new(&c.body, &what);

@@ -20,8 +20,18 @@ use super::{
 use crate::{parse::value::type_name, program::Known};
 
 /// Settings that change when and where, not what.
-const LEFT_OUT: [&str; 11] = [
+const LEFT_OUT: [&str; 21] = [
     "path",
+    "brokers",
+    "topic",
+    "url",
+    "subject",
+    "nats.stream",
+    "begin",
+    "bounded",
+    "on_gap",
+    "properties",
+    "properties_file",
     "pace",
     "follow",
     "push",

@@ -170,15 +170,22 @@ fn check_connector(def: &SourceDef, connector: &Connector) -> Checked<()> {
         Connector::File(_) => "file",
         Connector::Generator(_) => "generator",
         Connector::Http => "http",
+        Connector::Kafka(_) => "kafka",
+        Connector::Nats(_) => "nats",
     };
     for written in &def.settings {
-        let needs = match written.name.text.to_ascii_lowercase().as_str() {
-            "path" | "format" | "header" | "delimiter" | "null" | "follow" => "file",
-            "stream" | "seed" | "rate" | "rows" | "start" | "drift_every" | "click_delay" | "pace" => "generator",
-            _ => own,
+        let needs: &[&str] = match written.name.text.to_ascii_lowercase().as_str() {
+            "path" | "header" | "follow" => &["file"],
+            "format" | "delimiter" | "null" => &["file", "kafka", "nats"],
+            "stream" | "seed" | "rate" | "rows" | "start" | "drift_every" | "click_delay" | "pace" => &["generator"],
+            "brokers" | "topic" => &["kafka"],
+            "url" | "subject" | "nats.stream" => &["nats"],
+            "begin" | "bounded" | "on_gap" | "properties" | "properties_file" => &["kafka", "nats"],
+            _ => continue,
         };
-        if needs != own {
-            let message = format!("'{}' belongs to connector '{needs}'; this is '{own}'", written.name.text);
+        if !needs.contains(&own) {
+            let owners = needs.join("' or '");
+            let message = format!("'{}' belongs to connector '{owners}'; this is '{own}'", written.name.text);
             return Err(Fault::new(written.name.span, message));
         }
     }

@@ -158,7 +158,7 @@ impl Lane {
         let mut seen = Seen::default();
         while self.offset < end {
             let Some(chunk) = self.chunks.front() else {
-                if self.read_more(window)? {
+                if self.read_more(window)? || self.wait(end)? {
                     continue;
                 }
                 return Err(self.gone(end));
@@ -223,6 +223,21 @@ impl Lane {
         }
         self.chunks.push_back(wide);
         Ok(true)
+    }
+
+    /// Waits for rows in front of `end`; `false` when they will not come.
+    fn wait(&mut self, end: u64) -> Result<bool> {
+        Ok(!self.at_end && self.partition.wait(end).map_err(|e| e.at(format!("partition '{}'", self.name)))?)
+    }
+
+    /// Whether rows are known to wait behind what was read.
+    pub fn is_behind(&self) -> bool {
+        self.partition.is_behind()
+    }
+
+    /// What keeps rows from coming.
+    pub fn trouble(&self) -> Option<String> {
+        self.partition.trouble()
     }
 
     fn gone(&self, end: u64) -> Error {

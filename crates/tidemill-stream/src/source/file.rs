@@ -2,7 +2,7 @@
 //!
 //! In: a declared source. Out: its partitions, sorted by name; a name is the path as the pattern gave it. What an earlier run
 //! has read must still be there. A followed file may grow by whole lines; files that cannot grow that way (compressed,
-//! Parquet) are refused with `follow`.
+//! Parquet, Arrow) are refused with `follow`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use tidemill_base::{Error, Result};
 
 use super::{
     FileFormat, FileSettings, Opened, Partition, SourceSpec,
+    arrow_ipc::ArrowPartition,
     compress::{Bytes, is_compressed},
     delimited::Delimited,
     json::JsonDecoder,
@@ -48,11 +49,16 @@ fn open_one(spec: &SourceSpec, files: &FileSettings, name: String) -> Result<Ope
 
 fn partition(spec: &SourceSpec, files: &FileSettings, name: String) -> Result<Box<dyn Partition>> {
     let path = PathBuf::from(&name);
-    if files.follow && (files.format == FileFormat::Parquet || is_compressed(&path)) {
+    let grows = !matches!(files.format, FileFormat::Parquet | FileFormat::Arrow) && !is_compressed(&path);
+    if files.follow && !grows {
         return Err(Error::invalid(format!("{name}: follow = true needs plain text files, which grow line by line")));
     }
     let schema = spec.columns.clone();
     let decoder: Box<dyn RowDecoder> = match &files.format {
+        FileFormat::Arrow if is_compressed(&path) => {
+            return Err(Error::invalid(format!("{name}: Arrow IPC compresses inside; decompress the file")));
+        }
+        FileFormat::Arrow => return Ok(Box::new(ArrowPartition::open(&spec.name, name, path, schema)?)),
         FileFormat::Parquet if is_compressed(&path) => {
             return Err(Error::invalid(format!("{name}: Parquet compresses inside; decompress the file")));
         }

@@ -1,12 +1,15 @@
 //! Step 1, sources: partitions of rows with replayable offsets.
 //!
-//! In: files, a seeded generator, events pushed over HTTP (kept in a durable log first). Out: [`Chunk`]s. A partition
+//! In: files, a seeded generator, events pushed over HTTP (kept in a durable log first), feeds of servers. Out: [`Chunk`]s. A partition
 //! read again from a [`Position`] gives the same rows with the same offsets; that is the whole contract, and all of
 //! recovery rests on it.
 
+mod arrow_ipc;
 mod columns;
 mod compress;
 mod delimited;
+mod external;
+pub mod feed;
 mod file;
 pub mod generator;
 pub mod json;
@@ -16,6 +19,7 @@ mod print;
 pub mod push;
 mod sparse;
 mod spec;
+mod table;
 mod text;
 mod vw;
 mod words;
@@ -24,6 +28,7 @@ use arrow::datatypes::SchemaRef;
 use tidemill_base::Result;
 
 use crate::{Chunk, Position};
+pub use external::{Begin, KafkaSettings, NatsSettings, OnGap, Reading, parse_properties};
 pub use generator::{Impression, World, generator_columns};
 pub use print::Print;
 pub use spec::{ATTRIBUTES, Connector, FileFormat, FileSettings, GeneratorSettings, GeneratorStream, SourceSpec};
@@ -57,6 +62,23 @@ pub trait Partition: Send {
     fn is_plain(&self) -> bool {
         false
     }
+
+    /// Waits for rows in front of offset `until`, which an earlier run has read. `false`: what is not there now will not
+    /// come.
+    fn wait(&mut self, _until: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether rows are known to be there that were not handed out yet, so that the partition is not idle though it is
+    /// silent.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
+    /// What keeps rows from coming, while it does: a server that is away.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What [`Partition::read`] found.
@@ -80,12 +102,12 @@ pub struct Opened {
 }
 
 /// Opens the file and generator partitions of a source, sorted by name. (The push partition is opened by the engine, which
-/// owns its log.) `known` are the names of partitions opened in earlier runs: they must still be there.
+/// owns its log; those behind a server by who has the client.) `known` are the names of partitions opened in earlier runs: they must still be there.
 pub fn open(spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
     match &spec.connector {
         Connector::File(files) => file::open(spec, files, known),
         Connector::Generator(settings) => generator::open(spec, settings),
-        Connector::Http => Ok(Vec::new()),
+        Connector::Http | Connector::Kafka(_) | Connector::Nats(_) => Ok(Vec::new()),
     }
 }
 

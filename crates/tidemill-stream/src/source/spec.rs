@@ -6,13 +6,15 @@ use tidemill_base::{
     attribute::{Attribute, Settings, Type},
 };
 
+use super::external::{KafkaSettings, NatsSettings};
+
 /// Every attribute of `CREATE SOURCE ... WITH (...)`.
-pub static ATTRIBUTES: [Attribute; 18] = [
+pub static ATTRIBUTES: [Attribute; 28] = [
     Attribute {
         name: "connector",
-        ty: Type::Choice(&["file", "generator", "http"]),
+        ty: Type::Choice(&["file", "generator", "http", "kafka", "nats"]),
         default: None,
-        doc: "where rows come from: 'file', 'generator' or 'http' (POST /v1/sources/NAME)",
+        doc: "where rows come from: 'file', 'generator', 'http' (POST /v1/sources/NAME), 'kafka' or 'nats' (JetStream)",
     },
     Attribute {
         name: "path",
@@ -22,15 +24,16 @@ pub static ATTRIBUTES: [Attribute; 18] = [
     },
     Attribute {
         name: "format",
-        ty: Type::Choice(&["csv", "tsv", "json", "parquet", "libsvm", "libfm", "vw"]),
+        ty: Type::Choice(&["csv", "tsv", "json", "parquet", "libsvm", "libfm", "vw", "arrow"]),
         default: None,
-        doc: "how rows are written; by the file's extension when absent ('json' is one object a line)",
+        doc: "how rows are written; by the file's extension when absent ('json' is one object a line); kafka, nats: 'json' \
+              (when absent), 'csv' or 'tsv', an event a row",
     },
     Attribute {
         name: "header",
         ty: Type::Bool,
         default: Some("true"),
-        doc: "csv, tsv: whether the first line names the columns",
+        doc: "csv, tsv: whether the first line of a file names the columns",
     },
     Attribute {
         name: "delimiter",
@@ -116,6 +119,52 @@ pub static ATTRIBUTES: [Attribute; 18] = [
         default: Some("max"),
         doc: "generator: as fast as it is read, or a second of events a second",
     },
+    Attribute { name: "brokers", ty: Type::Text, default: None, doc: "kafka: 'host:port,host:port' to begin with" },
+    Attribute { name: "topic", ty: Type::Text, default: None, doc: "kafka: topic; all its partitions are read" },
+    Attribute { name: "url", ty: Type::Text, default: None, doc: "nats: 'nats://host:port', several with commas" },
+    Attribute {
+        name: "subject",
+        ty: Type::Text,
+        default: None,
+        doc: "nats: subject, with * and >; all of the stream when absent",
+    },
+    Attribute {
+        name: "nats.stream",
+        ty: Type::Text,
+        default: None,
+        doc: "nats: JetStream stream; the one that keeps the subject when absent",
+    },
+    Attribute {
+        name: "begin",
+        ty: Type::Choice(&["earliest", "latest"]),
+        default: Some("earliest"),
+        doc: "kafka, nats: where a partition begins when the job first opens it; one that appears later begins at its start",
+    },
+    Attribute {
+        name: "bounded",
+        ty: Type::Bool,
+        default: Some("false"),
+        doc: "kafka, nats: whether the source ends where its partitions end when the job first opens them",
+    },
+    Attribute {
+        name: "on_gap",
+        ty: Type::Choice(&["stop", "continue"]),
+        default: Some("stop"),
+        doc: "kafka, nats: what happens when the server no longer has events that were not read: an error, or one refused \
+              row that says how many",
+    },
+    Attribute {
+        name: "properties",
+        ty: Type::Text,
+        default: None,
+        doc: "kafka, nats: settings of the client, 'name=value; name=value'",
+    },
+    Attribute {
+        name: "properties_file",
+        ty: Type::Text,
+        default: None,
+        doc: "kafka, nats: a file of such settings, one a line: the place for passwords",
+    },
 ];
 
 /// A declared source.
@@ -151,6 +200,10 @@ pub enum Connector {
     Generator(GeneratorSettings),
     /// HTTP only.
     Http,
+    /// A Kafka topic.
+    Kafka(KafkaSettings),
+    /// A NATS JetStream stream.
+    Nats(NatsSettings),
 }
 
 /// Files of one format.
@@ -180,6 +233,8 @@ pub enum FileFormat {
     Json,
     /// Apache Parquet.
     Parquet,
+    /// Arrow IPC, file or stream.
+    Arrow,
     /// `label index:value ...`; libFM's is the same text, and a field prefix (`field:index:value`) is accepted.
     Libsvm,
     /// Vowpal Wabbit text.
@@ -224,6 +279,8 @@ impl SourceSpec {
                 Connector::File(f) => !f.follow,
                 Connector::Generator(g) => g.rows.is_some(),
                 Connector::Http => false,
+                Connector::Kafka(k) => k.reading.bounded,
+                Connector::Nats(n) => n.reading.bounded,
             }
     }
 }
@@ -233,7 +290,7 @@ impl Connector {
     pub fn from_settings(s: &Settings) -> Result<(Self, bool)> {
         let connector = s
             .text("connector")
-            .ok_or_else(|| Error::invalid("WITH needs connector = 'file', 'generator' or 'http'"))?;
+            .ok_or_else(|| Error::invalid("WITH needs connector = 'file', 'generator', 'http', 'kafka' or 'nats'"))?;
         let push = s.bool("push");
         match connector.as_str() {
             "file" => {
@@ -242,6 +299,8 @@ impl Connector {
                 Ok((Connector::File(FileSettings { path, format, follow: s.bool("follow") }), push))
             }
             "generator" => Ok((Connector::Generator(GeneratorSettings::from_settings(s)), push)),
+            "kafka" => Ok((Connector::Kafka(KafkaSettings::from_settings(s)?), push)),
+            "nats" => Ok((Connector::Nats(NatsSettings::from_settings(s)?), push)),
             _ => Ok((Connector::Http, true)),
         }
     }
@@ -253,6 +312,11 @@ impl FileFormat {
             Some(name) => name,
             None => by_extension(path)?.to_string(),
         };
+        Self::named(s, &name)
+    }
+
+    /// The format of this name, with what is written about it.
+    pub(super) fn named(s: &Settings, name: &str) -> Result<Self> {
         let delimited = |default: u8| {
             let delimiter = match s.text("delimiter").as_deref() {
                 None => default,
@@ -262,11 +326,12 @@ impl FileFormat {
             };
             Ok(FileFormat::Delimited { delimiter, header: s.bool("header"), null: s.text("null").unwrap_or_default() })
         };
-        match name.as_str() {
+        match name {
             "csv" => delimited(b','),
             "tsv" => delimited(b'\t'),
             "json" => Ok(FileFormat::Json),
             "parquet" => Ok(FileFormat::Parquet),
+            "arrow" => Ok(FileFormat::Arrow),
             "vw" => Ok(FileFormat::Vw),
             _ => Ok(FileFormat::Libsvm),
         }
@@ -280,12 +345,14 @@ fn by_extension(path: &str) -> Result<&'static str> {
         "tsv" => "tsv",
         "json" | "jsonl" | "ndjson" => "json",
         "parquet" => "parquet",
+        "arrow" | "arrows" | "feather" => "arrow",
         "libsvm" | "svm" | "ffm" => "libsvm",
         "libfm" => "libfm",
         "vw" => "vw",
         _ => {
             return Err(Error::invalid(format!(
-                "format cannot be told from '{path}'; write format = 'csv', 'tsv', 'json', 'parquet', 'libsvm', 'libfm' or 'vw'"
+                "format cannot be told from '{path}'; write format = 'csv', 'tsv', 'json', 'parquet', 'arrow', 'libsvm', 'libfm' \
+                 or 'vw'"
             )));
         }
     })

@@ -1,5 +1,6 @@
 //! What every source owes the rest of the line, tested at the room's border: files go in, chunks come out.
 
+mod arrow_files;
 mod files;
 mod json_lines;
 mod replay;

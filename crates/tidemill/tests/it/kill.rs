@@ -12,7 +12,7 @@ use tidemill_base::Rng;
 use super::support::{Scratch, generated, generated_with_views, last_json, run_json, send_signal, tidemill};
 
 /// What must be equal to the last digit.
-fn outcome(summary: &Value) -> Value {
+pub fn outcome(summary: &Value) -> Value {
     let mut kept = summary.clone();
     for what in ["events_per_s", "peak_rss_bytes", "version", "table_bytes"] {
         kept.as_object_mut().unwrap().remove(what);
@@ -22,7 +22,7 @@ fn outcome(summary: &Value) -> Value {
 }
 
 /// Starts the program again and again in one data directory, killing it `kills` times at random moments, then lets it end.
-fn killed(sql: &str, data: &Path, kills: u32, seed: u64, undisturbed: Duration) -> Value {
+pub fn killed(sql: &str, data: &Path, kills: u32, seed: u64, undisturbed: Duration) -> Value {
     let mut rng = Rng::seeded(seed);
     let mut landed = 0;
     while landed < kills {
@@ -74,7 +74,7 @@ fn check_sql(sql: &str, name: &str, kills: u32, seed: u64) {
     println!("{kills} kills in {round} runs of {} events: state {}", reference["events"], reference["state_hash"]);
 }
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     std::env::var("TIDEMILL_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7)
 }
 

@@ -6,6 +6,8 @@ mod bad_input;
 mod bench;
 mod changed_files;
 mod cli;
+#[cfg(all(feature = "kafka", feature = "nats"))]
+mod connect;
 mod event_time;
 mod http;
 mod kill;

@@ -35,7 +35,7 @@ fn floors_are_kept() {
     let floors: [&[&str]; 4] = [
         &["tidemill-base"],
         &["tidemill-stream", "tidemill-model"],
-        &["tidemill-sql", "tidemill-train", "tidemill-serve"],
+        &["tidemill-sql", "tidemill-train", "tidemill-serve", "tidemill-connect"],
         &["tidemill"],
     ];
     let floor_of = |name: &str| floors.iter().position(|f| f.contains(&name));

@@ -1,4 +1,4 @@
-//! From the type a Parquet file has to the type that was declared.
+//! From the type a Parquet or Arrow file has to the type that was declared.
 //!
 //! In: a column of the file. Out: a column of the declared type, and the rows whose value does not survive. What could lose
 //! something silently (DOUBLE to FLOAT, a time zone's clock, decimals) has no plan.

@@ -1,0 +1,78 @@
+//! Floor 2: partitions that live on other people's servers.
+//!
+//! In: a source's settings and the names of partitions that earlier runs opened. Out: partitions whose offsets are the
+//! server's own numbers. A partition's name says where it begins (`clicks/3@81220`) and, if it is bounded, where it ends
+//! (`clicks/3@0-90000`): the name is in the journal, so a restart begins and ends at the same places whatever the server has
+//! got meanwhile. The clients' threads and clocks stay in here; what they hold in advance is bounded in bytes, and a
+//! server that is away means no rows and a line of trouble, not an end. Positions are never kept at the server.
+
+#[cfg(feature = "kafka")]
+mod kafka;
+mod name;
+#[cfg(feature = "nats")]
+mod nats;
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use tidemill_base::{Error, Result};
+use tidemill_stream::source::{Connector, Opened, Reading, SourceSpec, parse_properties};
+
+/// How long the first answer of a server may take.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// How long a server may be away while rows that an earlier run has read are read again, or a bounded source is read. (A
+/// live source waits without an end.)
+const AWAY_AT_MOST: Duration = Duration::from_secs(90);
+
+/// The clients of a job's sources, one for each input.
+#[derive(Default)]
+pub struct Connections {
+    #[cfg(feature = "kafka")]
+    kafka: BTreeMap<usize, kafka::Topic>,
+}
+
+impl Connections {
+    /// Connects to an input's server and opens its partitions, sorted by name; none for a source that has no server.
+    /// `known` are the names of partitions opened in earlier runs.
+    pub fn open(&mut self, input: usize, spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
+        let opened = match &spec.connector {
+            #[cfg(feature = "kafka")]
+            Connector::Kafka(settings) => {
+                let topic = kafka::Topic::connect(spec, settings);
+                topic.and_then(|topic| self.kafka.entry(input).insert_entry(topic).get_mut().open(spec, known))
+            }
+            #[cfg(feature = "nats")]
+            Connector::Nats(settings) => nats::open(spec, settings, known),
+            Connector::File(_) | Connector::Generator(_) | Connector::Http => Ok(Vec::new()),
+            #[allow(unreachable_patterns, reason = "reached where a connector is left out")]
+            _ => Err(Error::invalid("this program was built without the source's connector")),
+        };
+        let _ = input;
+        opened.map_err(|e| e.at(format!("source {}", spec.name)))
+    }
+
+    /// Partitions that the server has got since then, each from its beginning.
+    pub fn open_new(&mut self, input: usize, spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
+        #[cfg(feature = "kafka")]
+        if let Some(topic) = self.kafka.get_mut(&input) {
+            return topic.open_new(spec, known).map_err(|e| e.at(format!("source {}", spec.name)));
+        }
+        let _ = (input, spec, known);
+        Ok(Vec::new())
+    }
+}
+
+/// The client's settings: those of the file, then those of the program.
+fn properties(reading: &Reading) -> Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    if let Some(path) = &reading.properties_file {
+        let text = fs::read_to_string(path).map_err(|e| Error::io("read", Path::new(path), e))?;
+        all = parse_properties(&text).map_err(|e| e.at(path))?;
+    }
+    all.extend(reading.properties.iter().cloned());
+    Ok(all)
+}
+
+/// Waits without reading anything: for a server that has nothing yet, where nobody could wake us.
+fn pause(for_: Duration) {
+    std::thread::park_timeout(for_);
+}

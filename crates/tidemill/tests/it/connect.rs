@@ -1,0 +1,161 @@
+//! F1 with other people's servers behind the job: Kafka's protocol (the client's mock cluster) and a real NATS server.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig,
+    mocking::MockCluster,
+    producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer},
+};
+use tidemill_base::Rng;
+
+use super::{
+    kill::{killed, outcome, seed},
+    support::{Scratch, eventually, run_json},
+};
+
+/// Impressions and clicks as JSON, in the order of their times: every third click comes late, some impressions have none.
+fn events(count: u64) -> (Vec<String>, Vec<String>) {
+    let (mut impressions, mut clicks) = (Vec::new(), Vec::new());
+    let mut rng = Rng::seeded(11);
+    for n in 0..count {
+        let (ts, item) = (1_700_000_000_000 + n * 20, rng.below(50));
+        impressions
+            .push(format!("{{\"imp_id\": {n}, \"ts\": {ts}, \"item\": \"i{item}\", \"user\": {}}}", rng.below(300)));
+        if rng.below(50) < item {
+            clicks.push(format!("{{\"imp_id\": {n}, \"ts\": {}}}", ts + 100 + rng.below(3) * 400));
+        }
+    }
+    (impressions, clicks)
+}
+
+fn program(impressions: &str, clicks: &str) -> String {
+    format!(
+        "CREATE SOURCE impressions (imp_id BIGINT PRIMARY KEY, ts BIGINT, item STRING, user BIGINT,
+           rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt AS rt - INTERVAL '2' SECOND) WITH ({impressions}, bounded = true);
+         CREATE SOURCE clicks (imp_id BIGINT, ts BIGINT, rt AS TO_TIMESTAMP_MS(ts),
+           WATERMARK FOR rt AS rt - INTERVAL '2' SECOND) WITH ({clicks}, bounded = true);
+         CREATE STREAM samples AS SELECT i.*, (c.imp_id IS NOT NULL) AS clicked FROM impressions i LEFT JOIN clicks c
+           ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '1' SECOND EMIT EARLY INTERVAL '0.3' SECOND CORRECT RETRACT;
+         SELECT * FROM samples TO TRAIN FTRLClassifier WITH checkpoint.interval = '20ms'
+           COLUMN item, user, CROSS([item, user]) LABEL clicked INTO ctr;"
+    )
+}
+
+/// Runs it whole, then killed again and again: all must end alike.
+fn check(sql: &str, count: u64, kills: u32) {
+    let scratch = Scratch::new("connect");
+    let started = Instant::now();
+    let reference = outcome(&run_json(sql, &scratch.path("whole"), &["--threads", "1"]));
+    let undisturbed = started.elapsed();
+    assert!(reference["events"].as_u64().unwrap() > count, "{reference}");
+    let (mut left, mut round, mut rng) = (kills, 0, Rng::seeded(seed()));
+    while left > 0 {
+        let now = left.min(1 + rng.below(4) as u32);
+        let data = scratch.path(&format!("killed-{round}"));
+        let got = outcome(&killed(sql, &data, now, seed() + round, undisturbed));
+        assert_eq!(got, reference, "round {round}; repeat with TIDEMILL_SEED={}", seed());
+        std::fs::remove_dir_all(data).unwrap();
+        (left, round) = (left - now, round + 1);
+    }
+    println!("{kills} kills in {round} runs: state {}", reference["state_hash"]);
+}
+
+/// A cluster with both topics filled, three partitions each; it lives as long as it is held.
+fn kafka(count: u64) -> (MockCluster<'static, DefaultProducerContext>, String) {
+    let mock = MockCluster::new(1).unwrap();
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", mock.bootstrap_servers()).create().unwrap();
+    let (impressions, clicks) = events(count);
+    for (topic, events) in [("impressions", impressions), ("clicks", clicks)] {
+        mock.create_topic(topic, 3, 1).unwrap();
+        for (i, event) in events.iter().enumerate() {
+            let to: BaseRecord<(), _> = BaseRecord::to(topic).partition(i as i32 % 3).payload(event);
+            producer.send(to).map_err(|e| e.0).unwrap();
+        }
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+    let with =
+        |topic: &str| format!("connector = 'kafka', brokers = '{}', topic = '{topic}'", mock.bootstrap_servers());
+    let sql = program(&with("impressions"), &with("clicks"));
+    (mock, sql)
+}
+
+/// No sample lost or doubled, not one bit different.
+#[test]
+fn f1_killed_while_it_reads_kafka_a_run_ends_as_if_nothing_had_happened() {
+    let (_cluster, sql) = kafka(5_000);
+    check(&sql, 5_000, 4);
+}
+
+/// The long form: `cargo test -p tidemill --test it -- --ignored --nocapture thousand_kills`.
+#[test]
+#[ignore = "takes an hour; the short form runs always"]
+fn f1_thousand_kills_of_runs_from_kafka() {
+    let (_cluster, sql) = kafka(20_000);
+    check(&sql, 20_000, 1000);
+}
+
+/// A server that ends with the test.
+struct Nats(Child);
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn nats(scratch: &Scratch, count: u64) -> (Nats, String) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new("nats-server");
+    command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(scratch.path("nats"));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let server = Nats(child.expect("nats-server is needed: apt-get install nats-server"));
+    eventually("the server listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let url = format!("nats://127.0.0.1:{port}");
+    let (impressions, clicks) = events(count);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let js = async_nats::jetstream::new(async_nats::connect(&url).await.unwrap());
+        let config = async_nats::jetstream::stream::Config {
+            name: "SHOP".into(),
+            subjects: vec!["shop.*".into()],
+            ..Default::default()
+        };
+        while js.create_stream(config.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for (subject, events) in [("shop.impressions", impressions), ("shop.clicks", clicks)] {
+            let mut waiting = Vec::new();
+            for event in events {
+                waiting.push(js.publish(subject, event.into()).await.unwrap());
+            }
+            for acknowledged in waiting {
+                acknowledged.await.unwrap();
+            }
+        }
+    });
+    let with = |what: &str| format!("connector = 'nats', url = '{url}', subject = 'shop.{what}'");
+    (server, program(&with("impressions"), &with("clicks")))
+}
+
+#[test]
+fn f1_killed_while_it_reads_nats_a_run_ends_as_if_nothing_had_happened() {
+    let scratch = Scratch::new("nats");
+    let (_server, sql) = nats(&scratch, 5_000);
+    check(&sql, 5_000, 4);
+}
+
+/// The long form: `cargo test -p tidemill --test it -- --ignored --nocapture thousand_kills`.
+#[test]
+#[ignore = "takes an hour; the short form runs always"]
+fn f1_thousand_kills_of_runs_from_nats() {
+    let scratch = Scratch::new("nats");
+    let (_server, sql) = nats(&scratch, 20_000);
+    check(&sql, 20_000, 1000);
+}
