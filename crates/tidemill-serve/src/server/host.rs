@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tidemill_base::{Error, Result};
 
 use crate::{
-    predict::{PredictReply, Predictor},
+    predict::{Inferred, PredictReply, Predictor, tensor::Tensor},
     registry::{Live, Registry},
 };
 
@@ -114,15 +114,24 @@ impl ServedModel {
 
     /// Answers a request, by the version asked for if one was.
     pub fn predict(&self, body: &[u8], version: Option<u64>) -> Result<PredictReply> {
-        let Some(version) = version else { return self.predictor.predict(body, None) };
-        if let Err(e) = self.predictor.live().read_version(version) {
-            self.registry.meta(version)?;
-            return Err(Error::conflict(format!(
-                "model '{0}': {e}; to have it served, POST /v1/models/{0}:rollback {{\"version\":{version}}}",
-                self.name()
-            )));
-        }
-        self.predictor.predict(body, Some(version))
+        version.map_or(Ok(()), |version| self.check_loaded(version))?;
+        self.predictor.predict(body, version)
+    }
+
+    /// Answers a request that brings tensors, by the version asked for if one was.
+    pub fn infer(&self, inputs: &[Tensor<'_>], version: Option<u64>, missing_as_null: bool) -> Result<Inferred> {
+        version.map_or(Ok(()), |version| self.check_loaded(version))?;
+        self.predictor.infer(inputs, version, missing_as_null)
+    }
+
+    /// Whether a version can be asked; the error says whether it exists at all.
+    pub fn check_loaded(&self, version: u64) -> Result<()> {
+        let Err(e) = self.predictor.live().read_version(version) else { return Ok(()) };
+        self.registry.meta(version)?;
+        Err(Error::conflict(format!(
+            "model '{0}': {e}; to have it served, POST /v1/models/{0}:rollback {{\"version\":{version}}}",
+            self.name()
+        )))
     }
 
     /// Makes an earlier version live: on disk first, so that a restart serves the same.
