@@ -4,8 +4,11 @@
 //! the model. A reply names the version that made it, and all its predictions come from that one. What is wrong with a
 //! request is said with row and column; nothing is guessed, clamped or left out in silence.
 
+mod infer;
+mod inputs;
 mod rows;
 mod shared;
+pub mod tensor;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +25,9 @@ use tidemill_model::{
 use tidemill_stream::{Transform, source::json::JsonDecoder};
 
 use crate::live::{LiveModel, ServedVersion};
+pub use infer::{Inferred, Output};
+use inputs::Inputs;
+pub use inputs::{ALL_FLOATS, Input};
 
 /// Rows in one request at most.
 pub const ROWS_MAX: usize = 1024;
@@ -36,6 +42,7 @@ pub struct Predictor {
     input: SchemaRef,
     request: Arc<dyn Transform>,
     extractor: Extractor,
+    inputs: Inputs,
     live: Arc<LiveModel>,
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -103,7 +110,8 @@ impl Predictor {
         let input = all_nullable(&input);
         let first = Scratch { decoder: JsonDecoder::new(input.clone())?, work: Work::default() };
         let scratch = Mutex::new(vec![first]);
-        Ok(Self { model: model.to_string(), input, request, extractor, live, scratch })
+        let inputs = Inputs::new(&input, &*request, &extractor);
+        Ok(Self { model: model.to_string(), input, request, extractor, inputs, live, scratch })
     }
 
     /// The model's name.
@@ -154,6 +162,20 @@ impl Predictor {
     }
 
     fn score(&self, rows: &RecordBatch, version: Option<u64>, work: &mut Work) -> Result<PredictReply> {
+        self.extract(rows, work)?;
+        // As late as possible: what was learned while the request was read is in.
+        let served = self.served(version)?;
+        Ok(PredictReply {
+            model: self.model.clone(),
+            version: served.version,
+            mini_batch: served.mini_batch,
+            predictions: predictions(&served, work),
+            unknown_columns: Vec::new(),
+        })
+    }
+
+    /// The features of all rows; a row that is refused refuses the request.
+    fn extract(&self, rows: &RecordBatch, work: &mut Work) -> Result<()> {
         let transformed = self.request.apply(rows)?;
         if let Some((row, reason)) = transformed.refused.first() {
             return Err(row_error(*row as usize, reason));
@@ -162,21 +184,14 @@ impl Predictor {
             return Err(Error::internal("a row was lost on its way to the model"));
         }
         self.extractor.extract(&transformed.rows, &mut work.features)?;
-        if let Some((row, reason)) = work.features.refused.first() {
-            return Err(row_error(*row as usize, reason));
+        work.check_none_refused()
+    }
+
+    fn served(&self, version: Option<u64>) -> Result<Arc<ServedVersion>> {
+        match version {
+            Some(version) => self.live.read_version(version),
+            None => Ok(self.live.read()),
         }
-        // As late as possible: what was learned while the request was read is in.
-        let served = match version {
-            Some(version) => self.live.read_version(version)?,
-            None => self.live.read(),
-        };
-        Ok(PredictReply {
-            model: self.model.clone(),
-            version: served.version,
-            mini_batch: served.mini_batch,
-            predictions: predictions(&served, work),
-            unknown_columns: Vec::new(),
-        })
     }
 
     fn unknown_columns<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
@@ -202,6 +217,15 @@ impl Predictor {
         let mut kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < SCRATCH_KEPT_MAX {
             kept.push(scratch);
+        }
+    }
+}
+
+impl Work {
+    fn check_none_refused(&self) -> Result<()> {
+        match self.features.refused.first() {
+            Some((row, reason)) => Err(row_error(*row as usize, reason)),
+            None => Ok(()),
         }
     }
 }
@@ -259,7 +283,7 @@ fn predictions(served: &ServedVersion, work: &mut Work) -> Vec<Prediction> {
 }
 
 /// The class with the largest probability; the first of several.
-fn likeliest(p: &[f64]) -> usize {
+fn likeliest<T: PartialOrd>(p: &[T]) -> usize {
     (1..p.len()).fold(0, |best, class| if p[class] > p[best] { class } else { best })
 }
 

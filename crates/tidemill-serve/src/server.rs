@@ -9,9 +9,11 @@ mod assets;
 mod body;
 mod connection;
 mod events;
+mod grpc;
 mod guard;
 mod host;
 mod metrics;
+mod oip;
 mod reply;
 mod route;
 mod router;
@@ -34,6 +36,7 @@ use tokio::{
 
 pub use host::{BoxFuture, Host, PushReply, RefusedLine, ServedModel};
 use reply::Refusal;
+pub(crate) use reply::shown;
 
 /// Bounds on what comes from outside.
 #[derive(Clone, Debug)]
@@ -54,6 +57,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long [`Running::stop`] waits for requests that are being answered.
     pub stop_timeout: Duration,
+    /// Requests at once on a connection of HTTP/2; further ones wait.
+    pub streams_max: u32,
     /// Threads that answer.
     pub threads: usize,
 }
@@ -69,6 +74,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),
+            streams_max: 128,
             threads: 2,
         }
     }

@@ -82,6 +82,22 @@ impl Transform for Projection {
         passing.refused.sort_by_key(|r| r.0);
         Ok(Transformed { rows, kept: passing.kept, refused: passing.refused })
     }
+
+    fn reads(&self) -> Option<Vec<usize>> {
+        self.pick.clone()
+    }
+
+    fn passes_on(&self) -> Vec<Option<usize>> {
+        if !self.filters.is_empty() {
+            return Vec::new();
+        }
+        let input = |i: usize| self.pick.as_ref().map_or(i, |pick| pick[i]);
+        let passed_on = |item: &Item| match item {
+            Item::Column(i) => Some(input(*i)),
+            Item::Computed(_) | Item::Null(_) => None,
+        };
+        self.items.iter().map(passed_on).collect()
+    }
 }
 
 impl Projection {

@@ -13,6 +13,17 @@ pub trait Transform: Send + Sync {
 
     /// Applies it to `rows`. A row on which an expression fails is refused, not the batch.
     fn apply(&self, rows: &RecordBatch) -> Result<Transformed>;
+
+    /// Which input columns it looks at, ascending; `None`: all of them.
+    fn reads(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// Of each output column the input column that it is, unchanged, in every row. Empty where rows may be dropped, and
+    /// where nobody said.
+    fn passes_on(&self) -> Vec<Option<usize>> {
+        Vec::new()
+    }
 }
 
 /// What came out of a [`Transform`].

@@ -9,12 +9,14 @@ mod bind;
 mod buckets;
 mod category;
 mod extract;
+mod floats;
 mod number;
 mod spec;
 
 use tidemill_base::{hash64, hash64_of_u64};
 
 pub use bind::Extractor;
+pub use floats::FloatPlan;
 pub use spec::ColumnSpec;
 
 /// Slot of the constant feature that every sample has.

@@ -10,8 +10,13 @@ use std::{
     time::Duration,
 };
 
-use hyper::{StatusCode, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{
+    Request, StatusCode,
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -19,7 +24,7 @@ use tokio::{
     time::{Sleep, sleep, timeout},
 };
 
-use super::{Shared, reply::Refusal, router, stopped};
+use super::{Shared, grpc, reply::Refusal, router, stopped};
 
 /// Callers told at once that there are too many; more than these are hung up on.
 const TURNED_AWAY_MAX: usize = 64;
@@ -65,6 +70,11 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // Replies are written whole: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
     let _open = shared.metrics.connection();
+    match begins_http2(&stream, &shared).await {
+        Some(true) => return serve_http2(stream, shared).await,
+        Some(false) => {}
+        None => return,
+    }
     let io = TokioIo::new(Guarded::new(stream, shared.limits.write_timeout));
     let limits = &shared.limits;
     let service = service_fn(|request| {
@@ -99,6 +109,64 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
             let _ = stream.write_all(&raw(refusal)).await;
         }
         linger(&mut stream).await;
+    }
+}
+
+/// How a connection of HTTP/2 begins when nobody negotiated.
+const HTTP2_BEGINS: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// Whether the first bytes are those of HTTP/2, without taking them; `None` when none came in time.
+async fn begins_http2(stream: &TcpStream, shared: &Shared) -> Option<bool> {
+    let mut stop = shared.stop.clone();
+    let looked = async {
+        let mut first = [0; HTTP2_BEGINS.len()];
+        loop {
+            match stream.peek(&mut first).await {
+                Ok(n) if n == first.len() && first == HTTP2_BEGINS => return true,
+                // What comes byte by byte is looked at again a little later; peeking does not wait for more.
+                Ok(n) if n > 0 && n < first.len() && HTTP2_BEGINS.starts_with(&first[..n]) => {
+                    sleep(Duration::from_millis(5)).await;
+                }
+                _ => return false,
+            }
+        }
+    };
+    tokio::select! {
+        looked = timeout(shared.limits.header_timeout, looked) => looked.ok(),
+        _ = stopped(&mut stop) => None,
+    }
+}
+
+/// HTTP/2 is what gRPC speaks; everything else is answered on it as well.
+async fn serve_http2(stream: TcpStream, shared: Arc<Shared>) {
+    let io = TokioIo::new(Guarded::new(stream, shared.limits.write_timeout));
+    let limits = &shared.limits;
+    let answering = shared.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shared = answering.clone();
+        async move {
+            Ok::<_, Infallible>(match grpc::is_grpc(&request) {
+                true => grpc::answer(&shared, request).await,
+                false => router::answer(&shared, request).await.map(tonic::body::Body::new),
+            })
+        }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(limits.header_bytes_max.max(8192) as u32)
+        // A connection whose other end is gone holds its place no longer than an idle one.
+        .keep_alive_interval(limits.header_timeout)
+        .keep_alive_timeout(limits.header_timeout)
+        .serve_connection(io, service);
+    let mut connection = std::pin::pin!(connection);
+    let mut stop = shared.stop.clone();
+    tokio::select! {
+        _ = &mut connection => {}
+        _ = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tidemill_base::{Clock, Error, Result, SystemClock};
 
 use crate::{
-    predict::{PredictReply, Predictor},
+    predict::{Inferred, PredictReply, Predictor, tensor::Tensor},
     rank::{RankReply, answer, named::Rankings},
     registry::{Live, Registry},
 };
@@ -122,14 +122,14 @@ impl ServedModel {
 
     /// Answers a request, by the version asked for if one was.
     pub fn predict(&self, body: &[u8], version: Option<u64>) -> Result<PredictReply> {
-        self.check_loaded(version)?;
+        version.map_or(Ok(()), |version| self.check_loaded(version))?;
         self.predictor.predict(body, version)
     }
 
     /// Orders the candidates of a request, by the version asked for if one was. `now_ms` is the time if the request does
     /// not say it.
     pub fn rank(&self, body: &[u8], version: Option<u64>, now_ms: i64) -> Result<RankReply> {
-        self.check_loaded(version)?;
+        version.map_or(Ok(()), |version| self.check_loaded(version))?;
         answer::rank(&self.predictor, &|name| self.rankings.get(name), body, version, now_ms)
     }
 
@@ -148,8 +148,14 @@ impl ServedModel {
         name.map_or_else(|| Ok(self.rankings.list()), |name| self.rankings.to_json(name))
     }
 
-    fn check_loaded(&self, version: Option<u64>) -> Result<()> {
-        let Some(version) = version else { return Ok(()) };
+    /// Answers a request that brings tensors, by the version asked for if one was.
+    pub fn infer(&self, inputs: &[Tensor<'_>], version: Option<u64>, missing_as_null: bool) -> Result<Inferred> {
+        version.map_or(Ok(()), |version| self.check_loaded(version))?;
+        self.predictor.infer(inputs, version, missing_as_null)
+    }
+
+    /// Whether a version can be asked; the error says whether it exists at all.
+    pub fn check_loaded(&self, version: u64) -> Result<()> {
         let Err(e) = self.predictor.live().read_version(version) else { return Ok(()) };
         self.registry.meta(version)?;
         Err(Error::conflict(format!(

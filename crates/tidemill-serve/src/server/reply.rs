@@ -70,7 +70,23 @@ impl Refusal {
     }
 
     pub fn into_reply(self) -> Reply {
-        let mut reply = bytes(self.status, "application/json", self.body());
+        let body = self.body();
+        self.with_body(body)
+    }
+
+    /// As the Open Inference Protocol has errors: one sentence.
+    pub fn into_oip_reply(self) -> Reply {
+        let sentence = match &self.hint {
+            Some(hint) => format!("{}; {hint}", self.message),
+            None => self.message.clone(),
+        };
+        let mut text = json!({"error": sentence}).to_string().into_bytes();
+        text.push(b'\n');
+        self.with_body(text)
+    }
+
+    fn with_body(self, body: Vec<u8>) -> Reply {
+        let mut reply = bytes(self.status, "application/json", body);
         let headers = reply.headers_mut();
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -122,7 +138,7 @@ pub(super) fn events(stream: EventStream) -> Reply {
 }
 
 /// Text that came from outside, made fit for a message: no control characters, not long.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let short: String = text.chars().take(80).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     format!("{}{dots}", short.escape_default())

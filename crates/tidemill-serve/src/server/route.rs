@@ -1,7 +1,10 @@
 //! Paths to routes: a pure function, so that every path is one line of a test.
 
+use std::borrow::Cow;
+
 use super::{
     assets::{self, Asset},
+    oip::{Oip, is_oip},
     reply::{Refusal, shown},
 };
 
@@ -23,6 +26,8 @@ pub(super) enum Route<'a> {
     Rollback(&'a str),
     Promote(&'a str),
     Push(&'a str),
+    /// A path of the Open Inference Protocol.
+    Oip(Oip<'a>),
 }
 
 /// `ctr` or `ctr@42`.
@@ -39,6 +44,9 @@ const KEEP: &str = "GET, HEAD, PUT, DELETE";
 impl<'a> Route<'a> {
     /// The route of a path without its query, percent-decoded by the caller.
     pub fn parse(path: &'a str) -> Result<Self, Refusal> {
+        if is_oip(path) {
+            return Oip::parse(path).map(Route::Oip);
+        }
         let fixed = match path {
             "/healthz" => Some(Route::Health),
             "/metrics" => Some(Route::Metrics),
@@ -80,6 +88,7 @@ impl<'a> Route<'a> {
         match self {
             Route::Predict(_) | Route::Rank(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
             Route::Rankings(_, Some(_)) => KEEP,
+            Route::Oip(oip) if oip.is_post() => SEND,
             _ => READ,
         }
     }
@@ -101,12 +110,14 @@ impl<'a> Route<'a> {
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
             Route::Push(_) => "push",
+            Route::Oip(Oip::Infer(_)) => "infer",
+            Route::Oip(_) => "oip",
         }
     }
 }
 
 impl<'a> ModelName<'a> {
-    fn parse(text: &'a str) -> Result<Self, Refusal> {
+    pub fn parse(text: &'a str) -> Result<Self, Refusal> {
         let Some((name, version)) = text.split_once('@') else { return Ok(Self { name: text, version: None }) };
         match version.parse() {
             Ok(version) => Ok(Self { name, version: Some(version) }),
@@ -121,9 +132,9 @@ impl<'a> ModelName<'a> {
 }
 
 /// `%40` is `@` and `%3A` is `:`, which some clients encode; `None` for what is not UTF-8 or not hexadecimal.
-pub(super) fn percent_decoded(path: &str) -> Option<String> {
+pub(super) fn percent_decoded(path: &str) -> Option<Cow<'_, str>> {
     if !path.contains('%') {
-        return Some(path.to_string());
+        return Some(Cow::Borrowed(path));
     }
     let mut out = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
@@ -135,13 +146,14 @@ pub(super) fn percent_decoded(path: &str) -> Option<String> {
         let mut digit = || char::from(bytes.next()?).to_digit(16);
         out.push((digit()? << 4 | digit()?) as u8);
     }
-    String::from_utf8(out).ok()
+    String::from_utf8(out).ok().map(Cow::Owned)
 }
 
 pub(super) fn no_route(path: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
-         /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, /v1/models/NAME:promote, /v1/sources/NAME",
+         /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, \
+         /v1/models/NAME:promote, /v1/sources/NAME, /v2 (Open Inference Protocol)",
     )
 }
 

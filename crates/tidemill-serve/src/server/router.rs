@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     Shared, body, contained, guard,
     host::{PushReply, ServedModel, no_model},
-    our_mistake,
+    oip, our_mistake,
     reply::{self, Refusal, Reply, shown},
     route::{ModelName, Route, no_route, percent_decoded},
 };
@@ -27,14 +27,16 @@ const PREDICT_TYPES: [&str; 2] = ["application/json", "application/x-www-form-ur
 
 /// Answers one request, whatever it is.
 pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
-    let path = percent_decoded(request.uri().path());
+    let uri = request.uri().clone();
+    let path = percent_decoded(uri.path());
     let route = match &path {
         Some(path) => Route::parse(path),
-        None => Err(no_route(request.uri().path())),
+        None => Err(no_route(uri.path())),
     };
     let label = route.as_ref().map_or("none", Route::label);
     let mut reply = match dispatch(shared, route, request).await {
         Ok(reply) => reply,
+        Err(refusal) if oip::is_oip(uri.path()) => refusal.into_oip_reply(),
         Err(refusal) => refusal.into_reply(),
     };
     shared.metrics.request(label, reply.status().as_u16());
@@ -72,6 +74,7 @@ async fn dispatch(
         Route::Rollback(model) => rollback(shared, model, &body).await,
         Route::Promote(model) => promote(shared, model).await,
         Route::Push(source) => push(shared, source, body).await,
+        Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, &head.headers, &body),
         _ => Err(our_mistake()),
     }
 }
@@ -90,8 +93,11 @@ fn let_in<'a>(
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         return Err(Refusal { allow: Some(allow), ..refusal });
     }
-    if let Route::Predict(_) | Route::Rank(_) = route {
-        check_predict_type(headers)?;
+    match route {
+        Route::Predict(_) | Route::Rank(_) => check_predict_type(headers)?,
+        // Bytes behind the JSON have a type of their own, which clients name as they like.
+        Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_predict_type(headers)?,
+        _ => {}
     }
     Ok(route)
 }
@@ -134,6 +140,7 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
             }))
         })?,
         Route::Rankings(model, name) => contained(|| Ok(reply::json(&find(shared, model)?.rankings_to_json(name)?)))?,
+        Route::Oip(route) => oip::read_only(shared, route),
         _ => Err(our_mistake()),
     }
 }
@@ -228,6 +235,6 @@ fn push_fields(pushed: &PushReply) -> Map<String, Value> {
     fields
 }
 
-fn find(shared: &Shared, name: &str) -> Result<Arc<ServedModel>> {
+pub(super) fn find(shared: &Shared, name: &str) -> Result<Arc<ServedModel>> {
     shared.host.model(name).ok_or_else(|| no_model(&*shared.host, name))
 }

@@ -51,6 +51,10 @@ impl Transform for Identity {
             refused.map(|(i, _)| (i as u32, "column 'price': logarithm of a negative number".to_string())).collect();
         Ok(Transformed { rows: rows.clone(), kept: None, refused })
     }
+
+    fn reads(&self) -> Option<Vec<usize>> {
+        Some(["user", "item", "price"].map(|name| self.0.index_of(name).unwrap()).to_vec())
+    }
 }
 
 pub fn schema() -> SchemaRef {
@@ -133,6 +137,8 @@ pub struct FakeHost {
     pub feed: Mutex<Option<Value>>,
     /// Makes the next calls panic.
     pub broken: AtomicBool,
+    /// Serves no model for now.
+    pub hidden: AtomicBool,
     pub offsets: AtomicU64,
     moment: AtomicU64,
     weights: Mutex<BTreeMap<u64, f32>>,
@@ -165,6 +171,7 @@ impl FakeHost {
             status: Mutex::new(json!({"state": "learning", "model": "ctr"})),
             feed: Mutex::new(None),
             broken: AtomicBool::new(false),
+            hidden: AtomicBool::new(false),
             offsets: AtomicU64::new(0),
             moment: AtomicU64::new(0),
             weights: Mutex::new(newest.entries.iter().map(|(key, params)| (key, params[0])).collect()),
@@ -223,7 +230,10 @@ pub struct Handle(pub Arc<FakeHost>);
 
 impl Host for Handle {
     fn models(&self) -> Vec<Arc<ServedModel>> {
-        vec![self.0.served.clone()]
+        match self.0.hidden.load(SeqCst) {
+            true => Vec::new(),
+            false => vec![self.0.served.clone()],
+        }
     }
 
     fn push(&self, source: &str, lines: Bytes) -> BoxFuture<Result<PushReply>> {

@@ -11,6 +11,7 @@ use std::{
 
 use serde_json::Value;
 use tidemill_base::{Clock, Error, Result, SystemClock, codec::Encoder};
+use tidemill_connect::Connections;
 use tidemill_sql::{Statement, TrainJob};
 use tidemill_train::TrainSpec;
 
@@ -127,7 +128,8 @@ fn join(events: &Events, layout: &Layout) -> Result<Joined> {
     let job = bind(&program_of(events, layout))?;
     let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
     let mut engine = Engine::new(&job, &spec, 1)?;
-    open_partitions(&mut engine, &job, &Past::default(), &PushHub::reading(&events.dir), None)?;
+    let push = PushHub::reading(&events.dir);
+    open_partitions(&mut engine, &job, &Past::default(), &push, &mut Connections::default(), None)?;
     let mut joined = Joined { events: 0, samples: 0, positives: 0, seconds: 0.0, longest_save_ms: 0.0 };
     let (mut rejected, mut saved) = (Vec::new(), begin);
     while let Some(cut) = engine.sequencer.cut(true, &[])? {

@@ -1,0 +1,311 @@
+//! The Open Inference Protocol, version 2, over gRPC: the calls of `inference.GRPCInferenceService`, on the port of HTTP.
+//!
+//! In: HTTP/2 requests whose content type is gRPC's. Out: the answers that the same questions get over HTTP, errors as
+//! gRPC's codes. A message has the bound of a request's body, a call ends at its `grpc-timeout`, and a panic in it costs
+//! the call only.
+
+mod inference;
+#[cfg(test)]
+mod schema;
+mod tensors;
+
+use std::{marker::PhantomData, sync::Arc, time::Duration};
+
+use hyper::{Request, Response, body::Incoming, header};
+use tokio::time::{Instant, timeout_at};
+use tonic::{
+    Code, Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+    codegen::{Context, Poll, Service},
+};
+
+use super::{Shared, contained, host::ServedModel, oip, reply::Refusal, route::ModelName, router::find};
+use inference::*;
+
+/// Where the calls stand.
+const SERVICE: &str = "/inference.GRPCInferenceService/";
+/// What a call may take that does not say it itself.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Whether a request is a gRPC call.
+pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
+    request.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Answers one call.
+pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<tonic::body::Body> {
+    let deadline = match deadline(request.headers()) {
+        Ok(deadline) => deadline,
+        Err(status) => return counted(shared, status.into_http()),
+    };
+    let late = || Status::deadline_exceeded("the call did not end before its deadline");
+    if deadline <= Instant::now() {
+        return counted(shared, late().into_http());
+    }
+    let reply = timeout_at(deadline, call(shared, request)).await;
+    counted(shared, reply.unwrap_or_else(|_| late().into_http()))
+}
+
+async fn call(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<tonic::body::Body> {
+    let method = request.uri().path().strip_prefix(SERVICE).unwrap_or_default().to_string();
+    match method.as_str() {
+        "ServerLive" => unary(shared, request, |_, ServerLiveRequest {}| Ok(ServerLiveResponse { live: true })).await,
+        "ServerReady" => {
+            let ready = |shared: &Shared, ServerReadyRequest {}| {
+                Ok(ServerReadyResponse { ready: contained(|| oip::is_ready(shared))? })
+            };
+            unary(shared, request, ready).await
+        }
+        "ServerMetadata" => {
+            let metadata = |_: &Shared, ServerMetadataRequest {}| {
+                Ok(ServerMetadataResponse {
+                    name: oip::SERVER.into(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    extensions: oip::EXTENSIONS.map(String::from).to_vec(),
+                })
+            };
+            unary(shared, request, metadata).await
+        }
+        "ModelReady" => unary(shared, request, model_ready).await,
+        "ModelMetadata" => unary(shared, request, model_metadata).await,
+        "ModelInfer" => unary(shared, request, model_infer).await,
+        _ => {
+            let path = super::shown(request.uri().path());
+            let calls = "ServerLive, ServerReady, ServerMetadata, ModelReady, ModelMetadata, ModelInfer";
+            Status::unimplemented(format!("no call {path}; {SERVICE} has {calls}")).into_http()
+        }
+    }
+}
+
+fn model_ready(shared: &Shared, request: ModelReadyRequest) -> Result<ModelReadyResponse, Refusal> {
+    contained(|| {
+        let (_, ready) = oip::model_ready(shared, model_name(&request.name, &request.version)?)?;
+        Ok(ModelReadyResponse { ready })
+    })?
+}
+
+fn model_metadata(shared: &Shared, request: ModelMetadataRequest) -> Result<ModelMetadataResponse, Refusal> {
+    let metadata = contained(|| -> Result<_, Refusal> {
+        Ok(oip::metadata(shared, model_name(&request.name, &request.version)?)?)
+    })??;
+    let tensor = |name: &str, datatype: &str, shape: Vec<i64>| model_metadata_response::TensorMetadata {
+        name: name.to_string(),
+        datatype: datatype.to_string(),
+        shape,
+    };
+    let inputs = metadata.inputs.iter().map(|i| tensor(&i.name, i.datatype.name(), vec![-1])).collect();
+    let outputs = metadata.outputs.into_iter().map(|(o, shape)| tensor(o.name(), o.datatype().name(), shape)).collect();
+    Ok(ModelMetadataResponse {
+        name: metadata.name,
+        versions: metadata.versions,
+        platform: oip::SERVER.into(),
+        inputs,
+        outputs,
+    })
+}
+
+fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInferResponse, Refusal> {
+    let began = Instant::now();
+    let (rows, reply) = contained(|| -> Result<_, Refusal> {
+        let name = model_name(&request.model_name, &request.model_version)?;
+        let model: Arc<ServedModel> = find(shared, name.name)?;
+        let (outputs, _) = model.predictor().outputs();
+        let chosen = tensors::chosen(&request, model.name(), outputs)?;
+        let missing_as_null = tensors::flag(&request.parameters, "missing_as_null")?;
+        let inferred = model.infer(&tensors::inputs(&request)?, name.version, missing_as_null)?;
+        Ok((inferred.rows, tensors::reply(model.name(), &request, &inferred, &chosen)))
+    })??;
+    shared.metrics.predicted(rows, began.elapsed());
+    Ok(reply)
+}
+
+/// `ctr`, `ctr@42`, or a version beside the name; empty stands for none.
+fn model_name<'a>(name: &'a str, version: &str) -> Result<ModelName<'a>, Refusal> {
+    let name = ModelName::parse(name)?;
+    match version {
+        "" => Ok(name),
+        version => oip::with_version(name, version),
+    }
+}
+
+/// One request, one answer.
+async fn unary<M, N>(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    run: impl Fn(&Shared, M) -> Result<N, Refusal>,
+) -> Response<tonic::body::Body>
+where
+    M: prost::Message + Default + Send + 'static,
+    N: prost::Message + Send + 'static,
+{
+    let mut grpc =
+        tonic::server::Grpc::new(Messages::<M, N>::default()).max_decoding_message_size(shared.limits.body_bytes_max);
+    grpc.unary(Call(|message| run(shared, message).map_err(status)), request).await
+}
+
+/// A function as tonic calls it.
+struct Call<F>(F);
+
+impl<F, M, N> Service<tonic::Request<M>> for Call<F>
+where
+    F: Fn(M) -> Result<N, Status>,
+{
+    type Response = tonic::Response<N>;
+    type Error = Status;
+    type Future = std::future::Ready<Result<tonic::Response<N>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: tonic::Request<M>) -> Self::Future {
+        std::future::ready((self.0)(request.into_inner()).map(tonic::Response::new))
+    }
+}
+
+/// Messages as prost writes and reads them; what cannot be read is the caller's mistake.
+struct Messages<M, N>(PhantomData<(M, N)>);
+
+impl<M, N> Default for Messages<M, N> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<M, N> Codec for Messages<M, N>
+where
+    M: prost::Message + Default + Send + 'static,
+    N: prost::Message + Send + 'static,
+{
+    type Encode = N;
+    type Decode = M;
+    type Encoder = tonic_prost::ProstEncoder<N>;
+    type Decoder = Reader<M>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        tonic_prost::ProstEncoder::new(BufferSettings::default())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Reader(PhantomData)
+    }
+}
+
+struct Reader<M>(PhantomData<M>);
+
+impl<M: prost::Message + Default> Decoder for Reader<M> {
+    type Item = M;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
+        M::decode(bytes).map(Some).map_err(|e| Status::invalid_argument(format!("the request cannot be read: {e}")))
+    }
+}
+
+/// The code that means what the HTTP status means.
+fn status(refusal: Refusal) -> Status {
+    let code = match refusal.status.as_u16() {
+        400 | 413 | 415 => Code::InvalidArgument,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::NotFound,
+        409 => Code::FailedPrecondition,
+        429 => Code::ResourceExhausted,
+        503 => Code::Unavailable,
+        _ => Code::Internal,
+    };
+    let text = match refusal.hint {
+        Some(hint) => format!("{}; {hint}", refusal.message),
+        None => refusal.message,
+    };
+    Status::new(code, text)
+}
+
+/// When a call must have ended, by its `grpc-timeout`: up to eight digits and a unit.
+fn deadline(headers: &hyper::HeaderMap) -> Result<Instant, Status> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(Instant::now() + DEADLINE) };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let wrong = || {
+        let shown = super::shown(&text);
+        Status::invalid_argument(format!(
+            "grpc-timeout '{shown}' is not up to eight digits and one of H, M, S, m, u, n"
+        ))
+    };
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let digits = &text[..text.len() - unit.len_utf8()];
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let n: u64 = digits.parse().map_err(|_| wrong())?;
+    let allowed = match unit {
+        'H' => Duration::from_secs(n * 3600),
+        'M' => Duration::from_secs(n * 60),
+        'S' => Duration::from_secs(n),
+        'm' => Duration::from_millis(n),
+        'u' => Duration::from_micros(n),
+        'n' => Duration::from_nanos(n),
+        _ => return Err(wrong()),
+    };
+    Ok(Instant::now() + allowed.min(DEADLINE))
+}
+
+/// Counts a call as a request over HTTP is counted, and gives a message that is too large its usual code.
+fn counted(shared: &Shared, mut reply: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
+    let code = Status::from_header_map(reply.headers()).map_or(Code::Ok, |s| s.code());
+    if code == Code::OutOfRange {
+        let text =
+            format!("request is longer than {} bytes; send it in several requests", shared.limits.body_bytes_max);
+        reply = Status::resource_exhausted(text).into_http();
+    }
+    let class = match code {
+        Code::Ok => 200,
+        Code::Internal | Code::Unavailable | Code::Unknown => 500,
+        _ => 400,
+    };
+    shared.metrics.request("grpc", class);
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_base::{Error, Kind};
+
+    use super::*;
+
+    /// What a caller does next follows from the kind, over gRPC as over HTTP.
+    #[test]
+    fn every_kind_of_error_has_a_code() {
+        for (kind, code) in [
+            (Kind::Invalid, Code::InvalidArgument),
+            (Kind::NotFound, Code::NotFound),
+            (Kind::Conflict, Code::FailedPrecondition),
+            (Kind::Unavailable, Code::Unavailable),
+            (Kind::Exhausted, Code::ResourceExhausted),
+            (Kind::Corrupt, Code::Internal),
+            (Kind::Internal, Code::Internal),
+        ] {
+            assert_eq!(status(Error::new(kind, "x").into()).code(), code);
+        }
+    }
+
+    #[test]
+    fn deadlines_are_read_or_refused() {
+        let parse = |text: &str| {
+            let mut headers = hyper::HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            let began = Instant::now();
+            deadline(&headers).map(|at| at.saturating_duration_since(began)).map_err(|e| e.code())
+        };
+        let near = |text: &str, expected: Duration| {
+            let allowed = parse(text).unwrap();
+            assert!(allowed >= expected && allowed < expected + Duration::from_secs(5), "{text}: {allowed:?}");
+        };
+        near("20S", Duration::from_secs(20));
+        near("1500m", Duration::from_millis(1500));
+        near("99999999H", DEADLINE);
+        near("0n", Duration::ZERO);
+        for wrong in ["", "S", "5", "5s", "123456789S", "-1S", "1.5S", "5 S"] {
+            assert_eq!(parse(wrong), Err(Code::InvalidArgument), "{wrong}");
+        }
+    }
+}

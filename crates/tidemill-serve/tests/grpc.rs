@@ -1,0 +1,301 @@
+//! The Open Inference Protocol over gRPC as a client meets it: bytes of HTTP/2 on the port of HTTP, every call, every code.
+
+#[path = "../src/server/grpc/inference.rs"]
+#[allow(dead_code, reason = "each test uses a part")]
+mod inference;
+mod support;
+
+use std::{
+    io::{Read, Write},
+    sync::atomic::Ordering::SeqCst,
+};
+
+use bytes::Bytes;
+use hyper::Request;
+use inference::{infer_parameter::ParameterChoice, model_infer_request::*, *};
+use prost::Message;
+use serde_json::json;
+use support::{
+    row,
+    site::{Site, connect, open},
+};
+use tokio::runtime::Runtime;
+
+const OK: i32 = 0;
+const INVALID_ARGUMENT: i32 = 3;
+const DEADLINE_EXCEEDED: i32 = 4;
+const NOT_FOUND: i32 = 5;
+const RESOURCE_EXHAUSTED: i32 = 8;
+const FAILED_PRECONDITION: i32 = 9;
+const UNIMPLEMENTED: i32 = 12;
+
+/// A client of HTTP/2 that knows gRPC's framing and nothing else.
+struct Client {
+    runtime: Runtime,
+    send: h2::client::SendRequest<Bytes>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    code: i32,
+    text: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn read<M: Message + Default>(&self) -> M {
+        assert_eq!(self.code, OK, "{self:?}");
+        assert_eq!(u32::from_be_bytes(self.body[1..5].try_into().unwrap()) as usize + 5, self.body.len());
+        M::decode(&self.body[5..]).unwrap()
+    }
+
+    fn refused(&self, code: i32, text: &str) {
+        assert!(self.code == code && self.text.starts_with(text), "{code} {text}: {self:?}");
+    }
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
+}
+
+impl Client {
+    fn open(site: &Site) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let address = site.server.address();
+        let send = runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (send, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            send
+        });
+        Self { runtime, send }
+    }
+
+    fn call(&self, method: &str, message: &impl Message) -> Answer {
+        let path = format!("/inference.GRPCInferenceService/{method}");
+        self.send(&path, &[], framed(&message.encode_to_vec()))
+    }
+
+    fn send(&self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let mut request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.runtime.block_on(async {
+            let mut send = self.send.clone().ready().await.unwrap();
+            let (reply, mut stream) = send.send_request(request.body(()).unwrap(), false).unwrap();
+            // Where the server has answered already, the rest of the body is not wanted.
+            let _ = stream.send_data(Bytes::from(body), true);
+            let reply = reply.await.unwrap();
+            assert_eq!(reply.status(), 200);
+            let (head, mut data) = reply.into_parts();
+            let mut body = Vec::new();
+            while let Some(Ok(piece)) = data.data().await {
+                data.flow_control().release_capacity(piece.len()).unwrap();
+                body.extend_from_slice(&piece);
+            }
+            let trailers = data.trailers().await.ok().flatten().unwrap_or_default();
+            let find = |name: &str| head.headers.get(name).or(trailers.get(name)).cloned();
+            let code = find("grpc-status").unwrap().to_str().unwrap().parse().unwrap();
+            let text = find("grpc-message").map_or(String::new(), |v| {
+                v.to_str()
+                    .unwrap()
+                    .replace("%20", " ")
+                    .replace("%22", "\"")
+                    .replace("%3E", ">")
+                    .replace("%7B", "{")
+                    .replace("%7D", "}")
+            });
+            Answer { code, text, body }
+        })
+    }
+}
+
+fn input(name: &str, datatype: &str, contents: InferTensorContents) -> InferInputTensor {
+    InferInputTensor {
+        name: name.into(),
+        datatype: datatype.into(),
+        shape: vec![1],
+        contents: Some(contents),
+        ..InferInputTensor::default()
+    }
+}
+
+fn texts(text: &str) -> InferTensorContents {
+    InferTensorContents { bytes_contents: vec![text.into()], ..InferTensorContents::default() }
+}
+
+fn request() -> ModelInferRequest {
+    let price = InferTensorContents { fp64_contents: vec![2.0], ..InferTensorContents::default() };
+    ModelInferRequest {
+        model_name: "ctr".into(),
+        id: "seven".into(),
+        inputs: vec![
+            input("user", "BYTES", texts("u1")),
+            input("item", "BYTES", texts("i1")),
+            input("price", "FP64", price),
+        ],
+        ..ModelInferRequest::default()
+    }
+}
+
+fn raw() -> ModelInferRequest {
+    let mut request = request();
+    request.inputs.iter_mut().for_each(|i| i.contents = None);
+    let text = |t: &[u8]| Bytes::from([&2u32.to_le_bytes()[..], t].concat());
+    request.raw_input_contents = vec![text(b"u1"), text(b"i1"), 2f64.to_le_bytes().to_vec().into()];
+    request
+}
+
+fn probability(site: &Site) -> f32 {
+    let reply = site.post("/v1/models/ctr:predict", &json!({"rows": [row()]}).to_string()).json();
+    reply["predictions"][0]["probability"].as_f64().unwrap() as f32
+}
+
+#[test]
+fn health_and_metadata_are_those_of_http() {
+    let site = open("grpc-health");
+    let client = Client::open(&site);
+    assert!(client.call("ServerLive", &ServerLiveRequest {}).read::<ServerLiveResponse>().live);
+    assert!(client.call("ServerReady", &ServerReadyRequest {}).read::<ServerReadyResponse>().ready);
+    let server: ServerMetadataResponse = client.call("ServerMetadata", &ServerMetadataRequest {}).read();
+    assert_eq!((server.name.as_str(), server.extensions), ("tidemill", vec!["binary_tensor_data".to_string()]));
+    let ready = |name: &str, version: &str| {
+        client.call("ModelReady", &ModelReadyRequest { name: name.into(), version: version.into() })
+    };
+    assert!(ready("ctr", "").read::<ModelReadyResponse>().ready);
+    assert!(ready("ctr", "3").read::<ModelReadyResponse>().ready);
+    assert!(!ready("ctr@1", "").read::<ModelReadyResponse>().ready, "on disk only");
+    ready("ctx", "").refused(NOT_FOUND, "no model 'ctx' (have ctr)");
+    ready("ctr", "9").refused(NOT_FOUND, "model 'ctr' has no version 9 (have 1-3)");
+    ready("ctr", "new").refused(NOT_FOUND, "'new' is not a version; versions are numbers");
+    let metadata = ModelMetadataRequest { name: "ctr".into(), version: String::new() };
+    let ctr: ModelMetadataResponse = client.call("ModelMetadata", &metadata).read();
+    let inputs: Vec<_> = ctr.inputs.iter().map(|i| (i.name.as_str(), i.datatype.as_str(), i.shape[0])).collect();
+    assert_eq!(inputs, [("user", "BYTES", -1), ("item", "BYTES", -1), ("price", "FP64", -1)]);
+    assert_eq!(
+        (ctr.name.as_str(), ctr.versions, ctr.outputs[0].name.as_str()),
+        ("ctr", vec!["3".to_string()], "prediction")
+    );
+    site.host.hidden.store(true, SeqCst);
+    assert!(!client.call("ServerReady", &ServerReadyRequest {}).read::<ServerReadyResponse>().ready);
+    client.send("/inference.GRPCInferenceService/Explode", &[], framed(&[])).refused(UNIMPLEMENTED, "no call /inf");
+}
+
+#[test]
+fn tensors_get_the_predictions_of_rows() {
+    let site = open("grpc-infer");
+    let client = Client::open(&site);
+    let p = probability(&site);
+    let reply: ModelInferResponse = client.call("ModelInfer", &request()).read();
+    assert_eq!((reply.model_name.as_str(), reply.model_version.as_str(), reply.id.as_str()), ("ctr", "3", "seven"));
+    assert_eq!(reply.parameters["mini_batch"].parameter_choice, Some(ParameterChoice::Int64Param(300)));
+    assert_eq!(reply.outputs[0].contents.as_ref().unwrap().fp32_contents, [p]);
+    assert_eq!((reply.outputs[0].shape.as_slice(), reply.raw_output_contents.len()), (&[1][..], 0));
+    let reply: ModelInferResponse = client.call("ModelInfer", &raw()).read();
+    assert_eq!(reply.raw_output_contents, [p.to_le_bytes().to_vec()]);
+    assert_eq!(reply.outputs[0].contents, None);
+    // A version by number, an output by name, an input left out as NULL.
+    let mut some = request();
+    some.model_version = "3".into();
+    some.inputs.pop();
+    some.outputs = vec![InferRequestedOutputTensor { name: "prediction".into(), ..Default::default() }];
+    let truth = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+    some.parameters.insert("missing_as_null".into(), truth);
+    let reply: ModelInferResponse = client.call("ModelInfer", &some).read();
+    assert_ne!(reply.outputs[0].contents.as_ref().unwrap().fp32_contents, [p]);
+    assert!(site.get("/metrics").body.contains(r#"tidemill_http_requests_total{route="grpc",status="2xx"} 3"#));
+}
+
+#[test]
+fn what_is_wrong_with_a_call_is_said() {
+    let site = open("grpc-errors");
+    let client = Client::open(&site);
+    type Change = fn(&mut ModelInferRequest);
+    let changes: [(Change, i32, &str); 17] = [
+        (|r| r.model_name = "ctx".into(), NOT_FOUND, "no model 'ctx' (have ctr)"),
+        (|r| r.model_version = "9".into(), NOT_FOUND, "model 'ctr' has no version 9 (have 1-3)"),
+        (|r| r.model_version = "1".into(), FAILED_PRECONDITION, "model 'ctr': version 1 is not loaded"),
+        (|r| r.inputs.clear(), INVALID_ARGUMENT, "inputs is empty"),
+        (|r| drop(r.inputs.pop()), INVALID_ARGUMENT, "input 'price' is missing"),
+        (
+            |r| r.inputs[0].name = "colour".into(),
+            INVALID_ARGUMENT,
+            "unknown input 'colour'; inputs are user, item, price",
+        ),
+        (|r| r.inputs[0].datatype = "TEXT".into(), INVALID_ARGUMENT, "input 'user': unknown datatype 'TEXT'"),
+        (
+            |r| r.inputs[0].datatype = "INT64".into(),
+            INVALID_ARGUMENT,
+            "input 'user': 0 values; shape [1] says otherwise",
+        ),
+        (|r| r.inputs[0].shape = vec![2], INVALID_ARGUMENT, "input 'user': 1 values; shape [2] says otherwise"),
+        (|r| r.inputs[0].shape = vec![-1], INVALID_ARGUMENT, "input 'user': shape holds -1; none is negative"),
+        (|r| r.inputs[0].shape = vec![1; 9], INVALID_ARGUMENT, "input 'user': shape has more than 8 dimensions"),
+        (|r| r.inputs[0].shape = vec![1; 3], INVALID_ARGUMENT, "input 'user' has shape [1,1,1]; send [n] or [n,1]"),
+        (|r| r.inputs[0].contents = None, INVALID_ARGUMENT, "input 'user': neither contents nor raw_input_contents"),
+        (|r| r.raw_input_contents = vec![Bytes::new()], INVALID_ARGUMENT, "3 inputs and 1 raw_input_contents"),
+        (|r| r.raw_input_contents = vec![Bytes::new(); 3], INVALID_ARGUMENT, "input 'user': both contents and raw"),
+        (
+            |r| r.inputs[2].contents.as_mut().unwrap().fp64_contents[0] = f64::NAN,
+            INVALID_ARGUMENT,
+            "input 'price': value 0 is NaN",
+        ),
+        (
+            |r| r.outputs = vec![InferRequestedOutputTensor { name: "score".into(), ..Default::default() }],
+            INVALID_ARGUMENT,
+            "model 'ctr' has no output 'score' (have prediction)",
+        ),
+    ];
+    for (change, code, text) in changes {
+        let mut request = request();
+        change(&mut request);
+        client.call("ModelInfer", &request).refused(code, text);
+    }
+    let infer = "/inference.GRPCInferenceService/ModelInfer";
+    let good = framed(&request().encode_to_vec());
+    client.send(infer, &[], framed(&[0xff; 9])).refused(INVALID_ARGUMENT, "the request cannot be read: ");
+    client
+        .send(infer, &[("grpc-timeout", "0n")], good.clone())
+        .refused(DEADLINE_EXCEEDED, "the call did not end before");
+    client
+        .send(infer, &[("grpc-timeout", "soon")], good.clone())
+        .refused(INVALID_ARGUMENT, "grpc-timeout 'soon' is not");
+    client.send(infer, &[("grpc-encoding", "gzip")], good.clone()).refused(UNIMPLEMENTED, "");
+    let huge = [&[0][..], &(5u32 << 20).to_be_bytes()].concat();
+    client.send(infer, &[], huge).refused(RESOURCE_EXHAUSTED, "request is longer than 4194304 bytes");
+    assert_eq!(client.send(infer, &[("grpc-timeout", "20S")], good).code, OK, "others go on");
+}
+
+/// One port for both: HTTP/1.1 goes on beside it, whatever its first bytes have in common with HTTP/2's.
+#[test]
+fn both_protocols_share_a_port() {
+    let site = open("grpc-port");
+    let client = Client::open(&site);
+    assert_eq!(client.call("ModelInfer", &request()).code, OK);
+    let body = json!({"rows": [row()]}).to_string();
+    let mut slow = connect(site.server.address());
+    let address = site.server.address();
+    let head = format!("POST /v1/models/ctr:predict HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    let text = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    slow.write_all(&text.as_bytes()[..1]).unwrap();
+    slow.flush().unwrap();
+    // Meanwhile the server has looked at that byte.
+    (0..20).for_each(|_| assert_eq!(client.call("ModelInfer", &request()).code, OK));
+    slow.write_all(&text.as_bytes()[1..]).unwrap();
+    let mut reply = String::new();
+    slow.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    // Routes of HTTP answer on a connection of HTTP/2 too.
+    client.runtime.block_on(async {
+        let mut send = client.send.clone().ready().await.unwrap();
+        let get = Request::get("http://localhost/v2/health/live").body(()).unwrap();
+        let reply = send.send_request(get, true).unwrap().0.await.unwrap();
+        assert_eq!(
+            (reply.status().as_u16(), &reply.headers()["content-type"]),
+            (200, &"application/json".parse().unwrap())
+        );
+    });
+    assert_eq!(client.call("ModelInfer", &request()).code, OK);
+    assert!(site.server.stop(), "an open connection must not hold up the end");
+}

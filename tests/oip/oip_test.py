@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""The Open Inference Protocol as a client that nobody here wrote speaks it: tritonclient, over HTTP and gRPC.
+
+In: the built program (--binary). Out: a line per check, and last `oip: N passed, M failed`; the exit code is 1 when a
+check failed. The client is installed by package name into an environment outside the checkout, once; the program is
+started and ended here. A failure is followed by what the program said.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+sys.dont_write_bytecode = True  # a test leaves nothing in the checkout
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "page"))
+from webdriver import Lines, end, start
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tidemill" / "oip"
+PACKAGES = ["tritonclient[http,grpc]==2.73.0"]
+INSIDE = "TIDEMILL_OIP_INSIDE"
+SECONDS_MAX = 60
+
+PROGRAM = """
+CREATE SOURCE shown (imp_id BIGINT PRIMARY KEY, ts BIGINT, user STRING, item STRING, price DOUBLE, dwell FLOAT,
+  age BIGINT, rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt) WITH (connector = 'http', idle_timeout = '50ms');
+CREATE SOURCE clicked (imp_id BIGINT, ts BIGINT, rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt)
+  WITH (connector = 'http', idle_timeout = '50ms');
+SELECT i.*, (c.imp_id IS NOT NULL) AS label FROM shown i LEFT JOIN clicked c
+  ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '1' HOUR EMIT IMMEDIATE CORRECT RETRACT
+TO TRAIN FTRLClassifier WITH publish.interval = '100ms', model.alpha = 0.5
+COLUMN user, item, price, dwell, age LABEL label INTO ctr;
+"""
+
+# What is asked: columns of three rows, as JSON has them.
+ROWS = [
+    {"user": "u1", "item": "i1", "price": 2.5, "dwell": 0.25, "age": 30},
+    {"user": "u2", "item": "naïve \"ünïcode\"", "price": 0.0, "dwell": -1.5, "age": 41},
+    {"user": "nobody", "item": "", "price": 1e-3, "dwell": 0.1, "age": -1},
+]
+
+
+def install():
+    """The environment's Python; made where it is missing or holds other packages."""
+    home, stamp = CACHE / "venv", CACHE / "packages"
+    python = home / "bin" / "python3"
+    if python.exists() and stamp.exists() and stamp.read_text() == "\n".join(PACKAGES):
+        return python
+    shutil.rmtree(home, ignore_errors=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *PACKAGES], check=True)
+    stamp.write_text("\n".join(PACKAGES))
+    return python
+
+
+class Checks:
+    """Counts checks, and goes on behind one that fails so that all are reported."""
+
+    def __init__(self, said):
+        self.passed, self.failed, self.said = 0, 0, said
+
+    @contextlib.contextmanager
+    def check(self, name):
+        try:
+            yield
+        except Exception as e:  # whatever a client raises is a failed check
+            self.failed += 1
+            print(f"FAILED  {name}: {e!r}\n--- the program ---\n{self.said.text()}\n---", flush=True)
+        else:
+            self.passed += 1
+            print(f"ok      {name}", flush=True)
+
+
+class Program:
+    """The program under test, with a model that has learned a little."""
+
+    def __init__(self, binary, home):
+        sql = home / "oip.sql"
+        sql.write_text(PROGRAM)
+        command = [str(binary), "run", str(sql), "--data-dir", str(home / "data"), "--port", "0"]
+        self.process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.said = Lines(self.process.stderr)
+        found = self.said.wait_for(r"http://(127\.0\.0\.1:\d+)", SECONDS_MAX)
+        if not found:
+            raise RuntimeError(f"the program did not say where it is; it said: {self.said.text()!r}")
+        self.address = found[1]
+
+    def post(self, path, body):
+        text = "\n".join(json.dumps(line) for line in body) if isinstance(body, list) else json.dumps(body)
+        request = urllib.request.Request(f"http://{self.address}{path}", text.encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=SECONDS_MAX) as reply:
+            return json.load(reply)
+
+    def predictions(self):
+        return [p["probability"] for p in self.post("/v1/models/ctr:predict", {"rows": ROWS})["predictions"]]
+
+    def learn(self):
+        """A few clicks; returns the predictions once nothing more is learned."""
+        now = 1_700_000_000_000
+        shown = [{**ROWS[i % 3], "imp_id": i, "ts": now + i} for i in range(60)]
+        self.post("/v1/sources/shown", shown)
+        self.post("/v1/sources/clicked", [{"imp_id": i, "ts": now + i} for i in range(60) if i % 3 == 0])
+        until, before = time.monotonic() + SECONDS_MAX, None
+        while time.monotonic() < until:
+            time.sleep(0.5)
+            predictions = self.predictions()
+            if predictions == before and predictions[0] > predictions[1] + 0.1:
+                return predictions
+            before = predictions
+        raise RuntimeError(f"the model did not come to rest: {before}")
+
+
+def common(checks, tag, module, client, expected, np, error, code):
+    """What both protocols promise; `code` tells the status of an error."""
+    columns = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    types = {"user": "BYTES", "item": "BYTES", "price": "FP64", "dwell": "FP32", "age": "INT64"}
+    numpy = {"BYTES": np.object_, "FP64": np.float64, "FP32": np.float32, "INT64": np.int64, "INT32": np.int32}
+
+    def tensor(name, datatype=None, shape=(3,), **more):
+        datatype = datatype or types[name]
+        values = [v.encode() for v in columns[name]] if datatype == "BYTES" else columns[name]
+        made = module.InferInput(name, list(shape), datatype)
+        made.set_data_from_numpy(np.array(values, dtype=numpy[datatype]).reshape(shape), **more)
+        return made
+
+    def all_of(**more):
+        return [tensor(name, **more) for name in columns]
+
+    def refused(status, words, *args, **more):
+        try:
+            client.infer(*args, **more)
+        except error as e:
+            assert code(e) == status, f"{code(e)} instead of {status}: {e.message()}"
+            assert words in e.message(), e.message()
+        else:
+            raise AssertionError("was answered")
+
+    def near(reply, rows=3):
+        got = reply.as_numpy("prediction")
+        assert got.dtype == np.float32 and got.shape == (rows,), (got.dtype, got.shape)
+        assert got.tolist() == [float(np.float32(p)) for p in expected[:rows]], (got, expected)
+
+    bad, missing = ("400", "404") if tag == "http" else ("INVALID_ARGUMENT", "NOT_FOUND")
+    with checks.check(f"{tag}: live and ready"):
+        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("ctr")
+        metadata = client.get_model_metadata("ctr")
+        version = metadata["versions"][0] if tag == "http" else metadata.versions[0]
+        assert client.is_model_ready("ctr", version)
+    with checks.check(f"{tag}: metadata of server and model"):
+        server, model = client.get_server_metadata(), client.get_model_metadata("ctr")
+        get = (lambda o, k: o[k]) if tag == "http" else getattr
+        assert get(server, "name") == "tidemill" and "binary_tensor_data" in get(server, "extensions")
+        inputs = {get(i, "name"): get(i, "datatype") for i in get(model, "inputs")}
+        assert inputs == types, inputs
+        assert [get(o, "name") for o in get(model, "outputs")] == ["prediction"]
+    with checks.check(f"{tag}: infer with texts and numbers"):
+        near(client.infer("ctr", all_of()))
+    with checks.check(f"{tag}: shape [n,1], another order, other datatypes"):
+        tensors = [tensor(name, shape=(3, 1)) for name in reversed(columns) if name != "age"]
+        near(client.infer("ctr", [*tensors, tensor("age", "INT32")]))
+    with checks.check(f"{tag}: id comes back, output by name, version"):
+        reply = client.infer("ctr", all_of(), outputs=[module.InferRequestedOutput("prediction")], request_id="no 7")
+        response = reply.get_response()
+        assert (response["id"] if tag == "http" else response.id) == "no 7"
+        said = response["model_version"] if tag == "http" else response.model_version
+        near(client.infer("ctr", all_of(), model_version=said))
+    with checks.check(f"{tag}: unknown model and version"):
+        refused(missing, "no model 'ctx' (have ctr)", "ctx", all_of())
+        refused(missing, "has no version 999", "ctr", all_of(), model_version="999")
+    with checks.check(f"{tag}: unknown input and output"):
+        odd = module.InferInput("colour", [3], "INT64")
+        odd.set_data_from_numpy(np.zeros(3, np.int64))
+        refused(bad, "unknown input 'colour'", "ctr", [*all_of(), odd])
+        refused(bad, "no output 'score'", "ctr", all_of(), outputs=[module.InferRequestedOutput("score")])
+    with checks.check(f"{tag}: missing input"):
+        refused(bad, "input 'age' is missing", "ctr", all_of()[:-1])
+    with checks.check(f"{tag}: wrong shape"):
+        refused(bad, "input 'user' has shape [1,3]", "ctr", [tensor("user", shape=(1, 3)), *all_of()[1:]])
+        short = tensor("age")
+        short.set_shape([2])
+        refused(bad, "shape [2]", "ctr", [*all_of()[:-1], short])
+    with checks.check(f"{tag}: wrong type"):
+        wrong = module.InferInput("user", [3], "INT64")
+        wrong.set_data_from_numpy(np.zeros(3, np.int64))
+        refused(bad, "input 'user' has datatype INT64; send BYTES", "ctr", [wrong, *all_of()[1:]])
+    return all_of, near
+
+
+def http(checks, address, expected):
+    import numpy as np
+    import tritonclient.http as module
+    from tritonclient.utils import InferenceServerException
+
+    client = module.InferenceServerClient(address)
+    all_of, near = common(checks, "http", module, client, expected, np, InferenceServerException, lambda e: e.status())
+    with checks.check("http: JSON in and out"):
+        outputs = [module.InferRequestedOutput("prediction", binary_data=False)]
+        reply = client.infer("ctr", all_of(binary_data=False), outputs=outputs)
+        near(reply)
+        assert reply.get_response()["outputs"][0]["data"], reply.get_response()
+    with checks.check("http: bytes in and out"):
+        outputs = [module.InferRequestedOutput("prediction", binary_data=True)]
+        reply = client.infer("ctr", all_of(binary_data=True), outputs=outputs)
+        near(reply)
+        assert reply.get_response()["outputs"][0]["parameters"]["binary_data_size"] == 12
+    client.close()
+
+
+def grpc(checks, address, expected):
+    import numpy as np
+    import tritonclient.grpc as module
+    from tritonclient.utils import InferenceServerException
+
+    client = module.InferenceServerClient(address)
+    code = lambda e: str(e.status()).removeprefix("StatusCode.")
+    all_of, near = common(checks, "grpc", module, client, expected, np, InferenceServerException, code)
+    with checks.check("grpc: bytes in and out, a deadline that is kept"):
+        reply = client.infer("ctr", all_of(), client_timeout=SECONDS_MAX)
+        near(reply)
+        assert len(reply.get_response().raw_output_contents) == 1
+    client.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "debug" / "tidemill")
+    options = parser.parse_args()
+    if not os.environ.get(INSIDE):
+        python = install()
+        return subprocess.run([str(python), __file__, *sys.argv[1:]], env={**os.environ, INSIDE: "yes"}).returncode
+    with tempfile.TemporaryDirectory(prefix="tidemill-oip-") as home:
+        program = Program(options.binary, pathlib.Path(home))
+        checks = Checks(program.said)
+        try:
+            expected = program.learn()
+            http(checks, program.address, expected)
+            grpc(checks, program.address, expected)
+        finally:
+            end(program.process)
+    print(f"oip: {checks.passed} passed, {checks.failed} failed")
+    return 1 if checks.failed or not checks.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
