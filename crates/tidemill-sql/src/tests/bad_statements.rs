@@ -153,22 +153,22 @@ fn sources() {
             "CREATE SOURCE t (a INT) WIHT (connector = 'http')",
         ],
         expect![[r#"
-            line 1 col 24: WITH needs connector = 'file', 'generator' or 'http'
+            line 1 col 24: WITH needs connector = 'file', 'generator', 'http', 'kafka' or 'nats'
               1 | CREATE SOURCE t (a INT)
                 |                        ^
             line 1 col 31: a source has no attribute 'conector'; did you mean 'connector'?
               1 | CREATE SOURCE t (a INT) WITH (conector = 'file', path = 'x.csv')
                 |                               ^^^^^^^^
-            line 1 col 43: connector expects one of file, generator, http, got 'fiel'; did you mean 'file'?
+            line 1 col 43: connector expects one of file, generator, http, kafka, nats, got 'fiel'; did you mean 'file'?
               1 | CREATE SOURCE t (a INT) WITH (connector = 'fiel', path = 'x.csv')
                 |                                           ^^^^^^
             line 1 col 43: connector 'file' needs path = '...'
               1 | CREATE SOURCE t (a INT) WITH (connector = 'file')
                 |                                           ^^^^^^
-            line 1 col 25: format cannot be told from 'x.dat'; write format = 'csv', 'tsv', 'json', 'parquet', 'libsvm', 'libfm' or 'vw'
+            line 1 col 25: format cannot be told from 'x.dat'; write format = 'csv', 'tsv', 'json', 'parquet', 'arrow', 'libsvm', 'libfm' or 'vw'
               1 | CREATE SOURCE t (a INT) WITH (connector = 'file', path = 'x.dat')
                 |                         ^^^^
-            line 1 col 72: format expects one of csv, tsv, json, parquet, libsvm, libfm, vw, got 'cvs'; did you mean 'csv'?
+            line 1 col 72: format expects one of csv, tsv, json, parquet, libsvm, libfm, vw, arrow, got 'cvs'; did you mean 'csv'?
               1 | CREATE SOURCE t (a INT) WITH (connector = 'file', path = 'x', format = 'cvs')
                 |                                                                        ^^^^^
             line 1 col 67: 'rate' belongs to connector 'generator'; this is 'file'
@@ -233,6 +233,41 @@ fn sources() {
                 |                                                  ^
             line 1 col 25: expected WITH (...) or the end of the statement, found 'WIHT'; did you mean WITH?
               1 | CREATE SOURCE t (a INT) WIHT (connector = 'http')
+                |                         ^^^^
+        "#]],
+    );
+}
+
+/// What the declaration of a source behind a server can get wrong.
+#[test]
+fn sources_behind_a_server() {
+    check(
+        &[
+            "CREATE SOURCE t (a INT) WITH (connector = 'kafka', topic = 'x')",
+            "CREATE SOURCE t (a INT) WITH (connector = 'nats', url = 'nats://h')",
+            "CREATE SOURCE t (a INT) WITH (connector = 'file', path = 'x.csv', topic = 'x')",
+            "CREATE SOURCE t (a INT) WITH (connector = 'file', path = 'x.csv', on_gap = 'stop')",
+            "CREATE SOURCE t (a INT) WITH (connector = 'kafka', brokers = 'h', topic = 'x', format = 'parquet')",
+            "CREATE SOURCE t (a INT) WITH (connector = 'kafka', brokers = 'h', topic = 'x', properties = 'a=1;b')",
+        ],
+        expect![[r#"
+            line 1 col 43: connector 'kafka' needs brokers = '...', for example 'host:9092'
+              1 | CREATE SOURCE t (a INT) WITH (connector = 'kafka', topic = 'x')
+                |                                           ^^^^^^^
+            line 1 col 43: connector 'nats' needs subject = '...' or nats.stream = '...'
+              1 | CREATE SOURCE t (a INT) WITH (connector = 'nats', url = 'nats://h')
+                |                                           ^^^^^^
+            line 1 col 67: 'topic' belongs to connector 'kafka'; this is 'file'
+              1 | CREATE SOURCE t (a INT) WITH (connector = 'file', path = 'x.csv', topic = 'x')
+                |                                                                   ^^^^^
+            line 1 col 67: 'on_gap' belongs to connector 'kafka' or 'nats'; this is 'file'
+              1 | CREATE SOURCE t (a INT) WITH (connector = 'file', path = 'x.csv', on_gap = 'stop')
+                |                                                                   ^^^^^^
+            line 1 col 89: format 'parquet' is for files; connector 'kafka' reads 'json', 'csv' and 'tsv'
+              1 | CREATE SOURCE t (a INT) WITH (connector = 'kafka', brokers = 'h', topic = 'x', format = 'parquet')
+                |                                                                                         ^^^^^^^^^
+            line 1 col 25: properties: pair 2 has no '='; write name=value
+              1 | CREATE SOURCE t (a INT) WITH (connector = 'kafka', brokers = 'h', topic = 'x', properties = 'a=1;b')
                 |                         ^^^^
         "#]],
     );

@@ -1,6 +1,9 @@
 //! The sequencer: same cuts whatever the chunks, whatever the restarts; the journal gives back what was decided.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arrow::{
     array::{AsArray, Int64Array, RecordBatch},
@@ -12,7 +15,7 @@ use tidemill_base::{
 };
 use tidemill_stream::{
     Chunk, Position, Refused,
-    journal::CutRecord,
+    journal::{CutRecord, PartitionId},
     sequencer::{Cut, Sequencer},
     source::{Partition, Read},
     window::{END_OF_TIME, Window},
@@ -198,4 +201,78 @@ fn a_live_partition_holds_the_watermark_only_while_it_speaks() {
 
 fn second_max(cut: &Cut) -> i64 {
     cut.takes.iter().flat_map(|t| &t.event_times).copied().max().unwrap()
+}
+
+/// A partition of a server that has said what it has, and has not handed it out yet: rows come when the test lets them.
+struct Slow {
+    rows: Fake,
+    is_let: Arc<AtomicBool>,
+    trouble: Arc<AtomicBool>,
+}
+
+impl Partition for Slow {
+    fn name(&self) -> &str {
+        &self.rows.name
+    }
+
+    fn read(&mut self) -> Result<Read> {
+        if self.is_let.load(Ordering::SeqCst) { self.rows.read() } else { Ok(Read::Pending) }
+    }
+
+    fn seek(&mut self, to: Position) -> Result<()> {
+        self.rows.seek(to)
+    }
+
+    fn wait(&mut self, _until: u64) -> Result<bool> {
+        Ok(!self.is_let.swap(true, Ordering::SeqCst))
+    }
+
+    fn is_behind(&self) -> bool {
+        self.rows.at < self.rows.times.len()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.load(Ordering::SeqCst).then(|| "away".to_string())
+    }
+}
+
+fn fast_and_slow() -> (Sequencer, Arc<AtomicBool>, Arc<AtomicBool>) {
+    let live =
+        |name: &str, times: &[i64]| Fake { name: name.into(), times: times.to_vec(), at: 0, chunk_rows: 5, live: true };
+    let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+    let (is_let, trouble) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+    s.add_partition(0, Box::new(live("fast", &[1_000, 5_000, 9_000])), false);
+    let slow = Slow { rows: live("slow", &[1_100, 1_200]), is_let: is_let.clone(), trouble: trouble.clone() };
+    s.add_partition(0, Box::new(slow), false);
+    (s, is_let, trouble)
+}
+
+/// F23: what a fast partition brings does not make the rows late that a slow one is known to have.
+#[test]
+fn f23_a_live_partition_known_to_have_rows_holds_the_watermark_before_they_come() {
+    let (mut s, is_let, trouble) = fast_and_slow();
+    let slow = PartitionId { input: 0, partition: 1 };
+    let first = s.cut(false, &[slow]).unwrap().unwrap();
+    assert_eq!((first.events, first.watermark), (3, i64::MIN));
+    assert_eq!(first.record.idle.last(), Some(&(slow, false)), "the journal says that it is awaited");
+    assert!(s.cut(false, &[slow]).unwrap().is_none(), "it is not idle however long it is silent");
+    is_let.store(true, Ordering::SeqCst);
+    let second = s.cut(false, &[slow]).unwrap().unwrap();
+    assert_eq!((second.events, second.watermark), (2, 1_190));
+    // Silent behind its end it is idle, unless its server is away: then nobody knows what it has.
+    trouble.store(true, Ordering::SeqCst);
+    assert!(s.cut(false, &[slow]).unwrap().is_none());
+    assert_eq!(s.trouble(), Some(("away".to_string(), 1)));
+    trouble.store(false, Ordering::SeqCst);
+    assert_eq!(s.cut(false, &[slow]).unwrap().unwrap().watermark, 8_990);
+}
+
+/// What the journal says was read is waited for, not given up.
+#[test]
+fn a_replay_waits_for_rows_that_are_on_their_way() {
+    let (mut s, is_let, _) = fast_and_slow();
+    is_let.store(true, Ordering::SeqCst);
+    let cut = s.cut(false, &[]).unwrap().unwrap();
+    let (mut again, ..) = fast_and_slow();
+    assert_eq!(seen(&again.replay(cut.record.clone()).unwrap()), seen(&cut));
 }
