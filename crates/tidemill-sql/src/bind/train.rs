@@ -183,7 +183,9 @@ fn label(name: &Name, relation: &Relation) -> Checked<usize> {
     {
         let message =
             format!("label '{}' is NULL where no feedback came: no impression would be a negative", column.name);
-        return Err(Fault::new(name.span, message).hint(format!("select COALESCE({}, 0) AS label", column.text)));
+        let nothing = if ty == DataType::Boolean { "false" } else { "0" };
+        let hint = format!("select COALESCE({}, {nothing}) AS label", column.text);
+        return Err(Fault::new(name.span, message).hint(hint));
     }
     Ok(i)
 }

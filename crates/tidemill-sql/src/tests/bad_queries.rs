@@ -63,7 +63,7 @@ fn expressions() {
             line 9 col 14: column 'item' is in the SELECT list twice; name one of them with AS, or take the columns of one table with alias.*
               9 | SELECT item, item, clicked FROM samples TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |              ^^^^
-            line 9 col 8: not supported yet: the aggregate COUNT; expressions are functions of one row: select the impression's own columns
+            line 9 col 8: COUNT takes one column of the feedback; write COUNT(c.key): a column that is never NULL counts every match
               9 | SELECT COUNT(*) AS n, clicked FROM samples TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |        ^^^^^
             line 9 col 21: not supported yet: OVER (...); there are no windowed aggregates in a SELECT; declare them in CREATE FEATURE VIEW and join that
@@ -128,24 +128,27 @@ fn queries() {
             line 9 col 1: SELECT needs FROM a source or view
               9 | SELECT 1 AS x TO TRAIN FTRLClassifier LABEL clicked INTO m
                 | ^^^^^^^^^^^^^
-            line 9 col 28: not supported yet: EMIT ON MATCH; it biases the model when traffic grows; write EMIT EARLY INTERVAL '1' MINUTE
-              9 | SELECT * FROM samples EMIT ON MATCH TO TRAIN FTRLClassifier LABEL clicked INTO m
-                |                            ^^
-            line 9 col 28: expected ON WINDOW CLOSE, EARLY INTERVAL '1' MINUTE or IMMEDIATE, found 'EALRY'; did you mean EARLY?
+            line 9 col 37: expected NEGATIVE SAMPLE, TO or the end of the statement, found 'CORRECT'
+              9 | SELECT * FROM samples EMIT ON MATCH CORRECT FNW TO TRAIN FTRLClassifier LABEL clicked INTO m
+                |                                     ^^^^^^^
+            line 9 col 28: expected ON WINDOW CLOSE, ON MATCH, EARLY INTERVAL '1' MINUTE or IMMEDIATE, found 'EALRY'; did you mean EARLY?
               9 | SELECT * FROM samples EMIT EALRY INTERVAL '1' MINUTE TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                            ^^^^^
             line 9 col 34: EARLY must come before the window's end; write a shorter time, or EMIT ON WINDOW CLOSE
               9 | SELECT * FROM samples EMIT EARLY INTERVAL '10' MINUTE TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                  ^^^^^^^^^^^^^^^^^^^^
-            line 9 col 62: not supported yet: CORRECT FNW; write CORRECT RETRACT
-              9 | SELECT * FROM samples EMIT EARLY INTERVAL '1' MINUTE CORRECT FNW TO TRAIN FTRLClassifier LABEL clicked INTO m
+            line 9 col 62: expected RETRACT, FNW, ELAPSED or NONE, found 'FNV'; did you mean FNW?
+              9 | SELECT * FROM samples EMIT EARLY INTERVAL '1' MINUTE CORRECT FNV TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                                              ^^^
-            line 9 col 38: not supported yet: NEGATIVE SAMPLE; leave it out: every negative is learned from
-              9 | SELECT * FROM samples EMIT IMMEDIATE NEGATIVE SAMPLE 0.1 TO TRAIN FTRLClassifier LABEL clicked INTO m
-                |                                      ^^^^^^^^
-            line 9 col 23: not supported yet: NEGATIVE SAMPLE; leave it out: every negative is learned from
-              9 | SELECT * FROM samples NEGATIVE SAMPLE 0.1 TO TRAIN FTRLClassifier LABEL clicked INTO m
-                |                       ^^^^^^^^
+            line 9 col 54: NEGATIVE SAMPLE takes a share above 0 and at most 1; write NEGATIVE SAMPLE 0.1 to learn from one negative in ten
+              9 | SELECT * FROM samples EMIT IMMEDIATE NEGATIVE SAMPLE 10 TO TRAIN FTRLClassifier LABEL clicked INTO m
+                |                                                      ^^
+            line 9 col 54: expected WEIGHT or LOGIT, found 'LOG'
+              9 | SELECT * FROM samples NEGATIVE SAMPLE 0.1 CORRECT BY LOG TO TRAIN FTRLClassifier LABEL clicked INTO m
+                |                                                      ^^^
+            line 9 col 39: expected the share of negatives that are learned from, like 0.1, found 'much'
+              9 | SELECT * FROM samples NEGATIVE SAMPLE much TO TRAIN FTRLClassifier LABEL clicked INTO m
+                |                                       ^^^^
             line 9 col 38: not supported yet: DEDUP BY; declare the column PRIMARY KEY in CREATE SOURCE: a second event with its value is dropped
               9 | SELECT * FROM samples EMIT IMMEDIATE DEDUP BY imp_id TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                      ^^^^^

@@ -70,7 +70,7 @@ fn tasks() {
             line 9 col 53: label 'item' is STRING; a label is BOOLEAN or a number; compare in the SELECT: (x = 'yes') AS label
               9 | SELECT * FROM samples TO TRAIN FTRLClassifier LABEL item INTO m
                 |                                                     ^^^^
-            line 9 col 53: not supported yet: a label of a join that is not whether feedback came; select (c.imp_id IS NOT NULL) AS label
+            line 9 col 53: label 'price' does not depend on the joined feedback; select (c.imp_id IS NOT NULL) AS label
               9 | SELECT * FROM samples TO TRAIN FTRLClassifier LABEL price INTO m
                 |                                                     ^^^^^
             line 9 col 66: model name may hold letters, digits, '_', '-', '.', and begins with none of the last two; 1 to 128 characters; got '../../x'
