@@ -2,7 +2,7 @@
 # What each emission policy of the label join is worth: examples/delays.sh [clicks | streams]
 #
 # clicks   100,000 real clicks and their 227 downloads, minutes to hours later (../shared/data/talkingdata100k, read where
-#          it lies; another place by TALKINGDATA=FILE). Every click is predicted when it happens and scored against its
+#          it lies). Every click is predicted when it happens and scored against its
 #          final label.
 # streams  two generated streams with drift, delay and a ramp of traffic, beside an oracle that knows each label at once;
 #          takes about ten minutes.

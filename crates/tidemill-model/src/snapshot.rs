@@ -249,6 +249,6 @@ mod tests {
     fn a_newer_format_is_refused_by_number() {
         let mut bytes = snapshot().encode();
         bytes[8] = 9;
-        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 1 to 2");
+        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 1 to 3");
     }
 }
