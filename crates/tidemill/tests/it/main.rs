@@ -8,6 +8,7 @@ mod changed_files;
 mod cli;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod connect;
+mod emission;
 mod event_time;
 mod http;
 mod kill;
