@@ -44,3 +44,13 @@ fn a_case_that_is_not_there_is_named() {
     assert_eq!(out.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&out.stderr).contains("cases are csv, two files;"));
 }
+
+/// Every case answers, and the model learns while it is asked.
+#[test]
+fn serving_tells_its_speed_beside_bare_hyper() {
+    let lines = bench(&["serve", "--seconds", "0.1"]);
+    check(&lines, "serve");
+    assert_eq!(lines.len(), 9);
+    let with_ceiling = lines.iter().filter(|line| line["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)).count();
+    assert_eq!(with_ceiling, 4, "two speeds beside hyper, two times while learning beside those at rest");
+}
