@@ -50,7 +50,12 @@ fn a_case_that_is_not_there_is_named() {
 fn serving_tells_its_speed_beside_bare_hyper() {
     let lines = bench(&["serve", "--seconds", "0.1"]);
     check(&lines, "serve");
-    assert_eq!(lines.len(), 9);
-    let with_ceiling = lines.iter().filter(|line| line["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)).count();
-    assert_eq!(with_ceiling, 4, "two speeds beside hyper, two times while learning beside those at rest");
+    let with_ceiling = |unit: &str| {
+        let of_unit = lines.iter().filter(|line| line["unit"] == unit);
+        of_unit.filter(|line| line["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)).count()
+    };
+    assert_eq!(with_ceiling("requests/s"), 2, "inference and prediction beside hyper");
+    assert_eq!(with_ceiling("us"), 2, "times while learning beside those at rest");
+    assert!(lines.iter().any(|line| line["unit"] == "deltas/s"));
+    assert_eq!(lines.iter().filter(|line| line["unit"] == "ms").count(), 2);
 }
