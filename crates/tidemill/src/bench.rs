@@ -3,10 +3,13 @@
 //! In: which cases, how many rounds, where the data lies (without any it is made). Out: figures with their spread. A figure
 //! of another minute means little on a shared machine; a ratio of two that were taken in turns means something.
 
+pub mod bare;
 pub mod ceiling;
 pub mod clicks;
 pub mod events;
 pub mod join;
+pub mod load;
+pub mod serve;
 pub mod train;
 
 use serde_json::{Value, json};

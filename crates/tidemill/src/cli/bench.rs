@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use tidemill_base::Result;
 
 use super::run::print_line;
-use crate::bench::{Case, join, train};
+use crate::bench::{Case, bare, join, serve, train};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -15,6 +15,35 @@ pub(super) enum Bench {
     Train(Train),
     /// The label join: impressions and delayed clicks to samples, from CSV, Parquet and JSON lines; counted, then timed
     Join(Join),
+    /// Serving: inference and prediction beside bare hyper, times while the model learns, ranking
+    Serve(Serve),
+    /// The bare server that `serve` compares with
+    #[command(hide = true)]
+    BareServer,
+}
+
+#[derive(Args)]
+pub(super) struct Serve {
+    /// Rounds; cases take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// How long each case runs in a round
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// Only cases with this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().map_err(|e| e.to_string())?;
+    match (0.01..=3600.0).contains(&seconds) {
+        true => Ok(seconds),
+        false => Err("seconds are 0.01 to 3600".into()),
+    }
 }
 
 #[derive(Args)]
@@ -65,6 +94,10 @@ impl Bench {
             Self::Join(Join { data, rows, rounds, only, json }) => {
                 ("join", join::run(&join::Plan { data, rows, rounds: rounds as usize, only }, tell)?, json)
             }
+            Self::Serve(Serve { rounds, seconds, only, json }) => {
+                ("serve", serve::run(&serve::Plan { rounds: rounds as usize, seconds, only }, tell)?, json)
+            }
+            Self::BareServer => return bare::serve(),
         };
         print(bench, &cases, json)
     }

@@ -44,3 +44,18 @@ fn a_case_that_is_not_there_is_named() {
     assert_eq!(out.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&out.stderr).contains("cases are csv, two files;"));
 }
+
+/// Every case answers, and the model learns while it is asked.
+#[test]
+fn serving_tells_its_speed_beside_bare_hyper() {
+    let lines = bench(&["serve", "--seconds", "0.1"]);
+    check(&lines, "serve");
+    let with_ceiling = |unit: &str| {
+        let of_unit = lines.iter().filter(|line| line["unit"] == unit);
+        of_unit.filter(|line| line["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)).count()
+    };
+    assert_eq!(with_ceiling("requests/s"), 2, "inference and prediction beside hyper");
+    assert_eq!(with_ceiling("us"), 2, "times while learning beside those at rest");
+    assert!(lines.iter().any(|line| line["unit"] == "deltas/s"));
+    assert_eq!(lines.iter().filter(|line| line["unit"] == "ms").count(), 2);
+}
