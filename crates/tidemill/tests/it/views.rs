@@ -93,7 +93,7 @@ fn a_request_right_before_an_impression_is_told_what_training_used() {
     let scratch = Scratch::new("views-parity");
     let job = job(&scratch);
     let mut engine = Engine::new(&job, &TrainSpec::from_settings(&job.learner, &job.settings).unwrap(), 1).unwrap();
-    let inputs = [&job.pipeline.left.source, &job.pipeline.join.as_ref().unwrap().right.source];
+    let inputs = [&job.pipeline.left.source, &job.pipeline.join.as_ref().unwrap().right[0].source];
     for (input, source) in inputs.into_iter().enumerate() {
         for opened in source::open(source, &[]).unwrap() {
             engine.sequencer.add_partition(input, opened.partition, opened.ordered);
