@@ -278,8 +278,11 @@ impl Job {
             }
         };
         let bounded = self.is_last;
-        if (bounded && self.nothing_usable().is_none()) || self.has_learned_more() {
-            self.publish_version()?;
+        let has_news = (bounded && self.nothing_usable().is_none()) || self.has_learned_more();
+        if has_news && let Err(e) = self.publish_version() {
+            // How far it came is said, too.
+            self.show(watcher, &format!("failed: {e}"));
+            return Err(e);
         }
         self.publish_live()?;
         self.keep_turned_away();

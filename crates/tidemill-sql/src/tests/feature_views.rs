@@ -225,99 +225,99 @@ fn what_a_feature_view_cannot_be_is_refused() {
     refused(
         &cases,
         expect![[r#"
-        line 10 col 30: expected KEYED BY, found 'KEYED'
-          10 | CREATE FEATURE VIEW user_ctr KEYED user_id AS
-             |                              ^^^^^
-        line 10 col 39: no column 'usr_id' in 'imp'; did you mean 'user_id'?
-          10 | CREATE FEATURE VIEW user_ctr KEYED BY usr_id AS
-             |                                       ^^^^^^
-        line 11 col 10: no aggregate 'COUNTS'; did you mean 'COUNT'?
-          11 |   SELECT COUNTS(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
-             |          ^^^^^^
-        line 11 col 16: COUNT(*) of which stream?; write COUNT(imp) or COUNT(click)
-          11 |   SELECT COUNT(*) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
-             |                ^
-        line 11 col 14: SUM takes a column; only COUNT takes a whole stream; write SUM(imp.column)
-          11 |   SELECT SUM(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
-             |              ^^^
-        line 11 col 29: user_ctr.imp_1h: a number is needed, this column is Utf8
-          11 |   SELECT SUM(imp.item) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
-             |                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-        line 11 col 18: no column 'prise' in 'imp'; did you mean 'price'?
-          11 |   SELECT SUM(imp.prise) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
-             |                  ^^^^^
-        line 11 col 14: an aggregate is over the columns of one stream; streams: imp, click
-          11 |   SELECT SUM(imp.price + click.user_id) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
-             |              ^^^^^^^^^^^^^^^^^^^^^^^^^
-        line 11 col 26: expected SAWTOOTH, TUMBLE, HOP, SESSION or DECAY, found 'SAWTOTH'; did you mean SAWTOOTH?
-          11 |   SELECT COUNT(imp) OVER SAWTOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
-             |                          ^^^^^^^
-        line 11 col 26: SAWTOOTH: 3600000 ms are not a whole number of panes of 420000 ms; write lengths that divide
-          11 |   SELECT COUNT(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '7' MINUTE) AS imp_1h,
-             |                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-        line 11 col 60: unknown time unit 'MINUT'; did you mean 'MINUTE'?
-          11 |   SELECT COUNT(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUT) AS imp_1h,
-             |                                                            ^^^^^^^^^
-        line 11 col 10: user_ctr.imp_1h: a window is needed: OVER SAWTOOTH (...)
-          11 |   SELECT COUNT(imp) AS imp_1h,
-             |          ^^^^^
-        line 11 col 30: user_ctr.imp_1h: DECAY goes with COUNT, SUM and MEAN; take SAWTOOTH
-          11 |   SELECT MAX(imp.price) OVER DECAY (INTERVAL '1' HOUR) AS imp_1h,
-             |                              ^^^^^^^^^^^^^^^^^^^^^^^^^
-        line 11 col 25: LAST keeps 1 to 32 values, got 99
-          11 |   SELECT LAST(imp.item, 99) AS imp_1h,
-             |                         ^^
-        line 13 col 11: RATIO takes columns that stand before it, not 'clk_2h'; did you mean 'clk_1h'?
-          13 |     RATIO(clk_2h, imp_1h, 20, 0.03) AS ctr_1h
-             |           ^^^^^^
-        line 13 col 27: smoothing takes alpha and prior, both; write RATIO(clicks_1h, impressions_1h, 20, 0.03)
-          13 |     RATIO(clk_1h, imp_1h, 20) AS ctr_1h
-             |                           ^^
-        line 12 col 72: column 'imp_1h' is there already
-          12 |     COUNT(click) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
-             |                                                                        ^^^^^^
-        line 14 col 40: 'imp' names two streams; give one an alias
-          14 |   FROM impressions imp, clicks_by_user imp;
-             |                                        ^^^
-        line 14 col 52: a feature view has no attribute 'tll'; did you mean 'ttl'?
-          14 |   FROM impressions imp, clicks_by_user click WITH (tll = '3h');
-             |                                                    ^^^
-        line 14 col 46: not supported yet: this clause of a feature view; filter a stream in CREATE VIEW and take that in FROM
-          14 |   FROM impressions imp, clicks_by_user click WHERE imp.price > 3;
-             |                                              ^^^^^
-        line 18 col 22: feature view 'user_ctr' is read as of the impression; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
-          18 |   LEFT JOIN user_ctr f ON f.user_id = i.user_id
-             |                      ^
-        line 18 col 22: a feature view is read at the impression's event time, and at no other; that is 'rt' (WATERMARK FOR); the views below must select it as it is
-          18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.ts f ON f.user_id = i.user_id
-             |                      ^^^^^^^^^^^^^^^^^^^^^^^^^^
-        line 18 col 54: a feature view is read under a key that the impression itself has; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
-          18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = c.user_id
-             |                                                      ^^^^^^^^^^^^^^^^^^^^^
-        line 18 col 54: keys have different types: 'i.item' is STRING, the view's key BIGINT
-          18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.item
-             |                                                      ^^^^^^^^^^^^^^^^^^
-        line 18 col 54: a feature view is joined on its key, 'user_id', and nothing else; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
-          18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.imp_1h = i.user_id
-             |                                                      ^^^^^^^^^^^^^^^^^^^^
-        line 18 col 54: a feature view is joined on its key, 'user_id', and nothing else; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
-          18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id AND i.price > 3
-             |                                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-        line 18 col 13: not supported yet: a second join; join one feedback source
-          18 |   LEFT JOIN user_crt FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
-             |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-        line 15 col 55: no column 'clk_1' in 'f'; did you mean 'clk_1h'?
-          15 | SELECT i.user_id, i.price * 2 AS double_price, f.*, f.clk_1 + 1 AS more, (c.imp_id IS NOT NULL) AS clicked
-             |                                                       ^^^^^
-        line 16 col 8: feature view 'user_ctr' is joined, not selected from; write FROM impressions i LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
-          16 |   FROM user_ctr i
-             |        ^^^^^^^^
-        line 17 col 20: not supported yet: FOR SYSTEM_TIME AS OF on what is no feature view; only feature views are read as of a time: CREATE FEATURE VIEW ...
-          17 |   LEFT JOIN clicks FOR SYSTEM_TIME AS OF i.rt c ON i.imp_id = c.imp_id
-             |                    ^^^^^^^^^^^^^^^^^^^^^^^^^^
-        line 16 col 65: feature view 'user_ctr' counts events of 'clicks', which this query does not read; take the impressions, or the feedback of the label join
-          16 |              LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
-             |                                                                 ^^^^^^^^^^^^^^^^^^^^^
-    "#]],
+            line 10 col 30: expected KEYED BY, found 'KEYED'
+              10 | CREATE FEATURE VIEW user_ctr KEYED user_id AS
+                 |                              ^^^^^
+            line 10 col 39: no column 'usr_id' in 'imp'; did you mean 'user_id'?
+              10 | CREATE FEATURE VIEW user_ctr KEYED BY usr_id AS
+                 |                                       ^^^^^^
+            line 11 col 10: no aggregate 'COUNTS'; did you mean 'COUNT'?
+              11 |   SELECT COUNTS(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
+                 |          ^^^^^^
+            line 11 col 16: COUNT(*) of which stream?; write COUNT(imp) or COUNT(click)
+              11 |   SELECT COUNT(*) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
+                 |                ^
+            line 11 col 14: SUM takes a column; only COUNT takes a whole stream; write SUM(imp.column)
+              11 |   SELECT SUM(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
+                 |              ^^^
+            line 11 col 29: user_ctr.imp_1h: a number is needed, this column is Utf8
+              11 |   SELECT SUM(imp.item) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
+                 |                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 11 col 18: no column 'prise' in 'imp'; did you mean 'price'?
+              11 |   SELECT SUM(imp.prise) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
+                 |                  ^^^^^
+            line 11 col 14: an aggregate is over the columns of one stream; streams: imp, click
+              11 |   SELECT SUM(imp.price + click.user_id) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
+                 |              ^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 11 col 26: expected SAWTOOTH, TUMBLE, HOP, SESSION or DECAY, found 'SAWTOTH'; did you mean SAWTOOTH?
+              11 |   SELECT COUNT(imp) OVER SAWTOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
+                 |                          ^^^^^^^
+            line 11 col 26: SAWTOOTH: 3600000 ms are not a whole number of panes of 420000 ms; write lengths that divide
+              11 |   SELECT COUNT(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '7' MINUTE) AS imp_1h,
+                 |                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 11 col 60: unknown time unit 'MINUT'; did you mean 'MINUTE'?
+              11 |   SELECT COUNT(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUT) AS imp_1h,
+                 |                                                            ^^^^^^^^^
+            line 11 col 10: user_ctr.imp_1h: a window is needed: OVER SAWTOOTH (...)
+              11 |   SELECT COUNT(imp) AS imp_1h,
+                 |          ^^^^^
+            line 11 col 30: user_ctr.imp_1h: DECAY goes with COUNT, SUM and MEAN; take SAWTOOTH
+              11 |   SELECT MAX(imp.price) OVER DECAY (INTERVAL '1' HOUR) AS imp_1h,
+                 |                              ^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 11 col 25: LAST keeps 1 to 32 values, got 99
+              11 |   SELECT LAST(imp.item, 99) AS imp_1h,
+                 |                         ^^
+            line 13 col 11: RATIO takes columns that stand before it, not 'clk_2h'; did you mean 'clk_1h'?
+              13 |     RATIO(clk_2h, imp_1h, 20, 0.03) AS ctr_1h
+                 |           ^^^^^^
+            line 13 col 27: smoothing takes alpha and prior, both; write RATIO(clicks_1h, impressions_1h, 20, 0.03)
+              13 |     RATIO(clk_1h, imp_1h, 20) AS ctr_1h
+                 |                           ^^
+            line 12 col 72: column 'imp_1h' is there already
+              12 |     COUNT(click) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS imp_1h,
+                 |                                                                        ^^^^^^
+            line 14 col 40: 'imp' names two streams; give one an alias
+              14 |   FROM impressions imp, clicks_by_user imp;
+                 |                                        ^^^
+            line 14 col 52: a feature view has no attribute 'tll'; did you mean 'ttl'?
+              14 |   FROM impressions imp, clicks_by_user click WITH (tll = '3h');
+                 |                                                    ^^^
+            line 14 col 46: not supported yet: this clause of a feature view; filter a stream in CREATE VIEW and take that in FROM
+              14 |   FROM impressions imp, clicks_by_user click WHERE imp.price > 3;
+                 |                                              ^^^^^
+            line 18 col 22: feature view 'user_ctr' is read as of the impression; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
+              18 |   LEFT JOIN user_ctr f ON f.user_id = i.user_id
+                 |                      ^
+            line 18 col 22: a feature view is read at the impression's event time, and at no other; that is 'rt' (WATERMARK FOR); the views below must select it as it is
+              18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.ts f ON f.user_id = i.user_id
+                 |                      ^^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 18 col 54: a feature view is read under a key that the impression itself has; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
+              18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = c.user_id
+                 |                                                      ^^^^^^^^^^^^^^^^^^^^^
+            line 18 col 54: keys have different types: 'i.item' is STRING, the view's key BIGINT
+              18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.item
+                 |                                                      ^^^^^^^^^^^^^^^^^^
+            line 18 col 54: a feature view is joined on its key, 'user_id', and nothing else; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
+              18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.imp_1h = i.user_id
+                 |                                                      ^^^^^^^^^^^^^^^^^^^^
+            line 18 col 54: a feature view is joined on its key, 'user_id', and nothing else; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
+              18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id AND i.price > 3
+                 |                                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 18 col 22: not supported yet: FOR SYSTEM_TIME AS OF on what is no feature view; only feature views are read as of a time: CREATE FEATURE VIEW ...
+              18 |   LEFT JOIN user_crt FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
+                 |                      ^^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 15 col 55: no column 'clk_1' in 'f'; did you mean 'clk_1h'?
+              15 | SELECT i.user_id, i.price * 2 AS double_price, f.*, f.clk_1 + 1 AS more, (c.imp_id IS NOT NULL) AS clicked
+                 |                                                       ^^^^^
+            line 16 col 8: feature view 'user_ctr' is joined, not selected from; write FROM impressions i LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
+              16 |   FROM user_ctr i
+                 |        ^^^^^^^^
+            line 17 col 20: not supported yet: FOR SYSTEM_TIME AS OF on what is no feature view; only feature views are read as of a time: CREATE FEATURE VIEW ...
+              17 |   LEFT JOIN clicks FOR SYSTEM_TIME AS OF i.rt c ON i.imp_id = c.imp_id
+                 |                    ^^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 16 col 65: feature view 'user_ctr' counts events of 'clicks', which this query does not read; take the impressions, or the feedback of the label join
+              16 |              LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
+                 |                                                                 ^^^^^^^^^^^^^^^^^^^^^
+        "#]],
     );
 }

@@ -103,7 +103,8 @@ fn aggregates_are_labels_of_regressions() {
         let (closed, none) = of(0, "EMIT ON WINDOW CLOSE");
         let (early, some) = of(1, EARLY);
         assert_eq!(closed, early, "{label}");
-        assert!(none == 0 && some > 200, "{label}: {none}, {some}");
+        // Of some 270 purchases two in three come within the window, nearly all of them after the wait.
+        assert!(none == 0 && some > 150, "{label}: {none}, {some}");
     }
 }
 
