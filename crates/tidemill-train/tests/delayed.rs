@@ -427,7 +427,6 @@ fn clicks(path: &str) -> Option<Vec<Impression>> {
 /// Prints what every policy makes of the real delays of 227 downloads after 100,000 clicks.
 #[test]
 #[ignore = "a table to look at: needs ../shared/data"]
-#[expect(clippy::disallowed_methods, reason = "a measurement is told its file from outside")]
 fn table_of_real_delays() {
     const RATES: [f64; 4] = [0.12, 0.25, 0.5, 1.0];
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/talkingdata100k/clicks.csv.zst");
