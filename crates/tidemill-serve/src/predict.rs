@@ -43,6 +43,7 @@ pub struct Predictor {
     request: Arc<dyn Transform>,
     extractor: Extractor,
     inputs: Inputs,
+    outputs: (&'static [Output], usize),
     live: Arc<LiveModel>,
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -111,7 +112,8 @@ impl Predictor {
         let first = Scratch { decoder: JsonDecoder::new(input.clone())?, work: Work::default() };
         let scratch = Mutex::new(vec![first]);
         let inputs = Inputs::new(&input, &*request, &extractor);
-        Ok(Self { model: model.to_string(), input, request, extractor, inputs, live, scratch })
+        let outputs = infer::outputs_of(live.read().weights.loss());
+        Ok(Self { model: model.to_string(), input, request, extractor, inputs, outputs, live, scratch })
     }
 
     /// The model's name.

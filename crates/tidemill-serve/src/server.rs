@@ -59,7 +59,8 @@ pub struct Limits {
     pub stop_timeout: Duration,
     /// Requests at once on a connection of HTTP/2; further ones wait.
     pub streams_max: u32,
-    /// Threads that answer.
+    /// Threads that answer: as many as there are cores for, at most two, unless told otherwise. A second one on the same core
+    /// only takes turns with the first.
     pub threads: usize,
 }
 
@@ -75,7 +76,7 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),
             streams_max: 128,
-            threads: 2,
+            threads: std::thread::available_parallelism().map_or(2, |n| n.get().min(2)),
         }
     }
 }

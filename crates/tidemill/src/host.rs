@@ -82,6 +82,10 @@ impl Host for AppHost {
         self.shown().models.clone()
     }
 
+    fn model(&self, name: &str) -> Option<Arc<ServedModel>> {
+        self.shown().models.iter().find(|m| m.name() == name).cloned()
+    }
+
     fn push(&self, source: &str, lines: Bytes) -> BoxFuture<Result<PushReply>> {
         let queued = self.push.push(source, lines);
         Box::pin(async move {

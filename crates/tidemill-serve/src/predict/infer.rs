@@ -51,6 +51,14 @@ impl Output {
     }
 }
 
+/// The outputs of a model with this loss, which no version changes.
+pub(super) fn outputs_of(loss: Loss) -> (&'static [Output], usize) {
+    match loss {
+        Loss::Softmax { classes } => (&[Output::Prediction, Output::Class], classes),
+        _ => (&[Output::Prediction], 1),
+    }
+}
+
 impl Predictor {
     /// What a request must bring.
     pub fn inputs(&self) -> &[Input] {
@@ -59,10 +67,7 @@ impl Predictor {
 
     /// What a reply brings, and the classes of the model; one number when it has none.
     pub fn outputs(&self) -> (&'static [Output], usize) {
-        match self.live.read().weights.loss() {
-            Loss::Softmax { classes } => (&[Output::Prediction, Output::Class], classes),
-            _ => (&[Output::Prediction], 1),
-        }
+        self.outputs
     }
 
     /// Predicts for the rows of `tensors`, by the live version or by the one that is asked for. `missing_as_null`: an

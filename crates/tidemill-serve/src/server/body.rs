@@ -1,6 +1,11 @@
 //! Request bodies: read up to a bound, in a bounded time; what is beyond is never held.
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -31,7 +36,14 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, limits: &Limit
     if body.size_hint().lower() > limits.body_bytes_max as u64 {
         return Err(discard(headers, body, too_large(limits)));
     }
-    let collected = tokio::time::timeout(limits.body_timeout, collect(&mut body, limits.body_bytes_max)).await;
+    let collected = {
+        let mut collecting = pin!(collect(&mut body, limits.body_bytes_max));
+        // Most bodies are there already, and need no clock.
+        match poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await {
+            Poll::Ready(collected) => Ok(collected),
+            Poll::Pending => tokio::time::timeout(limits.body_timeout, collecting).await,
+        }
+    };
     match collected {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(discard(headers, body, too_large(limits))),

@@ -2,11 +2,11 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -30,6 +30,8 @@ use super::{Shared, grpc, reply::Refusal, router, stopped};
 const TURNED_AWAY_MAX: usize = 64;
 /// How long a connection that ended badly may go on sending before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
+/// What hyper takes when it is not told.
+const HEADERS_MAX_OF_HYPER: usize = 100;
 
 /// Accepts connections until the server stops, then waits for those that are open.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -77,26 +79,39 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     }
     let io = TokioIo::new(Guarded::new(stream, shared.limits.write_timeout));
     let limits = &shared.limits;
-    let service = service_fn(|request| {
-        let shared = shared.clone();
-        async move { Ok::<_, Infallible>(router::answer(&shared, request).await) }
-    });
-    let mut connection = http1::Builder::new()
+    let answering = &shared;
+    let service =
+        service_fn(move |request| async move { Ok::<_, Infallible>(router::answer(answering, request).await) });
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        .max_headers(limits.headers_max)
         .max_buf_size(limits.header_bytes_max.max(8192))
-        .serve_connection(io, service);
+        // Replies are mostly short: one copy costs less than two places to write from.
+        .writev(false);
+    // Said out loud, hyper clears room for all of them before each request.
+    if limits.headers_max != HEADERS_MAX_OF_HYPER {
+        builder.max_headers(limits.headers_max);
+    }
+    let mut connection = builder.serve_connection(io, service);
     let mut stop = shared.stop.clone();
-    let mut stopping = false;
-    let ended = loop {
-        tokio::select! {
-            ended = &mut connection => break ended,
-            _ = stopped(&mut stop), if !stopping => {
-                stopping = true;
-                Pin::new(&mut connection).graceful_shutdown();
+    let ended = {
+        // Unlike `select!`, this looks for the stop once for each waker and not once for each request.
+        let mut stop_comes = std::pin::pin!(stopped(&mut stop));
+        let mut told: Option<Waker> = None;
+        let mut stopping = false;
+        poll_fn(|cx| {
+            let will_be_told = told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if !stopping && (!will_be_told || shared.stop.has_changed().unwrap_or(true)) {
+                told = Some(cx.waker().clone());
+                stopping = stop_comes.as_mut().poll(cx).is_ready();
+                if stopping {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
             }
-        }
+            Pin::new(&mut connection).poll(cx)
+        })
+        .await
     };
     // Where the connection ended well, hyper has closed it.
     if let Err(e) = ended {

@@ -67,13 +67,14 @@ async fn dispatch(
                 true => model.put_ranking(&name, &body).and_then(|()| model.rankings_to_json(Some(&name))),
                 false => model.remove_ranking(&name).and_then(|()| model.rankings_to_json(None)),
             };
-            blocking(shared, model, run).await
+            Box::pin(blocking(shared, model, run)).await
         }
         Route::Predict(model) => predict(shared, model, &body),
         Route::Rank(model) => rank(shared, model, &body),
-        Route::Rollback(model) => rollback(shared, model, &body).await,
-        Route::Promote(model) => promote(shared, model).await,
-        Route::Push(source) => push(shared, source, body).await,
+        // In boxes, so that they do not make the future of every request as large as theirs.
+        Route::Rollback(model) => Box::pin(rollback(shared, model, &body)).await,
+        Route::Promote(model) => Box::pin(promote(shared, model)).await,
+        Route::Push(source) => Box::pin(push(shared, source, body)).await,
         Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, &head.headers, &body),
         _ => Err(our_mistake()),
     }

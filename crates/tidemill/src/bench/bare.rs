@@ -63,9 +63,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
 fn score(body: &[u8]) -> f32 {
     const DATA: &[u8] = b"\"data\":[";
     let at = body.windows(DATA.len()).position(|w| w == DATA).map_or(body.len(), |at| at + DATA.len());
-    let list = body[at..].split(|b| *b == b']').next().unwrap_or_default();
-    let numbers = list.split(|b| *b == b',');
-    numbers.take(FLOATS).enumerate().map(|(i, number)| decimal(number) * (i as f32 - 19.0) * 0.02).sum()
+    let numbers = body[at..].split(|b| *b == b',' || *b == b']');
+    numbers.take(FLOATS).enumerate().map(|(i, number)| decimal(number) * (i as f32 - 19.0) / 64.0).sum()
 }
 
 /// `0.53214`: digits with a point among them.
@@ -90,7 +89,8 @@ mod tests {
     #[test]
     fn numbers_are_weighted_by_their_place() {
         assert_eq!(decimal(b"0.53214"), 0.53214);
-        assert_eq!(score(b"{\"data\":[1.00000,0.50000]}"), -19.0 * 0.02 - 0.5 * 18.0 * 0.02);
+        let body = format!("{{\"data\":[1.00000,0.50000{}]}}", ",0.00000".repeat(FLOATS - 2));
+        assert_eq!(score(body.as_bytes()), (-19.0 - 0.5 * 18.0) / 64.0);
         assert_eq!(score(b"{}"), 0.0);
     }
 }

@@ -87,21 +87,22 @@ pub(in crate::server) fn read<'a>(json: &'a [u8], bytes: &'a [u8]) -> Result<Inf
     Ok(request)
 }
 
-/// Names that were there.
+/// Names that were there; a request has four.
 #[derive(Default)]
-struct Seen(Vec<&'static str>);
+struct Seen([Option<&'static str>; 4]);
 
 impl Seen {
     fn once(&mut self, name: &'static str) -> Result<()> {
         if self.has(name) {
             return Err(Error::invalid(format!("\"{name}\" is there twice")));
         }
-        self.0.push(name);
+        let free = self.0.iter_mut().find(|seen| seen.is_none());
+        *free.expect("there are as many places as names") = Some(name);
         Ok(())
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.contains(&name)
+        self.0.contains(&Some(name))
     }
 }
 
