@@ -25,6 +25,18 @@ pub(super) struct Collected {
     pub(super) left_done_bytes: usize,
 }
 
+impl Collected {
+    /// This many rows will leave.
+    pub fn reserve(&mut self, count: usize) {
+        self.left.reserve(count);
+        self.kinds.reserve(count);
+        self.seqs.reserve(count);
+        self.weights.reserve(count);
+        self.matured.reserve(count);
+        self.left_done.reserve(count);
+    }
+}
+
 impl LabelJoin {
     /// The impression waits no longer, whatever its label is by now.
     pub(super) fn emit_early(&mut self, slot: u32) {
@@ -96,8 +108,12 @@ impl LabelJoin {
         let positive = self.is_positive(slot);
         let p = &mut self.pending[slot as usize];
         p.stage = stage;
-        self.known.push(p.ts, p.seq, slot);
-        self.known_count += 1;
+        // What would be forgotten in this very mini-batch is so at once; a remembered row counts until the bounds were looked at.
+        let is_over = p.ts <= self.forgotten_ts && stage != Stage::Remembered;
+        if !is_over {
+            self.known.push(p.ts, p.seq, slot);
+            self.known_count += 1;
+        }
         self.open_count -= 1;
         *if positive { &mut self.counts.positives } else { &mut self.counts.negatives } += 1;
         let label = if self.spec.label_is_match { positive as u8 as f32 } else { f32::NAN };
@@ -108,6 +124,9 @@ impl LabelJoin {
                 self.remembered_count += 1;
             }
             _ => self.let_go(slot),
+        }
+        if is_over {
+            self.forget_slot(slot);
         }
     }
 
@@ -164,7 +183,7 @@ impl LabelJoin {
 
     pub(super) fn gather(&mut self) -> Result<JoinOutput> {
         let out = std::mem::take(&mut self.out);
-        let mut columns = self.left_rows.gather(&out.left.iter().map(|r| Some(*r)).collect::<Vec<_>>())?;
+        let mut columns = self.left_rows.gather(&out.left)?;
         for side in &mut self.sides {
             columns.extend(side.gather()?);
         }

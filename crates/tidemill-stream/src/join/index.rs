@@ -1,9 +1,8 @@
-//! Slots by key: chains through a slab, newest first, and the hashes they are found by.
-
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-};
+//! Slots by key: a table of open addressing, chains through a slab, newest first, and the hashes they are found by.
+//!
+//! In: hashes of keys, and slots of a slab whose entries know their key. Out: the newest slot of a key, and from it the others.
+//! A place is eight bytes, the low half of the hash beside the slot, so probing, removing and growing stay within the table;
+//! the slab is asked for the whole key only where half of it agrees.
 
 use arrow::{
     array::{Array, AsArray},
@@ -16,54 +15,157 @@ pub(super) const NONE: u32 = u32::MAX;
 /// The hash of a key that is NULL, and equals nothing.
 pub(super) const NULL_KEY: u64 = u64::MAX;
 
-/// Keys are hashes already.
-#[derive(Default)]
-pub(super) struct Identity(u64);
+/// What stands in a slab and is found by its key.
+pub(super) trait Chained {
+    fn key(&self) -> u64;
+    /// The slot of the same key that came before.
+    fn next(&self) -> u32;
+    fn set_next(&mut self, next: u32);
+}
 
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("keys are u64")
-    }
-    fn write_u64(&mut self, x: u64) {
-        self.0 = x;
+#[derive(Clone, Copy)]
+struct Place {
+    /// The low half of the key: says where the place would be best.
+    tag: u32,
+    slot: u32,
+}
+
+const EMPTY: Place = Place { tag: 0, slot: NONE };
+const PLACES_MIN: usize = 16;
+
+/// The newest slot of each key, by linear probing. Removing shifts back what stands behind, so no tombstone is ever left.
+pub(super) struct Index {
+    /// A power of two, never full.
+    places: Vec<Place>,
+    len: usize,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { places: vec![EMPTY; PLACES_MIN], len: 0 }
     }
 }
 
-/// The newest slot of each key.
-pub(super) type Index = HashMap<u64, u32, BuildHasherDefault<Identity>>;
-
-/// Slots of one key, newest first.
-pub(super) fn chain(index: &Index, key: u64, next: impl Fn(u32) -> u32) -> impl Iterator<Item = u32> {
-    let first = index.get(&key).copied().unwrap_or(NONE);
-    std::iter::successors((first != NONE).then_some(first), move |&slot| {
-        let n = next(slot);
-        (n != NONE).then_some(n)
-    })
-}
-
-/// Takes `slot` out of its key's chain. `link(s, Some(to))` sets and `link(s, None)` reads the successor of `s`; both
-/// answer what it was.
-pub(super) fn unlink(index: &mut Index, key: u64, slot: u32, next: u32, mut link: impl FnMut(u32, Option<u32>) -> u32) {
-    let head = index[&key];
-    if head == slot {
-        if next == NONE {
-            index.remove(&key);
-        } else {
-            index.insert(key, next);
-        }
-        return;
+impl Index {
+    /// Reads the places where these keys would stand, all before any is needed: the processor waits for many places of
+    /// memory at once, where one look-up behind the other would wait for each.
+    pub fn touch(&self, keys: impl Iterator<Item = u64>) {
+        let mask = self.mask();
+        let read = keys.fold(0, |read, key| read ^ self.places[key as usize & mask].slot);
+        std::hint::black_box(read);
     }
-    let mut at = head;
-    loop {
-        let after = link(at, None);
-        if after == slot {
-            link(at, Some(next));
-            return;
+
+    /// The newest slot of a key, or [`NONE`].
+    pub fn find(&self, key: u64, slab: &[impl Chained]) -> u32 {
+        let (found, at) = self.probe(key, slab);
+        if found { self.places[at].slot } else { NONE }
+    }
+
+    /// The slot is the newest of its key from here on; answers the one that was.
+    pub fn insert(&mut self, key: u64, slot: u32, slab: &[impl Chained]) -> u32 {
+        let (found, at) = self.probe(key, slab);
+        if found {
+            return std::mem::replace(&mut self.places[at].slot, slot);
         }
-        at = after;
+        self.places[at] = Place { tag: key as u32, slot };
+        self.len += 1;
+        if self.len * 4 > self.places.len() * 3 {
+            self.grow();
+        }
+        NONE
+    }
+
+    /// Slots of one key, newest first.
+    pub fn chain<'a, T: Chained>(&self, key: u64, slab: &'a [T]) -> impl Iterator<Item = u32> + use<'a, T> {
+        let some = |slot: u32| (slot != NONE).then_some(slot);
+        std::iter::successors(some(self.find(key, slab)), move |&slot| some(slab[slot as usize].next()))
+    }
+
+    /// Takes a slot out of its key's chain.
+    pub fn unlink(&mut self, slot: u32, slab: &mut [impl Chained]) {
+        let (key, next) = (slab[slot as usize].key(), slab[slot as usize].next());
+        let mask = self.mask();
+        let mut at = key as usize & mask;
+        while self.places[at].slot != slot {
+            if self.places[at].slot == NONE {
+                return self.unlink_behind(slot, slab);
+            }
+            at = (at + 1) & mask;
+        }
+        if next == NONE { self.remove(at) } else { self.places[at].slot = next }
+    }
+
+    /// Takes out a slot that is not the newest of its key.
+    fn unlink_behind(&self, slot: u32, slab: &mut [impl Chained]) {
+        let (key, next) = (slab[slot as usize].key(), slab[slot as usize].next());
+        let mut at = self.find(key, slab);
+        loop {
+            let after = slab[at as usize].next();
+            if after == slot {
+                return slab[at as usize].set_next(next);
+            }
+            at = after;
+        }
+    }
+
+    /// Memory of the table.
+    pub fn bytes(&self) -> usize {
+        self.places.len() * size_of::<Place>()
+    }
+
+    fn mask(&self) -> usize {
+        self.places.len() - 1
+    }
+
+    /// Where the key stands, or the place that it would take.
+    fn probe(&self, key: u64, slab: &[impl Chained]) -> (bool, usize) {
+        let mask = self.mask();
+        let mut at = key as usize & mask;
+        loop {
+            let place = self.places[at];
+            if place.slot == NONE {
+                return (false, at);
+            }
+            if place.tag == key as u32 && slab[place.slot as usize].key() == key {
+                return (true, at);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    fn remove(&mut self, mut hole: usize) {
+        let mask = self.mask();
+        let mut at = (hole + 1) & mask;
+        loop {
+            let place = self.places[at];
+            if place.slot == NONE {
+                break;
+            }
+            // It may go back to the hole when that is not in front of where it would stand best.
+            let from_best = at.wrapping_sub(place.tag as usize) & mask;
+            if from_best >= at.wrapping_sub(hole) & mask {
+                self.places[hole] = place;
+                hole = at;
+            }
+            at = (at + 1) & mask;
+        }
+        self.places[hole] = EMPTY;
+        self.len -= 1;
+    }
+
+    /// Twice the places. Those of a run go to two runs, so both tables are walked nearly in order: a million keys take a
+    /// few milliseconds, and the slab is not touched.
+    fn grow(&mut self) {
+        let mut places = vec![EMPTY; self.places.len() * 2];
+        let mask = places.len() - 1;
+        for place in self.places.iter().filter(|place| place.slot != NONE) {
+            let mut at = place.tag as usize & mask;
+            while places[at].slot != NONE {
+                at = (at + 1) & mask;
+            }
+            places[at] = *place;
+        }
+        self.places = places;
     }
 }
 
@@ -94,4 +196,61 @@ pub(super) fn hash_keys(column: &dyn Array) -> Result<Vec<u64>> {
         }
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tidemill_base::Rng;
+
+    use super::*;
+
+    struct Entry(u64, u32);
+
+    impl Chained for Entry {
+        fn key(&self) -> u64 {
+            self.0
+        }
+        fn next(&self) -> u32 {
+            self.1
+        }
+        fn set_next(&mut self, next: u32) {
+            self.1 = next;
+        }
+    }
+
+    /// Keys that crowd the same places, that agree in their low half, and that have many slots are told apart while slots
+    /// come and go.
+    #[test]
+    fn every_key_has_its_slots_newest_first() {
+        for seed in 0..50 {
+            let mut rng = Rng::seeded(seed);
+            let (mut index, mut slab) = (Index::default(), Vec::new());
+            let mut chains: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+            let mut there: Vec<u32> = Vec::new();
+            for step in 0..3000 {
+                let draw = rng.next_u64();
+                // The table grows in the first half and empties in the second.
+                if draw % 10 < if step < 1500 { 8 } else { 2 } {
+                    let key =
+                        [draw >> 40 & 7, (draw >> 40 & 3) << 32 | 5, draw >> 40 & 1023, draw][draw as usize >> 8 & 3];
+                    let slot = slab.len() as u32;
+                    slab.push(Entry(key, NONE));
+                    slab[slot as usize].1 = index.insert(key, slot, &slab);
+                    chains.entry(key).or_default().insert(0, slot);
+                    there.push(slot);
+                } else if !there.is_empty() {
+                    let slot = there.swap_remove(draw as usize % there.len());
+                    index.unlink(slot, &mut slab);
+                    chains.get_mut(&slab[slot as usize].0).unwrap().retain(|s| *s != slot);
+                }
+            }
+            assert_eq!(index.len, chains.values().filter(|slots| !slots.is_empty()).count());
+            for (key, slots) in chains {
+                assert_eq!(index.chain(key, &slab).collect::<Vec<_>>(), slots, "seed {seed}, key {key}");
+            }
+            assert_eq!(index.find(1 << 63 | 5, &slab), NONE);
+        }
+    }
 }

@@ -29,7 +29,7 @@ use arrow::{
 use tidemill_base::{Error, Result};
 
 use emit::Collected;
-use index::{NULL_KEY, chain, hash_keys};
+use index::{NULL_KEY, hash_keys};
 use rows::{KeptRows, RowRef};
 use side::Side;
 pub use spec::{
@@ -94,7 +94,11 @@ pub struct LabelJoin {
     /// Those of them that are there with their rows.
     remembered: TimeQueue,
     remembered_count: usize,
+    /// Up to here no key is remembered: what is final leaves at once.
+    forgotten_ts: i64,
     out: Collected,
+    /// What falls due; kept to be filled again.
+    due: Vec<Due>,
 }
 
 impl LabelJoin {
@@ -110,10 +114,11 @@ impl LabelJoin {
             sides.push(Side::new(feedback.clone(), right, measures)?);
         }
         let fields: Vec<_> = left.fields().iter().cloned().chain(sides.iter().flat_map(|s| s.fields())).collect();
-        let tick_ms = (spec.window_ms() / 256).max(1);
+        let window_ms = spec.window_ms();
+        let kept_ms = window_ms.saturating_add(spec.correction_ttl_ms);
         Ok(Self {
             output: Arc::new(Schema::new(fields)),
-            window_ms: spec.window_ms(),
+            window_ms,
             is_fixed_at_match: spec.is_fixed_at_match(),
             watermark: i64::MIN,
             next_seq: 0,
@@ -123,13 +128,15 @@ impl LabelJoin {
             pending: Vec::new(),
             pending_free: Vec::new(),
             open_count: 0,
-            early: TimeQueue::new(tick_ms),
-            close: TimeQueue::new(tick_ms),
-            known: TimeQueue::new(tick_ms),
+            early: TimeQueue::new(window_ms),
+            close: TimeQueue::new(window_ms),
+            known: TimeQueue::new(kept_ms),
             known_count: 0,
-            remembered: TimeQueue::new(tick_ms),
+            remembered: TimeQueue::new(kept_ms),
             remembered_count: 0,
+            forgotten_ts: i64::MIN,
             out: Collected::default(),
+            due: Vec::new(),
             spec,
         })
     }
@@ -143,6 +150,7 @@ impl LabelJoin {
     pub fn push_impressions(&mut self, rows: &RecordBatch, event_times: &[i64]) -> Result<Vec<(u32, NotLetIn)>> {
         let hash = |side: &Side| hash_keys(rows.column(side.spec.left_key).as_ref());
         let keys: Vec<Vec<u64>> = self.sides.iter().map(hash).collect::<Result<_>>()?;
+        self.sides.iter().zip(&keys).for_each(|(side, keys)| side.index.touch(keys.iter().copied()));
         let batch = self.left_rows.add(rows.clone());
         let mut refused = Vec::new();
         for (i, &ts) in event_times.iter().enumerate() {
@@ -164,6 +172,7 @@ impl LabelJoin {
     /// Takes feedback of one type; `event_times[i]` belongs to row `i`. Samples that it contradicts are corrected at once.
     pub fn push_feedback(&mut self, side: usize, rows: &RecordBatch, event_times: &[i64]) -> Result<()> {
         let keys = self.sides[side].hash(rows)?;
+        self.sides[side].index.touch(keys.iter().copied());
         let batch = self.sides[side].rows.add(rows.clone());
         for (i, (&key, &ts)) in keys.iter().zip(event_times).enumerate() {
             self.counts.feedback += 1;
@@ -182,21 +191,28 @@ impl LabelJoin {
     /// Moves the watermark on and hands out every sample that is due, corrections of this mini-batch first.
     pub fn advance(&mut self, watermark: i64) -> Result<JoinOutput> {
         self.watermark = self.watermark.max(watermark);
+        let closed = self.watermark.saturating_sub(self.window_ms);
+        self.forgotten_ts = closed.saturating_sub(self.spec.correction_ttl_ms);
+        let mut all_due = std::mem::take(&mut self.due);
         if let Emit::Early { delay_ms } = self.spec.emit {
-            for due in self.early.pop_through(self.watermark.saturating_sub(delay_ms)) {
+            self.early.pop_through(self.watermark.saturating_sub(delay_ms), &mut all_due);
+            for due in all_due.drain(..) {
                 if self.is_open(due) {
                     self.emit_early(due.slot);
                 }
             }
         }
-        let closed = self.watermark.saturating_sub(self.window_ms);
-        for due in self.close.pop_through(closed) {
+        self.close.pop_through(closed, &mut all_due);
+        self.touch(&all_due);
+        self.out.reserve(all_due.len());
+        for due in all_due.drain(..) {
             if self.is_open(due) {
                 self.finish(due.slot, Stage::Done);
             }
         }
         self.release();
-        for due in self.known.pop_through(closed.saturating_sub(self.spec.correction_ttl_ms)) {
+        self.known.pop_through(self.forgotten_ts, &mut all_due);
+        for due in all_due.drain(..) {
             self.forget(due);
         }
         let known_count_max = self.spec.pending_count_max.saturating_mul(2).saturating_add(KNOWN_COUNT_MIN);
@@ -205,12 +221,14 @@ impl LabelJoin {
             self.forget(due);
         }
         for side in &mut self.sides {
-            for due in side.expiry.pop_through(self.watermark) {
+            side.expiry.pop_through(self.watermark, &mut all_due);
+            for due in all_due.drain(..) {
                 if side.feedback[due.slot as usize].arrival == due.seq && !side.drop_feedback(due.slot) {
                     self.counts.unmatched_feedback += 1;
                 }
             }
         }
+        self.due = all_due;
         self.gather()
     }
 
@@ -234,8 +252,7 @@ impl LabelJoin {
     /// Bytes of the rows that wait and of what is kept about them: what `pending_bytes_max` bounds. It follows from the
     /// rows alone, so a restored join, whose rows lie in other batches, decides by the same number.
     pub fn held_bytes(&self) -> usize {
-        let waiting =
-            (self.open_count + self.remembered_count) * (PENDING_BYTES + self.sides.len() * size_of::<side::Link>());
+        let waiting = (self.open_count + self.remembered_count) * (PENDING_BYTES + self.sides.len() * side::LINK_BYTES);
         self.left_rows.held_bytes() - self.out.left_done_bytes
             + waiting
             + self.sides.iter().map(Side::held_bytes).sum::<usize>()
@@ -282,7 +299,7 @@ impl LabelJoin {
     fn is_known(&self, side: usize, key: u64, row: RowRef) -> bool {
         let side = &self.sides[side];
         key != NULL_KEY
-            && chain(&side.index, key, |slot| side.links[slot as usize].next).any(|slot| {
+            && side.index.chain(key, &side.links).any(|slot| {
                 let p = &self.pending[slot as usize];
                 p.stage.is_final() || self.left_rows.same_value(side.spec.left_key, p.row, row)
             })
@@ -334,7 +351,7 @@ impl LabelJoin {
     fn match_pending(&mut self, side: usize, key: u64, ts: i64, row: RowRef) -> bool {
         let mut any = false;
         let of_key = &self.sides[side];
-        let mut next = of_key.index.get(&key).copied().unwrap_or(index::NONE);
+        let mut next = of_key.index.find(key, &of_key.links);
         while next != index::NONE {
             let slot = next;
             let (p, of_key) = (&self.pending[slot as usize], &self.sides[side]);
@@ -358,19 +375,30 @@ impl LabelJoin {
         any
     }
 
+    /// Reads what the impressions that fall due have, and where the index has them, all before any is needed.
+    fn touch(&self, all_due: &[Due]) {
+        let read = all_due.iter().fold(0, |read, due| read ^ self.pending[due.slot as usize].seq);
+        std::hint::black_box(read);
+        for side in &self.sides {
+            side.index.touch(all_due.iter().map(|due| side.links[due.slot as usize].key));
+        }
+    }
+
     /// No duplicate of it is recognised any more.
     fn forget(&mut self, due: Due) {
-        if !self.holds(due) {
-            return;
+        if self.holds(due) {
+            self.known_count -= 1;
+            self.forget_slot(due.slot);
         }
-        let slot = due.slot;
+    }
+
+    fn forget_slot(&mut self, slot: u32) {
         if self.pending[slot as usize].stage == Stage::Remembered {
             self.stop_remembering(slot, Stage::Done);
         }
         let is_late = self.pending[slot as usize].stage == Stage::Corrected;
         self.counts.closed_late_positives += is_late as u64;
         self.counts.closed_positives += (is_late || self.is_positive(slot)) as u64;
-        self.known_count -= 1;
         self.sides.iter_mut().for_each(|side| side.remove(slot));
         self.pending[slot as usize].seq = NO_SEQ;
         self.pending_free.push(slot);

@@ -1,18 +1,19 @@
 //! Rows that wait: whole batches are kept until the last row that is held in them is released.
 //!
-//! Nothing is copied when a row comes in; columns are gathered once, when rows leave.
+//! Nothing is copied when a row comes in; columns are gathered once, when rows leave, and what leaves as it came is a slice.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array},
-    compute::interleave,
+    array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array, new_null_array},
+    compute::{concat, interleave},
     datatypes::{DataType, SchemaRef},
 };
 use tidemill_base::{Error, Result};
 
-/// A row in a kept batch.
+/// A row in a kept batch. Twelve bytes: many of them lie in what is looked at for each event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed(4))]
 pub(super) struct RowRef {
     /// Number of the batch since the stream began.
     pub batch: u64,
@@ -20,9 +21,24 @@ pub(super) struct RowRef {
     pub row: u32,
 }
 
+impl RowRef {
+    /// No row: NULL in every column.
+    pub const NONE: Self = Self { batch: u64::MAX, row: 0 };
+}
+
 struct Kept {
     rows: RecordBatch,
     held: u32,
+    bytes: usize,
+}
+
+/// Runs are copied whole where they are this long on average.
+const RUN_ROWS: usize = 8;
+
+/// Rows of one batch that stand one behind the other.
+struct Run {
+    first: RowRef,
+    rows: usize,
 }
 
 /// The batches of one side at one moment, as if they were one.
@@ -64,8 +80,9 @@ impl KeptRows {
 
     /// Keeps a batch; call [`KeptRows::settle`] once the rows to keep are held.
     pub fn add(&mut self, rows: RecordBatch) -> u64 {
-        self.bytes += batch_bytes(&rows);
-        self.batches.push_back(Some(Kept { rows, held: 0 }));
+        let bytes = batch_bytes(&rows);
+        self.bytes += bytes;
+        self.batches.push_back(Some(Kept { rows, held: 0, bytes }));
         self.first + self.batches.len() as u64 - 1
     }
 
@@ -74,7 +91,7 @@ impl KeptRows {
         let at = (batch - self.first) as usize;
         if self.batches[at].as_ref().is_some_and(|k| k.held == 0) {
             let kept = self.batches[at].take().expect("just seen");
-            self.bytes -= batch_bytes(&kept.rows);
+            self.bytes -= kept.bytes;
         }
         while let Some(None) = self.batches.front() {
             self.batches.pop_front();
@@ -126,48 +143,63 @@ impl KeptRows {
         self.kept(row.batch).rows.columns().iter().map(bytes).sum()
     }
 
-    /// All columns of these rows in this order; NULL in every column for `None`.
-    pub fn gather(&self, rows: &[Option<RowRef>]) -> Result<Vec<ArrayRef>> {
+    /// All columns of these rows in this order; NULL in every column for [`RowRef::NONE`].
+    pub fn gather(&self, rows: &[RowRef]) -> Result<Vec<ArrayRef>> {
         self.gather_columns(rows, 0..self.schema.fields().len())
     }
 
     /// Some columns of these rows in this order.
-    pub fn gather_columns(
-        &self,
-        rows: &[Option<RowRef>],
-        columns: impl IntoIterator<Item = usize>,
-    ) -> Result<Vec<ArrayRef>> {
+    pub fn gather_columns(&self, rows: &[RowRef], columns: impl IntoIterator<Item = usize>) -> Result<Vec<ArrayRef>> {
+        let types = columns.into_iter().map(|c| (c, self.schema.field(c).data_type()));
+        if rows.is_empty() {
+            return Ok(types.map(|(_, ty)| new_empty_array(ty)).collect());
+        }
+        if rows.iter().all(|row| *row == RowRef::NONE) {
+            return Ok(types.map(|(_, ty)| new_null_array(ty, rows.len())).collect());
+        }
+        if let Some(runs) = runs(rows) {
+            return types.map(|(c, _)| self.join_runs(c, &runs)).collect();
+        }
         let mut used: Vec<u64> = Vec::new();
         let mut place_of: BTreeMap<u64, usize> = BTreeMap::new();
-        // Place 0 is the NULL row; neighbours nearly always lie in one batch, so the last place is tried first.
-        let mut last = (u64::MAX, 0);
+        // Place 0 is the NULL row, if there is one; neighbours nearly always lie in one batch, so the last place is tried
+        // first.
+        let has_none = rows.contains(&RowRef::NONE);
+        let mut last = (RowRef::NONE.batch, 0);
         let places: Vec<(usize, usize)> = rows
             .iter()
-            .map(|row| {
-                let Some(row) = row else { return (0, 0) };
-                if row.batch != last.0 {
-                    let place = *place_of.entry(row.batch).or_insert_with(|| {
-                        used.push(row.batch);
-                        used.len()
-                    });
-                    last = (row.batch, place);
+            .map(|&RowRef { batch, row }| {
+                if batch == RowRef::NONE.batch {
+                    return (0, 0);
                 }
-                (last.1, row.row as usize)
+                if batch != last.0 {
+                    let place = *place_of.entry(batch).or_insert_with(|| {
+                        used.push(batch);
+                        used.len() - !has_none as usize
+                    });
+                    last = (batch, place);
+                }
+                (last.1, row as usize)
             })
             .collect();
-        columns
-            .into_iter()
-            .map(|c| {
-                let ty = self.schema.field(c).data_type();
-                if rows.iter().all(Option::is_none) {
-                    return Ok(new_null_array(ty, rows.len()));
-                }
-                let null = new_null_array(ty, 1);
-                let mut arrays: Vec<&dyn Array> = vec![null.as_ref()];
+        types
+            .map(|(c, ty)| {
+                let null = has_none.then(|| new_null_array(ty, 1));
+                let mut arrays: Vec<&dyn Array> = null.iter().map(|null| null.as_ref()).collect();
                 arrays.extend(used.iter().map(|b| self.column(c, *b)));
                 interleave(&arrays, &places).map_err(|e| Error::internal(format!("label join: {e}")))
             })
             .collect()
+    }
+
+    fn join_runs(&self, column: usize, runs: &[Run]) -> Result<ArrayRef> {
+        let slice = |run: &Run| self.kept(run.first.batch).rows.column(column).slice(run.first.row as usize, run.rows);
+        if let [run] = runs {
+            return Ok(slice(run));
+        }
+        let slices: Vec<ArrayRef> = runs.iter().map(slice).collect();
+        let arrays: Vec<&dyn Array> = slices.iter().map(|array| array.as_ref()).collect();
+        concat(&arrays).map_err(|e| Error::internal(format!("label join: {e}")))
     }
 
     /// Takes hold of every batch as it is now.
@@ -203,7 +235,30 @@ pub(super) fn same_value(a: &dyn Array, i: u32, b: &dyn Array, j: u32) -> bool {
     }
 }
 
+/// The runs of which these rows consist, as long as there are few enough of them to be worth it.
+fn runs(rows: &[RowRef]) -> Option<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    for &row in rows {
+        if let Some(run) = runs.last_mut()
+            && run.first.batch == row.batch
+            && run.first.row as usize + run.rows == row.row as usize
+        {
+            run.rows += 1;
+            continue;
+        }
+        if row == RowRef::NONE || runs.len() * RUN_ROWS > rows.len() {
+            return None;
+        }
+        runs.push(Run { first: row, rows: 1 });
+    }
+    Some(runs)
+}
+
 /// Bytes of the slice itself, not of the buffers it shares.
 fn batch_bytes(rows: &RecordBatch) -> usize {
-    rows.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
+    let bytes = |column: &ArrayRef| match (column.data_type().primitive_width(), column.nulls()) {
+        (Some(width), None) => column.len() * width,
+        _ => column.to_data().get_slice_memory_size().unwrap_or(0),
+    };
+    rows.columns().iter().map(bytes).sum()
 }

@@ -13,13 +13,16 @@ use tidemill_base::{Error, Result};
 
 use super::{
     FeedbackSpec, Take,
-    index::{Index, NONE, NULL_KEY, chain, hash_keys, unlink},
+    index::{Chained, Index, NONE, NULL_KEY, hash_keys},
     rows::{KeptRows, RowRef},
     time_queue::TimeQueue,
 };
 
 /// What the slab of feedback takes for one row, about.
 const FEEDBACK_BYTES: usize = 64;
+/// What an impression takes for one type of feedback, about. `pending_bytes_max` decides by it, so it stays as it is whatever
+/// the slabs look like.
+pub(super) const LINK_BYTES: usize = 80;
 
 /// A feedback row that may yet meet an impression.
 #[derive(Clone, Debug)]
@@ -32,13 +35,48 @@ pub(super) struct Feedback {
     pub next: u32,
 }
 
-/// An impression as this feedback sees it.
+impl Chained for Feedback {
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn next(&self) -> u32 {
+        self.next
+    }
+
+    fn set_next(&mut self, next: u32) {
+        self.next = next;
+    }
+}
+
+/// An impression as this feedback sees it: what every event looks at.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub key: u64,
     pub next: u32,
     /// Feedback rows that matched.
     pub matches: u32,
+    /// Where in [`Side::taken`] the matched rows are, or [`NONE`].
+    taken: u32,
+}
+
+impl Chained for Link {
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn next(&self) -> u32 {
+        self.next
+    }
+
+    fn set_next(&mut self, next: u32) {
+        self.next = next;
+    }
+}
+
+/// Rows that an impression has taken, with their times. Few impressions have any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
     pub first: Option<(i64, RowRef)>,
     pub last: Option<(i64, RowRef)>,
 }
@@ -51,6 +89,9 @@ pub(super) struct Side {
     pub index: Index,
     /// By the impression's slot.
     pub links: Vec<Link>,
+    /// By [`Link::taken`]; those that are free hold nothing.
+    pub taken: Vec<Taken>,
+    taken_free: Vec<u32>,
     /// By the impression's slot, a number for each of `counted`.
     pub numbers: Vec<f64>,
     /// Columns that are counted or summed, with how.
@@ -62,8 +103,8 @@ pub(super) struct Side {
     pub expiry: TimeQueue,
     pub next_feedback: u64,
     /// Of each row that leaves: the first match, the last, and the numbers.
-    firsts: Vec<Option<RowRef>>,
-    lasts: Vec<Option<RowRef>>,
+    firsts: Vec<RowRef>,
+    lasts: Vec<RowRef>,
     out_numbers: Vec<f64>,
     /// Rows to let go of once gathered.
     done: Vec<RowRef>,
@@ -88,13 +129,15 @@ impl Side {
             rows: KeptRows::new(schema.clone(), measures),
             index: Index::default(),
             links: Vec::new(),
+            taken: Vec::new(),
+            taken_free: Vec::new(),
             numbers: Vec::new(),
             counted,
             takes_last: spec.takes.contains(&Take::Last),
             feedback: Vec::new(),
             feedback_free: Vec::new(),
             feedback_index: Index::default(),
-            expiry: TimeQueue::new((spec.window_ms / 256).max(1)),
+            expiry: TimeQueue::new(spec.window_ms),
             next_feedback: 0,
             firsts: Vec::new(),
             lasts: Vec::new(),
@@ -129,8 +172,8 @@ impl Side {
 
     /// An impression has a slot from here on.
     pub fn insert(&mut self, slot: u32, key: u64) {
-        let next = if key == NULL_KEY { NONE } else { self.index.insert(key, slot).unwrap_or(NONE) };
-        let link = Link { key, next, matches: 0, first: None, last: None };
+        let next = if key == NULL_KEY { NONE } else { self.index.insert(key, slot, &self.links) };
+        let link = Link { key, next, matches: 0, taken: NONE };
         let (at, width) = (slot as usize, self.counted.len());
         if at == self.links.len() {
             self.links.push(link);
@@ -145,38 +188,46 @@ impl Side {
 
     /// The impression's slot is free again.
     pub fn remove(&mut self, slot: u32) {
-        let Link { key, next, .. } = self.links[slot as usize];
-        if key != NULL_KEY {
-            unlink(&mut self.index, key, slot, next, |s, to| {
-                let next = &mut self.links[s as usize].next;
-                std::mem::replace(next, to.unwrap_or(*next))
+        if self.links[slot as usize].key != NULL_KEY {
+            self.index.unlink(slot, &mut self.links);
+        }
+    }
+
+    /// The matched rows of an impression.
+    pub fn taken(&self, slot: u32) -> Taken {
+        self.taken.get(self.links[slot as usize].taken as usize).copied().unwrap_or_default()
+    }
+
+    /// The same, to be written.
+    pub fn taken_mut(&mut self, slot: u32) -> &mut Taken {
+        let at = &mut self.links[slot as usize].taken;
+        if *at == NONE {
+            *at = self.taken_free.pop().unwrap_or_else(|| {
+                self.taken.push(Taken::default());
+                self.taken.len() as u32 - 1
             });
         }
+        &mut self.taken[*at as usize]
     }
 
     /// Whether a match of this time would change what the impression has taken.
     pub fn changes(&self, slot: u32, ts: i64) -> bool {
-        let link = &self.links[slot as usize];
-        self.takes_last || !self.counted.is_empty() || link.first.is_none_or(|(first, _)| ts < first)
+        self.takes_last || !self.counted.is_empty() || self.taken(slot).first.is_none_or(|(first, _)| ts < first)
     }
 
     /// The impression takes what it takes from a feedback row. Rows must come in their order of arrival.
     pub fn take_in(&mut self, slot: u32, ts: i64, row: RowRef) {
         let link = &mut self.links[slot as usize];
         link.matches = link.matches.saturating_add(1);
-        if link.first.is_none_or(|(first, _)| ts < first) {
+        if self.taken(slot).first.is_none_or(|(first, _)| ts < first) {
             self.rows.hold(row);
-            if let Some((_, before)) = link.first.replace((ts, row)) {
-                self.done_bytes += self.rows.row_bytes(before);
-                self.done.push(before);
-            }
+            let before = self.taken_mut(slot).first.replace((ts, row));
+            before.into_iter().for_each(|(_, row)| self.let_go_of(row));
         }
-        if self.takes_last && link.last.is_none_or(|(last, _)| ts >= last) {
+        if self.takes_last && self.taken(slot).last.is_none_or(|(last, _)| ts >= last) {
             self.rows.hold(row);
-            if let Some((_, before)) = link.last.replace((ts, row)) {
-                self.done_bytes += self.rows.row_bytes(before);
-                self.done.push(before);
-            }
+            let before = self.taken_mut(slot).last.replace((ts, row));
+            before.into_iter().for_each(|(_, row)| self.let_go_of(row));
         }
         let width = self.counted.len();
         for (i, (column, take)) in self.counted.iter().enumerate() {
@@ -205,7 +256,7 @@ impl Side {
     /// An impression came: it takes all that waits for it, in the order of arrival. Whether there was any.
     pub fn meet(&mut self, slot: u32, ts: i64, left: &KeptRows, row: RowRef) -> bool {
         let key = self.links[slot as usize].key;
-        let found = chain(&self.feedback_index, key, |f| self.feedback[f as usize].next).filter(|&f| {
+        let found = self.feedback_index.chain(key, &self.feedback).filter(|&f| {
             let f = &self.feedback[f as usize];
             self.holds(ts, f.ts) && self.same_key(left, row, f.row)
         });
@@ -241,7 +292,7 @@ impl Side {
     pub fn insert_feedback(&mut self, mut f: Feedback) {
         let slot = self.feedback_free.pop().unwrap_or(self.feedback.len() as u32);
         self.expiry.push(f.ts, f.arrival, slot);
-        f.next = self.feedback_index.insert(f.key, slot).unwrap_or(NONE);
+        f.next = self.feedback_index.insert(f.key, slot, &self.feedback);
         if slot as usize == self.feedback.len() {
             self.feedback.push(f);
         } else {
@@ -251,15 +302,17 @@ impl Side {
 
     /// No impression of this feedback's time can come. Whether it had matched.
     pub fn drop_feedback(&mut self, slot: u32) -> bool {
-        let f = self.feedback[slot as usize].clone();
-        unlink(&mut self.feedback_index, f.key, slot, f.next, |s, to| {
-            let next = &mut self.feedback[s as usize].next;
-            std::mem::replace(next, to.unwrap_or(*next))
-        });
+        self.feedback_index.unlink(slot, &mut self.feedback);
         self.feedback_free.push(slot);
-        self.done_bytes += self.rows.row_bytes(f.row);
-        self.done.push(f.row);
-        f.matched
+        let Feedback { row, matched, .. } = self.feedback[slot as usize];
+        self.let_go_of(row);
+        matched
+    }
+
+    /// A row is not needed any more, once those that leave with it are gathered.
+    fn let_go_of(&mut self, row: RowRef) {
+        self.done_bytes += self.rows.row_bytes(row);
+        self.done.push(row);
     }
 
     /// Feedback rows that wait.
@@ -269,10 +322,10 @@ impl Side {
 
     /// A row of the impression leaves with what it has taken by now.
     pub fn collect(&mut self, slot: u32) {
-        let link = &self.links[slot as usize];
-        self.firsts.push(link.first.map(|f| f.1));
+        let taken = self.taken(slot);
+        self.firsts.push(taken.first.map_or(RowRef::NONE, |f| f.1));
         if self.takes_last {
-            self.lasts.push(link.last.map(|l| l.1));
+            self.lasts.push(taken.last.map_or(RowRef::NONE, |l| l.1));
         }
         let width = self.counted.len();
         self.out_numbers.extend_from_slice(&self.numbers[slot as usize * width..][..width]);
@@ -280,10 +333,11 @@ impl Side {
 
     /// Nothing of the impression leaves any more.
     pub fn let_go(&mut self, slot: u32) {
-        let link = &mut self.links[slot as usize];
-        for (_, row) in link.first.take().into_iter().chain(link.last.take()) {
-            self.done_bytes += self.rows.row_bytes(row);
-            self.done.push(row);
+        let at = std::mem::replace(&mut self.links[slot as usize].taken, NONE);
+        if at != NONE {
+            let Taken { first, last } = std::mem::take(&mut self.taken[at as usize]);
+            first.into_iter().chain(last).for_each(|(_, row)| self.let_go_of(row));
+            self.taken_free.push(at);
         }
     }
 
@@ -328,6 +382,9 @@ impl Side {
         self.rows.bytes()
             + self.feedback.capacity() * size_of::<Feedback>()
             + self.links.capacity() * size_of::<Link>()
+            + self.taken.capacity() * size_of::<Taken>()
+            + self.index.bytes()
+            + self.feedback_index.bytes()
             + self.numbers.capacity() * size_of::<f64>()
     }
 }

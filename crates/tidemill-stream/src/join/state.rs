@@ -15,7 +15,7 @@ use super::{
     JoinCounts, LabelJoin, NO_SEQ, Pending, RowRef, Stage,
     index::NONE,
     rows::Held,
-    side::{Feedback, Side},
+    side::{Feedback, Side, Taken},
 };
 
 const GONE: RowRef = RowRef { batch: 0, row: 0 };
@@ -112,11 +112,11 @@ struct SavedLink {
 
 impl Side {
     fn encode_link(&self, slot: usize, rows: &Held, out: &mut Encoder) {
-        let link = &self.links[slot];
+        let (link, taken) = (&self.links[slot], self.taken(slot as u32));
         out.put_u64(link.key).put_u32(link.matches);
         let has = |taken: &Option<(i64, RowRef)>, flag: u8| if taken.is_some() { flag } else { 0 };
-        out.put_u8(has(&link.first, 1) | has(&link.last, 2));
-        for (ts, row) in link.first.iter().chain(&link.last) {
+        out.put_u8(has(&taken.first, 1) | has(&taken.last, 2));
+        for (ts, row) in taken.first.iter().chain(&taken.last) {
             out.put_i64(*ts).put_u64(rows.index(*row));
         }
         let width = self.counted.len();
@@ -135,8 +135,10 @@ impl Side {
     }
 
     fn restore_link(&mut self, slot: usize, saved: SavedLink) {
-        let link = &mut self.links[slot];
-        (link.matches, link.first, link.last) = (saved.matches, saved.first, saved.last);
+        self.links[slot].matches = saved.matches;
+        if saved.first.is_some() || saved.last.is_some() {
+            *self.taken_mut(slot as u32) = Taken { first: saved.first, last: saved.last };
+        }
         let width = self.counted.len();
         self.numbers[slot * width..][..width].copy_from_slice(&saved.numbers);
     }
@@ -166,8 +168,8 @@ impl Side {
         let rows = get_rows(d, self.rows.schema())?;
         let count = rows.num_rows();
         let batch = self.rows.add(rows);
-        for link in &mut self.links {
-            for (_, row) in link.first.iter_mut().chain(&mut link.last) {
+        for taken in &mut self.taken {
+            for (_, row) in taken.first.iter_mut().chain(&mut taken.last) {
                 *row = placed(*row, batch, count)?;
                 self.rows.hold(*row);
             }
