@@ -227,10 +227,10 @@ mod tests {
                 };
                 queue.push(ts, seq, seq as u32);
                 set.insert(Due { ts, seq, slot: seq as u32 });
-                if rng.next_u64() % 8 == 0 {
+                if rng.next_u64().is_multiple_of(8) {
                     assert_eq!(queue.pop_first(), set.pop_first(), "seed {seed}");
                 }
-                if rng.next_u64() % 16 == 0 {
+                if rng.next_u64().is_multiple_of(16) {
                     now += (rng.next_u64() % 2000) as i64;
                     let mut taken = Vec::new();
                     queue.pop_through(now, &mut taken);

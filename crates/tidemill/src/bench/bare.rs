@@ -51,7 +51,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     let _ = write!(
         out,
         "{{\"model_name\":\"bench\",\"model_version\":\"1\",\"parameters\":{{\"mini_batch\":1}},\"outputs\":[{{\"name\":\
-         \"prediction\",\"datatype\":\"FP32\",\"shape\":[1],\"data\":[{}]}}]}}\n",
+         \"prediction\",\"datatype\":\"FP32\",\"shape\":[1],\"data\":[{}]}}]}}",
         sigmoid(score)
     );
     let mut reply = Response::new(Full::new(Bytes::from(out)));
