@@ -162,7 +162,7 @@ pub static ATTRIBUTES: [Attribute; 48] = [
         0,
         1 << 50,
         "0",
-        "samples after which a key leaves that nothing was learned about meanwhile (up to two fifths later); 0 keeps all",
+        "samples after which a key leaves that nothing was learned about meanwhile, up to two fifths and five mini-batches of events later; 0 keeps all",
     ),
     number(
         "publish.prune",

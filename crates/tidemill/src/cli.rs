@@ -8,7 +8,12 @@ mod models;
 mod run;
 mod screen;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{Write, stderr},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use tidemill_base::{Error, Result};
@@ -81,6 +86,11 @@ impl ProgramText {
     }
 }
 
+/// A line for a person. Who has closed his end does not want to hear it, and that is no reason to stop.
+fn say(text: impl Display) {
+    let _ = writeln!(stderr(), "{text}");
+}
+
 /// Parses the command line, runs it, and turns an error into its sentence and exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -94,7 +104,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error[{}]: {e}", e.kind().word());
+            say(format!("error[{}]: {e}", e.kind().word()));
             ExitCode::from(e.kind().exit_code())
         }
     }

@@ -14,7 +14,8 @@ const STEPS: u64 = 256;
 /// When to sweep.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    samples_per_step: u64,
+    /// Samples that an entry stays for at least: all steps of its whole ticks.
+    samples: u64,
 }
 
 /// What is due.
@@ -29,12 +30,13 @@ pub(super) enum Due {
 impl Pace {
     /// Entries stay for at least `samples` samples; where batches are small beside that, for seven fifths of it at most.
     pub(super) fn new(samples: u64) -> Self {
-        Self { samples_per_step: samples.div_ceil(u64::from(TICKS - 1) * STEPS).max(1) }
+        Self { samples: samples.max(1) }
     }
 
     /// What is due behind a batch that made the samples learned so many.
     pub(super) fn due(self, learned: Range<u64>) -> impl Iterator<Item = Due> {
-        let steps = |samples: u64| samples / self.samples_per_step;
+        const STEPS_OF_ALL: u128 = (TICKS - 1) as u128 * STEPS as u128;
+        let steps = |samples: u64| (u128::from(samples) * STEPS_OF_ALL / u128::from(self.samples)) as u64;
         let (first, last) = (steps(learned.start) + 1, steps(learned.end));
         let ticks = last / STEPS > (first - 1) / STEPS;
         // A tick ends the sweep before it.
@@ -57,7 +59,13 @@ mod tests {
         assert_eq!(pace.due(0..1_000_000).filter(|due| *due == Due::Tick).count(), 1);
         let all: Vec<Due> = (0..100_000).step_by(100).flat_map(|at| pace.due(at..at + 100)).collect();
         assert_eq!(all.iter().filter(|due| **due == Due::Tick).count(), 100_000 / 2_560);
-        // Shorter than its steps: a tick a batch.
+        // Exactly so long, whatever the number of steps makes of it.
+        let ticks = |samples: u64| {
+            let all = (0..1_281_000).step_by(10).flat_map(|at| Pace::new(samples).due(at..at + 10));
+            all.filter(|due| *due == Due::Tick).count() as u64
+        };
+        assert_eq!((ticks(1_280), ticks(1_281), ticks(2_560)), (5_003, 5_000, 2_501));
+        // Shorter than a batch: a tick a batch.
         assert_eq!(Pace::new(1).due(0..1_000).filter(|due| *due == Due::Tick).count(), 1);
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use tidemill_base::Result;
 
-use super::run::print_line;
+use super::{run::print_line, say};
 use crate::bench::{Case, bare, join, serve, train};
 
 /// What to measure.
@@ -86,7 +86,7 @@ pub(super) struct Train {
 
 impl Bench {
     pub(super) fn run(self) -> Result<()> {
-        let tell = &mut |text: &str| eprintln!("{text}");
+        let tell = &mut |text: &str| say(text);
         let (bench, cases, json) = match self {
             Self::Train(Train { data, rows, rounds, only, json }) => {
                 ("train", train::run(&train::Plan { data, rows, rounds: rounds as usize, only }, tell)?, json)

@@ -4,7 +4,7 @@ use tidemill_base::Result;
 use tidemill_sql::Statement;
 use tidemill_train::TrainSpec;
 
-use super::ProgramText;
+use super::{ProgramText, say};
 use crate::{engine::emission, program};
 
 pub(super) fn run(text: &ProgramText) -> Result<()> {
@@ -16,7 +16,7 @@ pub(super) fn run(text: &ProgramText) -> Result<()> {
                 let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
                 emission::check(job, &spec)?;
                 if let Some(warning) = emission::warning(job) {
-                    eprintln!("warning: {warning}");
+                    say(format!("warning: {warning}"));
                 }
                 println!("ok: TO TRAIN {} INTO {}", job.learner, job.model);
             }

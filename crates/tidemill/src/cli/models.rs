@@ -14,6 +14,7 @@ use tidemill_serve::registry::{Live, Registry};
 use super::{
     DataDirectory,
     run::{print_line, registry},
+    say,
 };
 use crate::{status::thousands, verify};
 
@@ -160,7 +161,7 @@ fn show(root: &Path, name: &str) -> Result<()> {
 /// Says on stderr which versions cannot be used; the others can.
 fn warn_of_damaged(model: &str, registry: &Registry) {
     for damaged in registry.damaged() {
-        eprintln!("warning: {model}@{} is passed over: {}", damaged.version, damaged.reason);
+        say(format!("warning: {model}@{} is passed over: {}", damaged.version, damaged.reason));
     }
 }
 
@@ -172,11 +173,11 @@ fn verify(root: &Path, name: &str) -> Result<()> {
         let percent = done * 100 / all.max(1);
         if percent > shown && std::io::stderr().is_terminal() {
             shown = percent;
-            eprint!("\rderiving {model}@{version}: {percent}%");
+            let _ = write!(std::io::stderr(), "\rderiving {model}@{version}: {percent}%");
         }
     })?;
     if shown > 0 {
-        eprintln!();
+        say("");
     }
     let from = match verified.from_mini_batch {
         0 => "the beginning".to_string(),

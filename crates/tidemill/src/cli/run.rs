@@ -12,7 +12,7 @@ use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir}
 use tidemill_serve::{registry::Registry, server};
 use tidemill_sql::{Input, Program, Statement, TrainJob};
 
-use super::{DataDirectory, ProgramText, Serving, models, screen::Screen};
+use super::{DataDirectory, ProgramText, Serving, models, say, screen::Screen};
 use crate::{
     evaluate::evaluate,
     figures,
@@ -141,7 +141,7 @@ impl Session {
             && !self.common.quiet
             && !std::mem::replace(&mut self.address_told, true)
         {
-            eprintln!("page and API at http://{}/", server.address());
+            say(format!("page and API at http://{}/", server.address()));
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 use serde_json::Value;
 use tidemill_base::Clock;
 
+use super::say;
 use crate::{host::AppHost, job::Watcher, status::Status};
 
 /// Draws a job's status, and hands it to the server.
@@ -40,7 +41,7 @@ impl Screen {
     /// Ends the drawn line, so that what follows stands on its own.
     pub fn end(&mut self) {
         if self.is_terminal && self.drawn.take().is_some() {
-            eprintln!();
+            say("");
         }
     }
 }
@@ -57,7 +58,7 @@ impl Watcher for Screen {
             self.warned.clone_from(&status.warning);
             if let Some(warning) = self.warned.clone() {
                 self.end();
-                eprintln!("warning: {warning}");
+                say(format!("warning: {warning}"));
             }
         }
         let now = self.clock.elapsed();
