@@ -630,6 +630,9 @@ impl Job {
             events_per_s: self.timing.rate.2,
             counts: self.engine.line.counts(),
             join: self.engine.line.join_counts(),
+            views: self.engine.line.views().map_or(Vec::new(), |views| {
+                views.views().iter().map(|v| (v.name().to_string(), v.counts(), v.keys(), v.bytes())).collect()
+            }),
             pending: self.engine.line.pending(),
             turned_away: self.turned_away.count(),
             awaiting_score: trainer.validation().pending(),
