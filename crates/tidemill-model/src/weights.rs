@@ -95,6 +95,11 @@ impl WeightTable {
         self.learner.outputs()
     }
 
+    /// Whether slots act alone or in pairs on a score: see [`Learner::is_pairwise`].
+    pub fn is_pairwise(&self) -> bool {
+        self.learner.is_pairwise()
+    }
+
     /// Appends the scores of all samples of `features` to `scores`, [`WeightTable::outputs`] each. Keys the model has
     /// never seen contribute nothing.
     pub fn score(&self, features: &Features, scratch: &mut ScoreScratch, scores: &mut Vec<f32>) {

@@ -6,6 +6,7 @@
 
 pub mod live;
 pub mod live_views;
+mod moment;
 pub mod predict;
 pub mod rank;
 pub mod registry;

@@ -4,6 +4,8 @@
 //! the model. A reply names the version that made it, and all its predictions come from that one. What is wrong with a
 //! request is said with row and column; nothing is guessed, clamped or left out in silence.
 
+mod arrow;
+mod explain;
 mod infer;
 mod inputs;
 mod rows;
@@ -12,7 +14,7 @@ pub mod tensor;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::{
+use ::arrow::{
     array::RecordBatch,
     datatypes::{Schema, SchemaRef},
 };
@@ -24,7 +26,9 @@ use tidemill_model::{
 };
 use tidemill_stream::{Transform, source::json::JsonDecoder};
 
+pub use self::arrow::{ARROW_ROWS_MAX, ARROW_STREAM, ArrowReply};
 use crate::live::{LiveModel, ServedVersion};
+pub use explain::{EXPLAIN_ROWS_MAX, ExplainReply, Explanation};
 pub use infer::{Inferred, Output};
 use inputs::Inputs;
 pub use inputs::{ALL_FLOATS, Input};
@@ -164,7 +168,7 @@ impl Predictor {
     }
 
     fn score(&self, rows: &RecordBatch, version: Option<u64>, work: &mut Work) -> Result<PredictReply> {
-        self.extract(rows, work)?;
+        self.extract(rows, work, 0)?;
         // As late as possible: what was learned while the request was read is in.
         let served = self.served(version)?;
         Ok(PredictReply {
@@ -176,17 +180,17 @@ impl Predictor {
         })
     }
 
-    /// The features of all rows; a row that is refused refuses the request.
-    fn extract(&self, rows: &RecordBatch, work: &mut Work) -> Result<()> {
+    /// The features of all rows; a row that is refused refuses the request. `first` is the number of the first row.
+    fn extract(&self, rows: &RecordBatch, work: &mut Work, first: usize) -> Result<()> {
         let transformed = self.request.apply(rows)?;
         if let Some((row, reason)) = transformed.refused.first() {
-            return Err(row_error(*row as usize, reason));
+            return Err(row_error(first + *row as usize, reason));
         }
         if transformed.rows.num_rows() != rows.num_rows() {
             return Err(Error::internal("a row was lost on its way to the model"));
         }
         self.extractor.extract(&transformed.rows, &mut work.features)?;
-        work.check_none_refused()
+        work.check_none_refused(first)
     }
 
     fn served(&self, version: Option<u64>) -> Result<Arc<ServedVersion>> {
@@ -224,9 +228,9 @@ impl Predictor {
 }
 
 impl Work {
-    fn check_none_refused(&self) -> Result<()> {
+    fn check_none_refused(&self, first: usize) -> Result<()> {
         match self.features.refused.first() {
-            Some((row, reason)) => Err(row_error(*row as usize, reason)),
+            Some((row, reason)) => Err(row_error(first + *row as usize, reason)),
             None => Ok(()),
         }
     }

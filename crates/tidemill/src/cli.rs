@@ -4,9 +4,11 @@
 mod bench;
 mod check;
 mod demo;
+mod door;
 mod models;
 mod run;
 mod screen;
+mod token;
 
 use std::{
     fmt::Display,
@@ -37,6 +39,8 @@ enum Command {
     /// Look at models and their versions, go back to one, derive one again
     #[command(subcommand)]
     Models(models::Models),
+    /// Make a token for a server that asks for them
+    Token(token::Token),
     /// Measure this build on this machine, beside what the machine allows
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -64,12 +68,14 @@ struct DataDirectory {
 /// Serving beside learning.
 #[derive(Args, Clone)]
 struct Serving {
-    /// Port of the page and the API on 127.0.0.1; 0 takes any free one
+    /// Port of the page and the API; 0 takes any free one
     #[arg(long, default_value_t = 8470)]
     port: u16,
     /// Learn only: no page, no API
     #[arg(long)]
     no_serve: bool,
+    #[command(flatten)]
+    door: door::Door,
 }
 
 impl ProgramText {
@@ -99,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Check(text) => check::run(&text),
         Command::Models(models) => models.run(),
+        Command::Token(token) => token.run(),
         Command::Bench(bench) => bench.run(),
     };
     match result {

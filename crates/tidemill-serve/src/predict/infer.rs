@@ -88,12 +88,12 @@ impl Predictor {
     ) -> Result<Inferred> {
         let rows = match self.inputs.extract(tensors, &mut work.features)? {
             Some(rows) => {
-                work.check_none_refused()?;
+                work.check_none_refused(0)?;
                 rows
             }
             None => {
                 let rows = self.inputs.rows(tensors, missing_as_null)?;
-                self.extract(&rows, work)?;
+                self.extract(&rows, work, 0)?;
                 rows.num_rows()
             }
         };

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tidemill_base::{Clock, Error, Result, SystemClock};
 
 use crate::{
-    predict::{Inferred, PredictReply, Predictor, tensor::Tensor},
+    predict::{ArrowReply, ExplainReply, Inferred, PredictReply, Predictor, tensor::Tensor},
     rank::{RankReply, answer, named::Rankings},
     registry::{Live, Registry},
 };
@@ -126,6 +126,18 @@ impl ServedModel {
         self.predictor.predict(body, version)
     }
 
+    /// Answers a stream of rows as Arrow has it, by the version asked for if one was.
+    pub fn predict_arrow(&self, body: Bytes, version: Option<u64>) -> Result<ArrowReply> {
+        version.map_or(Ok(()), |version| self.check_loaded(version))?;
+        self.predictor.predict_arrow(body, version)
+    }
+
+    /// Explains the rows of a request, by the version asked for if one was.
+    pub fn explain(&self, body: &[u8], version: Option<u64>) -> Result<ExplainReply> {
+        version.map_or(Ok(()), |version| self.check_loaded(version))?;
+        self.predictor.explain(body, version)
+    }
+
     /// Orders the candidates of a request, by the version asked for if one was. `now_ms` is the time if the request does
     /// not say it.
     pub fn rank(&self, body: &[u8], version: Option<u64>, now_ms: i64) -> Result<RankReply> {
@@ -218,6 +230,11 @@ impl ServedModel {
 pub(super) fn no_model(host: &(impl Host + ?Sized), name: &str) -> Error {
     let models = host.models();
     let names: Vec<&str> = models.iter().map(|m| m.name()).collect();
+    no_model_of(&names, name)
+}
+
+/// The same, where only these are there.
+pub(super) fn no_model_of(names: &[&str], name: &str) -> Error {
     let name = super::reply::shown(name);
     Error::not_found(match names.is_empty() {
         true => format!("no model '{name}'; none is served yet"),

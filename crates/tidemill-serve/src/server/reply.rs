@@ -39,12 +39,26 @@ pub(super) struct Refusal {
     pub details: Option<Box<Map<String, Value>>>,
     /// What is left of the request is not read: the connection ends with the reply.
     pub close: bool,
+    /// What to send to be let in, for 401.
+    pub challenge: Option<&'static str>,
+    /// How many seconds to wait before the next try, for 429 and 503.
+    pub retry_after_s: u64,
 }
 
 impl Refusal {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status, code, message, hint: None, allow: None, details: None, close: false }
+        Self {
+            status,
+            code,
+            message,
+            hint: None,
+            allow: None,
+            details: None,
+            close: false,
+            challenge: None,
+            retry_after_s: 1,
+        }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -95,7 +109,10 @@ impl Refusal {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after_s));
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         reply
     }

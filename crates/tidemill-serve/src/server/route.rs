@@ -21,6 +21,7 @@ pub(super) enum Route<'a> {
     Model(ModelName<'a>),
     Predict(ModelName<'a>),
     Rank(ModelName<'a>),
+    Explain(ModelName<'a>),
     /// Of a model, all or one.
     Rankings(&'a str, Option<&'a str>),
     Rollback(&'a str),
@@ -76,17 +77,19 @@ impl<'a> Route<'a> {
         match verb {
             None => Ok(Route::Model(ModelName::parse(name)?)),
             Some("predict") => Ok(Route::Predict(ModelName::parse(name)?)),
+            Some("explain") => Ok(Route::Explain(ModelName::parse(name)?)),
             Some("rank") => Ok(Route::Rank(ModelName::parse(name)?)),
             Some("rollback") => Ok(Route::Rollback(name)),
             Some("promote") => Ok(Route::Promote(name)),
-            Some(_) => Err(no_route(path).hint("a model knows :predict, :rank, :rollback and :promote")),
+            Some(_) => Err(no_route(path).hint("a model knows :predict, :explain, :rank, :rollback and :promote")),
         }
     }
 
     /// The methods it takes, as `Allow` lists them.
     pub fn allow(&self) -> &'static str {
         match self {
-            Route::Predict(_) | Route::Rank(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
+            Route::Predict(_) | Route::Explain(_) | Route::Rank(_) => SEND,
+            Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
             Route::Rankings(_, Some(_)) => KEEP,
             Route::Oip(oip) if oip.is_post() => SEND,
             _ => READ,
@@ -106,6 +109,7 @@ impl<'a> Route<'a> {
             Route::Model(_) => "model",
             Route::Predict(_) => "predict",
             Route::Rank(_) => "rank",
+            Route::Explain(_) => "explain",
             Route::Rankings(..) => "rankings",
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
@@ -152,7 +156,7 @@ pub(super) fn percent_decoded(path: &str) -> Option<Cow<'_, str>> {
 pub(super) fn no_route(path: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
-         /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, \
+         /v1/models/NAME:predict, /v1/models/NAME:explain, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, \
          /v1/models/NAME:promote, /v1/sources/NAME, /v2 (Open Inference Protocol)",
     )
 }
@@ -171,6 +175,7 @@ mod tests {
             ("/v1/models/ctr@42", Some(Route::Model(ModelName { name: "ctr", version: Some(42) }))),
             ("/v1/models/ctr:predict", Some(Route::Predict(ctr))),
             ("/v1/models/ctr@42:predict", Some(Route::Predict(ModelName { name: "ctr", version: Some(42) }))),
+            ("/v1/models/ctr:explain", Some(Route::Explain(ctr))),
             ("/v1/models/ctr:rank", Some(Route::Rank(ctr))),
             ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", version: Some(42) }))),
             ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),

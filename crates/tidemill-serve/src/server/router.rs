@@ -1,24 +1,30 @@
 //! From a request to its reply: who may ask, what is asked, the body, the handler.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::Incoming,
     header::{self, HeaderValue},
+    http::request::Parts,
 };
 use serde_json::{Map, Value, json};
 use tidemill_base::{Error, Result};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Shared, body, contained, guard,
+    Shared,
+    access::{Grant, Need, no_source, refuse_token_in_url},
+    body, contained, guard,
     host::{PushReply, ServedModel, no_model},
+    load::{Deadline, Verdict},
+    metrics::Reason,
     oip, our_mistake,
     reply::{self, Refusal, Reply, shown},
     route::{ModelName, Route, no_route, percent_decoded},
 };
+use crate::predict::ARROW_STREAM;
 
 /// Refused lines that a reply lists at most; all are counted.
 const REFUSED_LISTED_MAX: usize = 100;
@@ -34,12 +40,22 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
         None => Err(no_route(uri.path())),
     };
     let label = route.as_ref().map_or("none", Route::label);
+    // Where there was a length as well, a proxy may have taken what follows for another request than we do: nothing follows.
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut reply = match dispatch(shared, route, request).await {
         Ok(reply) => reply,
-        Err(refusal) if oip::is_oip(uri.path()) => refusal.into_oip_reply(),
-        Err(refusal) => refusal.into_reply(),
+        Err(refusal) => {
+            shared.metrics.refusal(refusal.status.as_u16(), refusal.code);
+            match oip::is_oip(uri.path()) {
+                true => refusal.into_oip_reply(),
+                false => refusal.into_reply(),
+            }
+        }
     };
     shared.metrics.request(label, reply.status().as_u16());
+    if chunked {
+        reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply
 }
@@ -50,16 +66,62 @@ async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Reply, Refusal> {
     let (head, body) = request.into_parts();
-    let route = match let_in(shared, route, &head.method, &head.headers) {
-        Ok(route) => route,
+    let place = shared.load.enter(shared.limits.requests_max);
+    let entry = match &place {
+        Some(_) => let_in(shared, route, &head),
+        None => Err(too_many(shared)),
+    };
+    let Entry { route, caller, deadline } = match entry {
+        Ok(entry) => entry,
         // A body nobody wants is not read, unless it is small enough to keep the connection.
         Err(refusal) if head.method == Method::GET || head.method == Method::HEAD => return Err(refusal),
         Err(refusal) => return Err(body::discard(&head.headers, body, refusal)),
     };
     if matches!(head.method, Method::GET | Method::HEAD) {
-        return read_only(shared, route);
+        return read_only(shared, route, caller.as_deref());
     }
-    let body = body::read(&head.headers, body, &shared.limits).await?;
+    let Some(deadline) = deadline else {
+        let (body, _held) = body::read(&head.headers, body, shared).await?;
+        return handle(shared, route, caller, &head, body).await;
+    };
+    // In a box: most requests have no deadline, and their future stays as small as it was.
+    Box::pin(async move {
+        let late = || deadline.refusal(Verdict::Past, Duration::ZERO).closing();
+        let read = timeout_at(deadline.at, body::read(&head.headers, body, shared)).await;
+        let (body, _held) = read.map_err(|_| late())??;
+        let bytes = if costs(&route) { body.len() } else { 0 };
+        let began = Instant::now();
+        match shared.load.judge(deadline, bytes, began) {
+            Verdict::Enough => {}
+            verdict => return Err(deadline.refusal(verdict, shared.load.expected(bytes))),
+        }
+        let reply = handle(shared, route, caller, &head, body).await;
+        if bytes > 0 && reply.is_ok() {
+            shared.load.took(bytes, began.elapsed());
+        }
+        reply
+    })
+    .await
+}
+
+/// Whether what a request takes depends on its body, and is learned.
+fn costs(route: &Route<'_>) -> bool {
+    matches!(route, Route::Predict(_) | Route::Rank(_) | Route::Oip(oip::Oip::Infer(_)))
+}
+
+pub(super) fn too_many(shared: &Shared) -> Refusal {
+    shared.metrics.refused(Reason::Requests);
+    let message = format!("{} requests are being answered, which is the limit", shared.limits.requests_max);
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "exhausted", message).hint("nothing was taken; try again")
+}
+
+async fn handle(
+    shared: &Arc<Shared>,
+    route: Route<'_>,
+    caller: Option<Arc<Grant>>,
+    head: &Parts,
+    body: Bytes,
+) -> Result<Reply, Refusal> {
     match route {
         Route::Rankings(model, Some(name)) => {
             let (name, put) = (name.to_string(), head.method == Method::PUT);
@@ -69,24 +131,36 @@ async fn dispatch(
             };
             Box::pin(blocking(shared, model, run)).await
         }
+        Route::Predict(model) if is_arrow(&head.headers) => Box::pin(predict_arrow(shared, model, body)).await,
         Route::Predict(model) => predict(shared, model, &body),
+        Route::Explain(model) => {
+            contained(|| Ok(reply::json(&find(shared, model.name)?.explain(&body, model.version)?.to_json())))?
+        }
         Route::Rank(model) => rank(shared, model, &body),
         // In boxes, so that they do not make the future of every request as large as theirs.
         Route::Rollback(model) => Box::pin(rollback(shared, model, &body)).await,
         Route::Promote(model) => Box::pin(promote(shared, model)).await,
-        Route::Push(source) => Box::pin(push(shared, source, body)).await,
+        Route::Push(source) => Box::pin(push(shared, source, body)).await.map_err(|refusal| {
+            // What sources there are is not for everybody who has a token.
+            if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
+        }),
         Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, &head.headers, &body),
         _ => Err(our_mistake()),
     }
 }
 
-fn let_in<'a>(
-    shared: &Shared,
-    route: Result<Route<'a>, Refusal>,
-    method: &Method,
-    headers: &HeaderMap,
-) -> Result<Route<'a>, Refusal> {
+/// A request that is let in.
+struct Entry<'a> {
+    route: Route<'a>,
+    /// Nobody is asked for a token where there are none.
+    caller: Option<Arc<Grant>>,
+    deadline: Option<Deadline>,
+}
+
+fn let_in<'a>(shared: &Shared, route: Result<Route<'a>, Refusal>, head: &Parts) -> Result<Entry<'a>, Refusal> {
+    let (method, headers) = (&head.method, &head.headers);
     guard::check(method, headers, shared.loopback)?;
+    refuse_token_in_url(&head.uri)?;
     let route = route?;
     let allow = route.allow();
     if !allow.split(", ").any(|m| m == method.as_str()) {
@@ -94,33 +168,53 @@ fn let_in<'a>(
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         return Err(Refusal { allow: Some(allow), ..refusal });
     }
+    let caller = match Need::of(&route, method) {
+        Need::Nothing => None,
+        need => caller(shared, headers)?.map(|grant| grant.check(&need, &*shared.host).map(|()| grant)).transpose()?,
+    };
     match route {
-        Route::Predict(_) | Route::Rank(_) => check_predict_type(headers)?,
+        Route::Predict(_) if is_arrow(headers) => {}
+        Route::Predict(_) => check_predict_type(headers, " or application/vnd.apache.arrow.stream")?,
+        Route::Explain(_) | Route::Rank(_) => check_predict_type(headers, "")?,
         // Bytes behind the JSON have a type of their own, which clients name as they like.
-        Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_predict_type(headers)?,
+        Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_predict_type(headers, "")?,
         _ => {}
     }
-    Ok(route)
+    Ok(Entry { route, caller, deadline: Deadline::of(headers)? })
 }
 
-fn check_predict_type(headers: &HeaderMap) -> Result<(), Refusal> {
+/// Who asks, and may ask now; `None` where nobody is asked for a token.
+pub(super) fn caller(shared: &Shared, headers: &HeaderMap) -> Result<Option<Arc<Grant>>, Refusal> {
+    let Some(access) = &shared.border.access else { return Ok(None) };
+    let grant = access.caller(headers, shared.host.wall_ms())?;
+    grant.take()?;
+    Ok(Some(grant))
+}
+
+fn is_arrow(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().eq_ignore_ascii_case(ARROW_STREAM.as_bytes()))
+}
+
+/// `or`: what else is taken there.
+fn check_predict_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let value = String::from_utf8_lossy(value.as_bytes());
     let media_type = value.split(';').next().unwrap_or_default().trim();
     if PREDICT_TYPES.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {
         return Ok(());
     }
-    let message = format!("Content-Type '{}' is not understood; send application/json", shown(media_type));
+    let message = format!("Content-Type '{}' is not understood; send application/json{or}", shown(media_type));
     Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
-fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
+fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Result<Reply, Refusal> {
     let host = &shared.host;
     match route {
         Route::Page(asset) => Ok(asset.reply()),
         Route::Health => Ok(reply::bytes(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")),
         Route::Metrics => {
-            let text = contained(|| host.metrics())? + &shared.metrics.to_text();
+            let tenants = shared.border.access.as_ref().map_or(Vec::new(), |access| access.tenants());
+            let text = contained(|| host.metrics())? + &shared.metrics.to_text(&shared.load, &tenants);
             Ok(reply::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
         Route::Status => Ok(reply::json(&contained(|| host.status())?)),
@@ -130,7 +224,9 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
             None => Err(Error::not_found("no feed is shown here; the demo has one").into()),
         },
         Route::Models => contained(|| {
-            let models: Vec<Value> = host.models().iter().map(|m| m.to_json()).collect();
+            let models = host.models();
+            let seen = models.iter().filter(|m| caller.is_none_or(|grant| grant.sees(m.name())));
+            let models: Vec<Value> = seen.map(|m| m.to_json()).collect();
             reply::json(&json!({ "models": models }))
         }),
         Route::Model(ModelName { name, version }) => contained(|| {
@@ -157,6 +253,15 @@ fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, 
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply::bytes(StatusCode::OK, "application/json", text))
+}
+
+/// On a thread where it holds up no other request.
+async fn predict_arrow(shared: &Shared, model: ModelName<'_>, body: Bytes) -> Result<Reply, Refusal> {
+    let (began, version, model) = (Instant::now(), model.version, find(shared, model.name)?);
+    let done = tokio::task::spawn_blocking(move || model.predict_arrow(body, version));
+    let reply = done.await.map_err(|_| our_mistake())??;
+    shared.metrics.predicted(reply.rows, began.elapsed());
+    Ok(reply::bytes(StatusCode::OK, ARROW_STREAM, reply.bytes))
 }
 
 fn rank(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {

@@ -13,6 +13,7 @@ use tidemill_serve::registry::{Live, Registry};
 
 use super::{
     DataDirectory,
+    door::control_header,
     run::{print_line, registry},
     say,
 };
@@ -201,7 +202,7 @@ fn verify(root: &Path, name: &str) -> Result<()> {
 fn change(root: &Path, model: &str, route: &str, body: &str, on_disk: impl Fn(&Registry) -> Result<()>) -> Result<()> {
     tidemill_base::store::data_dir::check_name("model", model)?;
     match DataDir::owner_address(root) {
-        Some(address) => post(&address, &format!("/v1/models/{route}"), body),
+        Some(address) => post(root, &address, &format!("/v1/models/{route}"), body),
         None => {
             let _owned = DataDir::open(root)?;
             on_disk(&registry(root, model)?)
@@ -210,12 +211,13 @@ fn change(root: &Path, model: &str, route: &str, body: &str, on_disk: impl Fn(&R
 }
 
 /// One small request to a process on this machine.
-fn post(address: &str, path: &str, body: &str) -> Result<()> {
+fn post(root: &Path, address: &str, path: &str, body: &str) -> Result<()> {
     let fail = |e: std::io::Error| Error::unavailable(format!("http://{address}{path}: {e}"));
     let mut stream = TcpStream::connect(address).map_err(fail)?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(fail)?;
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n{}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        control_header(root),
         body.len()
     );
     stream.write_all(request.as_bytes()).map_err(fail)?;

@@ -1,18 +1,14 @@
 //! `tidemill run`: carries out a program, statement by statement.
 
-use std::{
-    io::Write,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{io::Write, sync::Arc};
 
 use clap::Args;
 use serde_json::Value;
 use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir};
-use tidemill_serve::{registry::Registry, server};
+use tidemill_serve::registry::Registry;
 use tidemill_sql::{Input, Program, Statement, TrainJob};
 
-use super::{DataDirectory, ProgramText, Serving, models, say, screen::Screen};
+use super::{DataDirectory, ProgramText, Serving, door::Servers, models, say, screen::Screen};
 use crate::{
     evaluate::evaluate,
     figures,
@@ -78,7 +74,7 @@ pub(super) struct Session {
     clock: Arc<dyn Clock>,
     signal: Arc<Signal>,
     host: Arc<AppHost>,
-    server: Option<server::Running>,
+    server: Option<Servers>,
     common: Common,
     address_told: bool,
 }
@@ -100,10 +96,7 @@ impl Session {
         let host = Arc::new(AppHost::new(push, feed));
         let mut server = None;
         if !serving.no_serve && train_jobs(program).next().is_some() {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, serving.port));
-            let running = server::start(address, host.clone())?;
-            data.announce(&running.address().to_string())?;
-            server = Some(running);
+            server = Some(serving.door.open(serving.port, &data, host.clone())?);
         }
         Ok(Self { data, clock, signal, host, server, common: common.clone(), address_told: false })
     }
@@ -141,7 +134,7 @@ impl Session {
             && !self.common.quiet
             && !std::mem::replace(&mut self.address_told, true)
         {
-            say(format!("page and API at http://{}/", server.address()));
+            say(format!("page and API at {}", server.url()));
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench;
+mod border;
 mod changed_files;
 mod cli;
 #[cfg(all(feature = "kafka", feature = "nats"))]
@@ -11,6 +12,7 @@ mod connect;
 mod emission;
 mod event_time;
 mod http;
+mod infer;
 mod kill;
 mod reference;
 mod support;

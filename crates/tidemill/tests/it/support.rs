@@ -107,8 +107,8 @@ impl Serving {
                 panic!("ended before it served: {seen}");
             }
             seen.push_str(&line);
-            if let Some(at) = line.find("http://") {
-                break line[at + 7..].trim_end().trim_end_matches('/').to_string();
+            if let Some(at) = line.find("://") {
+                break line[at + 3..].trim_end().trim_end_matches('/').to_string();
             }
         };
         // Keeps reading, so that the program never waits for us.
