@@ -118,6 +118,11 @@ struct Shared {
     stop: watch::Receiver<bool>,
 }
 
+/// Whether a body is an inference request as the Open Inference Protocol has it; `bytes` follow the JSON.
+pub fn check_infer_json(json: &[u8], bytes: &[u8]) -> Result<()> {
+    oip::read(json, bytes).map(drop)
+}
+
 /// Starts a server on `address`; port 0 takes any free one.
 pub fn start(address: SocketAddr, host: Arc<dyn Host>) -> Result<Running> {
     start_with(address, host, Limits::default())

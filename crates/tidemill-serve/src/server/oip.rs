@@ -23,7 +23,7 @@ use super::{
     router::find,
 };
 use crate::predict::{Input, Output};
-pub(super) use json::InferRequest;
+pub(super) use json::{InferRequest, read};
 pub(super) use route::{Oip, is_oip, with_version};
 
 /// What the server calls itself.
@@ -124,7 +124,7 @@ pub(super) fn infer(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, b
     let (rows, reply) = contained(|| -> Result<_> {
         let model = find(shared, name.name)?;
         let (json, bytes) = parts(headers, body)?;
-        let request = json::read(json, bytes)?;
+        let request = read(json, bytes)?;
         infer_with(&model, name, &request)
     })??;
     shared.metrics.predicted(rows, began.elapsed());

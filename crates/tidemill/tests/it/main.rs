@@ -11,6 +11,7 @@ mod cli;
 mod connect;
 mod emission;
 mod event_time;
+mod fuzz;
 mod http;
 mod infer;
 mod kill;
