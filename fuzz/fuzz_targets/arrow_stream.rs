@@ -5,4 +5,6 @@
 #[allow(dead_code, reason = "each target uses a part")]
 mod serve;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| serve::arrow_stream(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    serve::arrow_stream(bytes);
+});

@@ -5,4 +5,6 @@
 #[allow(dead_code, reason = "each target uses a part")]
 mod model;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| model::snapshot(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    model::snapshot(bytes);
+});

@@ -5,4 +5,6 @@
 #[allow(dead_code, reason = "each target uses a part")]
 mod sql;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sql::program(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    sql::program(bytes);
+});

@@ -5,4 +5,6 @@
 #[allow(dead_code, reason = "each target uses a part")]
 mod stream;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| stream::vw(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    stream::vw(bytes);
+});

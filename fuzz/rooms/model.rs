@@ -3,19 +3,19 @@
 use tidemill_model::{delta::Delta, entries::Entries, loss::Loss, model::*, snapshot::Snapshot};
 
 /// A snapshot as a file or another process brings it.
-pub fn snapshot(bytes: &[u8]) {
-    if let Ok(read) = Snapshot::decode(bytes, "fuzz") {
-        let again = Snapshot::decode(&read.encode(), "fuzz").expect("what was read can be written");
-        assert_eq!(read.encode(), again.encode());
-    }
+pub fn snapshot(bytes: &[u8]) -> bool {
+    let Ok(read) = Snapshot::decode(bytes, "fuzz") else { return false };
+    let again = Snapshot::decode(&read.encode(), "fuzz").expect("what was read can be written");
+    assert_eq!(read.encode(), again.encode());
+    true
 }
 
 /// A delta.
-pub fn delta(bytes: &[u8]) {
-    if let Ok(read) = Delta::decode(bytes, "fuzz") {
-        let again = Delta::decode(&read.encode(), "fuzz").expect("what was read can be written");
-        assert_eq!(read.encode(), again.encode());
-    }
+pub fn delta(bytes: &[u8]) -> bool {
+    let Ok(read) = Delta::decode(bytes, "fuzz") else { return false };
+    let again = Delta::decode(&read.encode(), "fuzz").expect("what was read can be written");
+    assert_eq!(read.encode(), again.encode());
+    true
 }
 
 pub fn snapshots() -> Vec<Vec<u8>> {

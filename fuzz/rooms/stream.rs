@@ -22,28 +22,29 @@ fn columns(sparse: bool) -> SchemaRef {
 }
 
 /// Lines of JSON, as they are pushed.
-pub fn json_lines(bytes: &[u8]) {
+pub fn json_lines(bytes: &[u8]) -> bool {
     let mut decoder = JsonDecoder::new(columns(false)).expect("types that it knows");
     let taken = bytes.split(|b| *b == b'\n').filter(|line| decoder.push_line(line).is_ok()).count();
     assert_eq!(decoder.finish().num_rows(), taken);
+    taken > 0
 }
 
 /// Text between commas.
-pub fn csv(bytes: &[u8]) {
-    file(bytes, FileFormat::Delimited { delimiter: b',', header: true, null: String::new() }, columns(false));
+pub fn csv(bytes: &[u8]) -> bool {
+    file(bytes, FileFormat::Delimited { delimiter: b',', header: true, null: String::new() }, columns(false))
 }
 
 /// `label index:value ...`.
-pub fn libsvm(bytes: &[u8]) {
-    file(bytes, FileFormat::Libsvm, columns(true));
+pub fn libsvm(bytes: &[u8]) -> bool {
+    file(bytes, FileFormat::Libsvm, columns(true))
 }
 
 /// Vowpal Wabbit's text.
-pub fn vw(bytes: &[u8]) {
-    file(bytes, FileFormat::Vw, columns(true));
+pub fn vw(bytes: &[u8]) -> bool {
+    file(bytes, FileFormat::Vw, columns(true))
 }
 
-fn file(bytes: &[u8], format: FileFormat, columns: SchemaRef) {
+fn file(bytes: &[u8], format: FileFormat, columns: SchemaRef) -> bool {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         let dir = std::env::temp_dir().join(format!("tidemill-fuzz-{}", std::process::id()));
@@ -63,15 +64,18 @@ fn file(bytes: &[u8], format: FileFormat, columns: SchemaRef) {
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
     };
-    let Ok(opened) = open(&spec, &[]) else { return };
+    let Ok(opened) = open(&spec, &[]) else { return false };
+    let mut taken = 0;
     for mut one in opened {
         // No row is empty, so there are no more reads than bytes.
         let mut reads = 0;
-        while let Ok(Read::Chunk(_)) = one.partition.read() {
+        while let Ok(Read::Chunk(chunk)) = one.partition.read() {
+            taken += chunk.rows.num_rows();
             reads += 1;
             assert!(reads <= bytes.len() + 1, "it does not end");
         }
     }
+    taken > 0
 }
 
 pub fn json_seeds() -> Vec<Vec<u8>> {

@@ -13,15 +13,15 @@ fn json_lines() {
 
 #[test]
 fn csv() {
-    mutate::drive(2, &stream::csv_seeds(), 3000, stream::csv);
+    mutate::drive(2, &stream::csv_seeds(), 500, stream::csv);
 }
 
 #[test]
 fn libsvm() {
-    mutate::drive(3, &stream::sparse_seeds(), 3000, stream::libsvm);
+    mutate::drive(3, &stream::sparse_seeds(), 500, stream::libsvm);
 }
 
 #[test]
 fn vw() {
-    mutate::drive(4, &stream::sparse_seeds(), 3000, stream::vw);
+    mutate::drive(4, &stream::sparse_seeds(), 500, stream::vw);
 }

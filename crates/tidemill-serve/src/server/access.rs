@@ -204,7 +204,9 @@ impl Grant {
             }
             Need::Everything(verb) => {
                 if !self.tenant.models.iter().chain(&self.models).all(Pattern::is_any) {
-                    return Err(self.lacks(verb, "every model", Role::Admin));
+                    let refusal = self.lacks(verb, "every model", Role::Admin);
+                    let hint = format!("token '{}' is for models of tenant '{}' only", self.name, self.tenant.name);
+                    return Err(Refusal { hint: Some(hint), ..refusal });
                 }
                 (Role::Admin, *verb, "every model".to_string())
             }
