@@ -26,7 +26,7 @@ use crate::{
     rollout::{Figures, Guards},
 };
 use pairs::head;
-pub use pairs::{Pairs, SAMPLES_MAX};
+pub use pairs::{LASTING_SAMPLES_MAX, Pairs, ROLLOUT_SAMPLES_MAX};
 
 /// Requests that wait to be scored once more.
 const QUEUE_MAX: usize = 64;
@@ -66,7 +66,8 @@ impl Trial {
             .map_err(|e| Error::unavailable(format!("start a thread that scores requests twice: {e}")))?;
         let loss = guards.and_then(|g| g.logloss).unwrap_or(1.0);
         let calibration = guards.and_then(|g| g.calibration).unwrap_or(1.25);
-        let pairs = Mutex::new(Pairs::new(candidate.weights.loss(), loss, calibration));
+        let samples_max = if guards.is_some() { ROLLOUT_SAMPLES_MAX } else { LASTING_SAMPLES_MAX };
+        let pairs = Mutex::new(Pairs::new(candidate.weights.loss(), samples_max, loss, calibration));
         Ok(Arc::new(Self { candidate, watched, pairs, queue }))
     }
 

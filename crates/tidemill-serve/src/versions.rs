@@ -433,3 +433,39 @@ fn served(snapshot: &Snapshot, version: u64, mini_batch: u64) -> ServedVersion {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_base::Kind;
+
+    use super::*;
+
+    /// B70: whoever comes while another changes what answers is told which change that is; afterwards he is not.
+    #[test]
+    fn a_change_in_progress_is_named() {
+        let dir = std::env::temp_dir().join(format!("tidemill-serve-changing-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let registry = Arc::new(Registry::open("ctr", &dir).unwrap());
+        let live = Arc::new(LiveModel::open(&Snapshot::default(), 0, 0));
+        let versions = Versions::open("ctr", live, registry).unwrap();
+        let changing = versions.begin(|| "roll back to 7".into()).unwrap();
+        let refused = [
+            versions.promote(),
+            versions.rollback(8),
+            versions.set_label("canary", 8),
+            versions.remove_label("canary"),
+            versions.split(&[("live".into(), 100.0)]),
+            versions.roll_out(None, Plan::parse(&[]).unwrap()),
+            versions.abort(),
+        ];
+        let message = "operation 1 (roll back to 7) of model 'ctr' is in progress; try again when it has ended";
+        for refused in refused.map(Result::unwrap_err) {
+            assert_eq!((refused.kind(), refused.message()), (Kind::Conflict, message));
+        }
+        drop(changing);
+        versions.promote().unwrap();
+        let none = versions.roll_out(None, Plan::parse(&[]).unwrap()).unwrap_err();
+        assert_eq!((none.kind(), none.message()), (Kind::NotFound, "model 'ctr' has no version yet"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -824,6 +824,7 @@ fn drifts(job: &TrainJob, until: Option<i64>) -> Vec<i64> {
 /// The registry as the page and the command line show it, newest last.
 pub fn versions_json(registry: &Registry) -> Value {
     let all = registry.list();
+    let routing = registry.routing();
     let live = match registry.live() {
         Live::Pinned(v) => Some(v),
         Live::Latest => all.last().map(|v| v.version),
@@ -832,6 +833,7 @@ pub fn versions_json(registry: &Registry) -> Value {
         .map(|v| {
             let mut json = v.to_json();
             json["live"] = json!(Some(v.version) == live);
+            json["labels"] = routing.labels_in_words(v.version).into();
             json
         })
         .collect()

@@ -147,6 +147,12 @@ impl Routing {
     pub fn labels_of(&self, version: u64) -> Vec<&str> {
         self.labels.iter().filter(|(_, v)| **v == version).map(|(label, _)| label.as_str()).collect()
     }
+
+    /// The same with the share of the traffic that each has: `canary 10%`.
+    pub fn labels_in_words(&self, version: u64) -> Vec<String> {
+        let share = |label: &str| self.split.iter().find(|(l, _)| l == label).map(|(_, weight)| format!(" {weight}%"));
+        self.labels_of(version).iter().map(|label| format!("{label}{}", share(label).unwrap_or_default())).collect()
+    }
 }
 
 fn from_json(fields: &Value) -> Option<Routing> {

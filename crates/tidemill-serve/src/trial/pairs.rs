@@ -15,14 +15,17 @@ use crate::rollout::figures::Quality;
 
 /// Scores that wait for their label.
 const WAITING_MAX: usize = 1 << 19;
-/// Samples of one mini-batch that are predicted twice; more would only make learning slower.
-pub const SAMPLES_MAX: usize = 512;
+/// Samples of one mini-batch that are predicted twice in a rollout, where every sample brings the end nearer.
+pub const ROLLOUT_SAMPLES_MAX: usize = 512;
+/// The same where two versions are compared for as long as it lasts: more would only make learning slower.
+pub const LASTING_SAMPLES_MAX: usize = 64;
 /// A loss beyond this says no more than this one: the prediction was as good as sure, and wrong.
 const LOSS_MAX: f64 = 34.5;
 
 /// Predictions of two versions that wait for their label.
 pub struct Pairs {
     loss: Loss,
+    samples_max: usize,
     /// The multiple of the live version's loss that is let pass.
     worse: f64,
     /// The same of predicted by happened, on both sides.
@@ -35,10 +38,10 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// Nothing waits.
-    pub fn new(loss: Loss, worse: f64, calibration: f64) -> Self {
+    /// Nothing waits. Of each mini-batch the first `samples_max` rows are looked at.
+    pub fn new(loss: Loss, samples_max: usize, worse: f64, calibration: f64) -> Self {
         let (waiting, scratch) = (BTreeMap::new(), ScoreScratch::default());
-        Self { loss, worse, calibration, waiting, scratch, live: Vec::new(), other: Vec::new() }
+        Self { loss, samples_max, worse, calibration, waiting, scratch, live: Vec::new(), other: Vec::new() }
     }
 
     /// Whether no prediction waits.
@@ -46,8 +49,8 @@ impl Pairs {
         self.waiting.is_empty()
     }
 
-    /// Predicts by both: `numbers` names rows of `features` with the impression of each, ascending by row. At most
-    /// [`SAMPLES_MAX`] rows are looked at; the first prediction of an impression counts.
+    /// Predicts by both: `numbers` names rows of `features` with the impression of each, ascending by row. The first
+    /// prediction of an impression counts.
     pub fn predict(
         &mut self,
         live: &WeightTable,
@@ -55,7 +58,7 @@ impl Pairs {
         features: &Features,
         numbers: impl Iterator<Item = (usize, u64)>,
     ) {
-        let features = &head(features, SAMPLES_MAX);
+        let features = &head(features, self.samples_max);
         for (weights, scores) in [(live, &mut self.live), (other, &mut self.other)] {
             scores.clear();
             weights.score(features, &mut self.scratch, scores);
@@ -146,7 +149,7 @@ mod tests {
     /// A prediction made before the label was known, and the first of several, is what counts; what never had one does not.
     #[test]
     fn only_what_was_predicted_before_its_label_counts() {
-        let (mut pairs, mut q) = (Pairs::new(Loss::Logistic, 1.0, 1.25), Quality::default());
+        let (mut pairs, mut q) = (Pairs::new(Loss::Logistic, 8, 1.0, 1.25), Quality::default());
         pairs.predict(&weights(0.0), &weights(1.0), &one(), [(0, 5)].into_iter());
         pairs.predict(&weights(3.0), &weights(3.0), &one(), [(0, 5)].into_iter());
         pairs.mature([(4, 1.0)].into_iter(), &mut q);
@@ -164,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_version_that_predicts_no_numbers_is_as_bad_as_can_be() {
-        let (mut pairs, mut q) = (Pairs::new(Loss::Logistic, 1.0, 1.25), Quality::default());
+        let (mut pairs, mut q) = (Pairs::new(Loss::Logistic, 8, 1.0, 1.25), Quality::default());
         pairs.predict(&weights(0.0), &weights(f32::NAN), &one(), [(0, 1)].into_iter());
         pairs.mature([(1, 0.0)].into_iter(), &mut q);
         assert_eq!((q.pairs, q.version_loss), (1, LOSS_MAX));
@@ -172,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_waits_has_a_bound() {
-        let mut pairs = Pairs::new(Loss::Logistic, 1.0, 1.25);
+        let mut pairs = Pairs::new(Loss::Logistic, 8, 1.0, 1.25);
         for seq in 0..(WAITING_MAX as u64 / 2 + 1_000) {
             pairs.predict(&weights(0.0), &weights(0.0), &one(), [(0, seq)].into_iter());
         }

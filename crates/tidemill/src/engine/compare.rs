@@ -7,7 +7,11 @@
 use std::sync::Arc;
 
 use tidemill_model::Features;
-use tidemill_serve::{live::LiveModel, rollout::figures::Quality, trial::Pairs};
+use tidemill_serve::{
+    live::LiveModel,
+    rollout::figures::Quality,
+    trial::{LASTING_SAMPLES_MAX, Pairs},
+};
 use tidemill_stream::join::{Matured, SampleKind};
 
 /// Compares versions by the samples of one stream.
@@ -47,7 +51,7 @@ impl Compare {
         };
         if self.newest.as_ref().is_none_or(|(version, _)| *version != pinned.version) {
             // Nothing is tolerated here: what is, the gate knows.
-            self.newest = Some((pinned.version, Pairs::new(pinned.weights.loss(), 1.0, 1.0)));
+            self.newest = Some((pinned.version, Pairs::new(pinned.weights.loss(), LASTING_SAMPLES_MAX, 1.0, 1.0)));
             self.quality = Quality::default();
         }
         if let Some((_, pairs)) = &mut self.newest {
