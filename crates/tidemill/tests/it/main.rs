@@ -15,4 +15,5 @@ mod kill;
 mod reference;
 mod support;
 mod tidy;
+mod versions;
 mod views;
