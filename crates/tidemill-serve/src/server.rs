@@ -23,6 +23,7 @@ mod route;
 mod router;
 mod stream;
 mod tls;
+mod versions;
 
 use std::{
     io,

@@ -21,7 +21,10 @@ use tidemill_base::{Error, Result};
 use tidemill_model::loss::Loss;
 
 use super::{Predictor, ROWS_MAX, UNKNOWN_COLUMNS_MAX, Work, likeliest, rows::thousands};
-use crate::{live::ServedVersion, server::shown};
+use crate::{
+    live::{ServedVersion, Which},
+    server::shown,
+};
 
 /// What an Arrow IPC stream is called over HTTP.
 pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
@@ -41,10 +44,10 @@ pub struct ArrowReply {
 
 impl Predictor {
     /// Predicts the rows of an Arrow IPC stream, by the live version or by the one that is asked for.
-    pub fn predict_arrow(&self, body: Bytes, version: Option<u64>) -> Result<ArrowReply> {
+    pub fn predict_arrow<'a>(&self, body: Bytes, which: impl Into<Which<'a>>) -> Result<ArrowReply> {
         let rows = count_rows(&body)?;
         let batches = decode(body)?;
-        let served = self.served(version)?;
+        let served = self.live.pick(which.into())?;
         let mut scratch = self.take_scratch()?;
         let mut values = Vec::with_capacity(rows * self.outputs().1);
         let scored = self.score_all(&batches, &served, &mut scratch.work, &mut values);

@@ -11,7 +11,7 @@ use tidemill_base::{Error, Result};
 use tidemill_model::{feature::Features, loss::Loss};
 
 use super::{Predictor, Work, likeliest};
-use crate::live::ServedVersion;
+use crate::live::{ServedVersion, Which};
 
 /// Rows in one request at most: each is scored twice for every slot.
 pub const EXPLAIN_ROWS_MAX: usize = 64;
@@ -47,7 +47,7 @@ pub struct Explanation {
 
 impl Predictor {
     /// Explains the rows of `{"rows":[{...},...]}`, by the live version or by the one that is asked for.
-    pub fn explain(&self, body: &[u8], version: Option<u64>) -> Result<ExplainReply> {
+    pub fn explain<'a>(&self, body: &[u8], which: impl Into<Which<'a>>) -> Result<ExplainReply> {
         let mut scratch = self.take_scratch()?;
         let explained = self.decode(body, &mut scratch.decoder).and_then(|(rows, _)| {
             if rows.num_rows() > EXPLAIN_ROWS_MAX {
@@ -55,7 +55,7 @@ impl Predictor {
                 return Err(Error::invalid(format!("{n} rows; the limit of an explanation is {EXPLAIN_ROWS_MAX}")));
             }
             self.extract(&rows, &mut scratch.work, 0)?;
-            let served = self.served(version)?;
+            let served = self.live.pick(which.into())?;
             self.explain_all(&served, &mut scratch.work)
         });
         // Where a row was refused, those before it are still in the decoder.

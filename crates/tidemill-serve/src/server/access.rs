@@ -280,6 +280,7 @@ impl<'a> Need<'a> {
             Route::Rankings(model, _) => Self::Model(Role::Admin, "change rankings", model),
             Route::Rollback(model) => Self::Model(Role::Admin, "rollback", model),
             Route::Promote(model) => Self::Model(Role::Admin, "promote", model),
+            Route::Change(model, what) => Self::Model(Role::Admin, what.verb(), model),
             Route::Push(source) => Self::Ingest(source),
             Route::Metrics => Self::Everything("read metrics"),
             Route::Status | Route::Events => Self::Everything("read status"),
@@ -350,6 +351,10 @@ mod tests {
         assert_eq!(post("/v2/models/ctr/infer"), Need::Model(Role::Predict, "infer", "ctr"));
         assert_eq!(post("/v1/models/ctr:rollback"), Need::Model(Role::Admin, "rollback", "ctr"));
         assert_eq!(post("/v1/models/ctr:promote"), Need::Model(Role::Admin, "promote", "ctr"));
+        for verb in ["label", "split", "rollout"] {
+            let route = format!("/v1/models/ctr:{verb}");
+            assert_eq!(Need::of(&Route::parse(&route).unwrap(), &Method::POST), Need::Model(Role::Admin, verb, "ctr"));
+        }
         let change = Need::Model(Role::Admin, "change rankings", "ctr");
         assert_eq!(need(Method::PUT, "/v1/models/ctr/rankings/feed"), change);
         assert_eq!(need(Method::DELETE, "/v1/models/ctr/rankings/feed"), change);

@@ -23,8 +23,9 @@ use super::{
     oip, our_mistake,
     reply::{self, Refusal, Reply, shown},
     route::{ModelName, Route, no_route, percent_decoded},
+    versions,
 };
-use crate::predict::ARROW_STREAM;
+use crate::{live::Which, predict::ARROW_STREAM};
 
 /// Refused lines that a reply lists at most; all are counted.
 const REFUSED_LISTED_MAX: usize = 100;
@@ -131,15 +132,23 @@ async fn handle(
             };
             Box::pin(blocking(shared, model, run)).await
         }
-        Route::Predict(model) if is_arrow(&head.headers) => Box::pin(predict_arrow(shared, model, body)).await,
-        Route::Predict(model) => predict(shared, model, &body),
-        Route::Explain(model) => {
-            contained(|| Ok(reply::json(&find(shared, model.name)?.explain(&body, model.version)?.to_json())))?
+        Route::Predict(model) if is_arrow(&head.headers) => {
+            Box::pin(predict_arrow(shared, model, &head.headers, body)).await
         }
-        Route::Rank(model) => rank(shared, model, &body),
+        Route::Predict(model) => predict(shared, model, &head.headers, &body),
+        Route::Explain(model) => contained(|| {
+            let served = find(shared, model.name)?;
+            let which = served.by_key(model.which, || versions::routing_key(&head.headers, &body));
+            Ok(reply::json(&served.explain(&body, which)?.to_json()))
+        })?,
+        Route::Rank(model) => rank(shared, model, &head.headers, &body),
         // In boxes, so that they do not make the future of every request as large as theirs.
         Route::Rollback(model) => Box::pin(rollback(shared, model, &body)).await,
         Route::Promote(model) => Box::pin(promote(shared, model)).await,
+        Route::Change(model, what) => {
+            let run = move |model: &ServedModel| versions::change(model, what, &body).map(|()| model.to_json());
+            Box::pin(blocking(shared, model, run)).await
+        }
         Route::Push(source) => Box::pin(push(shared, source, body)).await.map_err(|refusal| {
             // What sources there are is not for everybody who has a token.
             if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
@@ -229,11 +238,12 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
             let models: Vec<Value> = seen.map(|m| m.to_json()).collect();
             reply::json(&json!({ "models": models }))
         }),
-        Route::Model(ModelName { name, version }) => contained(|| {
+        Route::Model(ModelName { name, which }) => contained(|| {
             let model = find(shared, name)?;
-            Ok(reply::json(&match version {
-                None => model.to_json(),
-                Some(version) => model.version_to_json(version)?,
+            Ok(reply::json(&match which {
+                Which::Version(version) => model.version_to_json(version)?,
+                Which::Label(label) => model.label_to_json(label)?,
+                Which::Live | Which::Key(_) => model.to_json(),
             }))
         })?,
         Route::Rankings(model, name) => contained(|| Ok(reply::json(&find(shared, model)?.rankings_to_json(name)?)))?,
@@ -242,10 +252,12 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
     }
 }
 
-fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {
+fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
     let began = Instant::now();
     let (rows, text) = contained(|| -> Result<_> {
-        let reply = find(shared, model.name)?.predict(body, model.version)?;
+        let model = find(shared, name.name)?;
+        let which = model.by_key(name.which, || versions::routing_key(headers, body));
+        let reply = model.predict(body, which)?;
         let mut text = reply.to_json();
         // For the terminal it may be read on.
         text.push(b'\n');
@@ -256,17 +268,33 @@ fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, 
 }
 
 /// On a thread where it holds up no other request.
-async fn predict_arrow(shared: &Shared, model: ModelName<'_>, body: Bytes) -> Result<Reply, Refusal> {
-    let (began, version, model) = (Instant::now(), model.version, find(shared, model.name)?);
-    let done = tokio::task::spawn_blocking(move || model.predict_arrow(body, version));
+async fn predict_arrow(
+    shared: &Shared,
+    name: ModelName<'_>,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Reply, Refusal> {
+    let (began, model) = (Instant::now(), find(shared, name.name)?);
+    let key = versions::routing_key(headers, &body).to_vec();
+    let (version, label) = match name.which {
+        Which::Version(version) => (Some(version), None),
+        Which::Label(label) => (None, Some(label.to_string())),
+        Which::Live | Which::Key(_) => (None, None),
+    };
+    let done = tokio::task::spawn_blocking(move || {
+        let which = label.as_deref().map_or(version.into(), Which::Label);
+        model.predict_arrow(body, model.by_key(which, || &key))
+    });
     let reply = done.await.map_err(|_| our_mistake())??;
     shared.metrics.predicted(reply.rows, began.elapsed());
     Ok(reply::bytes(StatusCode::OK, ARROW_STREAM, reply.bytes))
 }
 
-fn rank(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {
+fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
     let text = contained(|| -> Result<_> {
-        let reply = find(shared, model.name)?.rank(body, model.version, shared.host.wall_ms())?;
+        let model = find(shared, name.name)?;
+        let which = model.by_key(name.which, || versions::routing_key(headers, body));
+        let reply = model.rank(body, which, shared.host.wall_ms())?;
         let mut text = reply.to_json();
         // For the terminal it may be read on.
         text.push(b'\n');

@@ -18,4 +18,5 @@ mod kill;
 mod reference;
 mod support;
 mod tidy;
+mod versions;
 mod views;
