@@ -12,17 +12,17 @@ pub fn program(bytes: &[u8]) -> bool {
 
 pub fn seeds() -> Vec<Vec<u8>> {
     [
-        "CREATE SOURCE shown (imp_id BIGINT PRIMARY KEY, ts BIGINT, user STRING, price DOUBLE, rt AS TO_TIMESTAMP_MS(ts),
+        "CREATE SOURCE shown (imp_id BIGINT PRIMARY KEY, ts BIGINT, person STRING, price DOUBLE, rt AS TO_TIMESTAMP_MS(ts),
            WATERMARK FOR rt AS rt - INTERVAL '1' SECOND) WITH (connector = 'http', idle_timeout = '50ms');
          CREATE SOURCE clicked (imp_id BIGINT, ts BIGINT, rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt) WITH (connector = 'http');
-         CREATE FEATURE VIEW seen KEYED BY user AS SELECT COUNT(s) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS n,
+         CREATE FEATURE VIEW seen KEYED BY person AS SELECT COUNT(s) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '5' MINUTE) AS n,
            MEAN(s.price) OVER DECAY (INTERVAL '1' DAY) AS m FROM shown s;
          SELECT i.*, f.*, (c.imp_id IS NOT NULL) AS label FROM shown i LEFT JOIN clicked c
            ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE
-           LEFT JOIN seen FOR SYSTEM_TIME AS OF i.rt f ON f.user = i.user EMIT EARLY INTERVAL '1' MINUTE CORRECT RETRACT
-         TO TRAIN FTRLClassifier WITH model.alpha = 0.1 COLUMN user, BUCKET(price, [1, 2.5]), CROSS([user, n]) LABEL label INTO ctr;",
+           LEFT JOIN seen FOR SYSTEM_TIME AS OF i.rt f ON f.person = i.person EMIT EARLY INTERVAL '1' MINUTE CORRECT RETRACT
+         TO TRAIN FTRLClassifier WITH model.alpha = 0.1 COLUMN person, BUCKET(price, [1, 2.5]), CROSS([person, n]) LABEL label INTO ctr;",
         "CREATE SOURCE c (a BIGINT, b STRING) WITH (connector = 'file', path = 'x.csv', format = 'csv');
-         SELECT a + 1 AS a1, CASE WHEN b LIKE 'x%' THEN 1 ELSE 0 END AS y FROM c WHERE a / 2 > 1 -- words
+         SELECT a + 1 AS a1, b, CASE WHEN b LIKE 'x%' THEN 1 ELSE 0 END AS y FROM c WHERE a / 2 > 1 -- words
          TO TRAIN LogisticRegression COLUMN a1, CATEGORY_HASH(b, 10) LABEL y INTO m; SHOW MODELS;",
     ]
     .map(|s| s.as_bytes().to_vec())

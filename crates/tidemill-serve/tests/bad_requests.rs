@@ -71,7 +71,7 @@ fn b51_to_b63_requests_that_are_wrong_get_their_status_and_sentence() {
             "",
             good(),
             404,
-            "'-1' is not a version; versions are numbers, as in ctr@42",
+            "'-1' is neither a version nor a label, as in ctr@42 or ctr@canary",
         ),
         (
             "B54",
