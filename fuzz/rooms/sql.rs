@@ -21,8 +21,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
            ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE
            LEFT JOIN seen FOR SYSTEM_TIME AS OF i.rt f ON f.person = i.person EMIT EARLY INTERVAL '1' MINUTE CORRECT RETRACT
          TO TRAIN FTRLClassifier WITH model.alpha = 0.1 COLUMN person, BUCKET(price, [1, 2.5]), CROSS([person, n]) LABEL label INTO ctr;",
-        "CREATE SOURCE c (a BIGINT, b STRING) WITH (connector = 'file', path = 'x.csv', format = 'csv');
-         SELECT a + 1 AS a1, b, CASE WHEN b LIKE 'x%' THEN 1 ELSE 0 END AS y FROM c WHERE a / 2 > 1 -- words
+        "CREATE SOURCE c (a BIGINT, b STRING, d STRING) WITH (connector = 'file', path = 'x.csv', format = 'csv');
+         SELECT a + 1 AS a1, b, CASE WHEN d LIKE 'x%' THEN 1 ELSE 0 END AS y FROM c WHERE a / 2 > 1 -- words
          TO TRAIN LogisticRegression COLUMN a1, CATEGORY_HASH(b, 10) LABEL y INTO m; SHOW MODELS;",
     ]
     .map(|s| s.as_bytes().to_vec())
