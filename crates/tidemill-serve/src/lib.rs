@@ -1,9 +1,11 @@
 //! Floor 2: versions in, predictions out.
 //!
 //! [`registry`] keeps versions on disk, [`live`] is what requests read while the trainer goes on, [`predict`] turns rows
-//! into probabilities by the same transforms and the same extractor that training uses, [`server`] answers over HTTP. The
+//! into probabilities by the same transforms and the same extractor that training uses, [`server`] answers over HTTP, [`follow`] hands
+//! what is learned to replicas in other processes. The
 //! trainer is not known here: it meets this room in the snapshot and delta formats.
 
+pub mod follow;
 pub mod live;
 pub mod live_views;
 pub mod predict;

@@ -167,11 +167,13 @@ impl Predictor {
         self.extract(rows, work)?;
         // As late as possible: what was learned while the request was read is in.
         let served = self.served(version)?;
+        let predictions = predictions(&served, work);
+        served.weights.damage().map_or(Ok(()), Err)?;
         Ok(PredictReply {
             model: self.model.clone(),
             version: served.version,
             mini_batch: served.mini_batch,
-            predictions: predictions(&served, work),
+            predictions,
             unknown_columns: Vec::new(),
         })
     }

@@ -34,7 +34,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use host::{BoxFuture, Host, PushReply, RefusedLine, ServedModel};
+pub use host::{BoxFuture, Host, PushReply, RefusedLine, ServedModel, no_model};
 use reply::Refusal;
 pub(crate) use reply::shown;
 

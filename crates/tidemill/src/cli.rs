@@ -7,6 +7,7 @@ mod demo;
 mod models;
 mod run;
 mod screen;
+mod serve;
 
 use std::{
     fmt::Display,
@@ -32,6 +33,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run a SQL program
     Run(run::Run),
+    /// Serve models that were learned before, without a job
+    Serve(serve::Serve),
     /// Parse and bind a SQL program without running it; exit code 0, or 2 with the diagnostic
     Check(ProgramText),
     /// Look at models and their versions, go back to one, derive one again
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Demo(demo) => demo.run(),
         Command::Run(run) => run.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Check(text) => check::run(&text),
         Command::Models(models) => models.run(),
         Command::Bench(bench) => bench.run(),

@@ -100,6 +100,7 @@ impl Predictor {
         // As late as possible: what was learned while the request was read is in.
         let served = self.served(version)?;
         let (width, values) = values(&served, work);
+        served.weights.damage().map_or(Ok(()), Err)?;
         Ok(Inferred { version: served.version, mini_batch: served.mini_batch, rows, width, values })
     }
 }

@@ -79,14 +79,18 @@ async fn call(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<toni
 
 fn model_ready(shared: &Shared, request: ModelReadyRequest) -> Result<ModelReadyResponse, Refusal> {
     contained(|| {
-        let (_, ready) = oip::model_ready(shared, model_name(&request.name, &request.version)?)?;
+        let name = model_name(&request.name, &request.version)?;
+        load(shared, name)?;
+        let (_, ready) = oip::model_ready(shared, name)?;
         Ok(ModelReadyResponse { ready })
     })?
 }
 
 fn model_metadata(shared: &Shared, request: ModelMetadataRequest) -> Result<ModelMetadataResponse, Refusal> {
     let metadata = contained(|| -> Result<_, Refusal> {
-        Ok(oip::metadata(shared, model_name(&request.name, &request.version)?)?)
+        let name = model_name(&request.name, &request.version)?;
+        load(shared, name)?;
+        Ok(oip::metadata(shared, name)?)
     })??;
     let tensor = |name: &str, datatype: &str, shape: Vec<i64>| model_metadata_response::TensorMetadata {
         name: name.to_string(),
@@ -108,6 +112,7 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     let began = Instant::now();
     let (rows, reply) = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.model_name, &request.model_version)?;
+        load(shared, name)?;
         let model: Arc<ServedModel> = find(shared, name.name)?;
         let (outputs, _) = model.predictor().outputs();
         let chosen = tensors::chosen(&request, model.name(), outputs)?;
@@ -117,6 +122,14 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)
+}
+
+/// Waits for a model that is not in memory; requests on other threads go on.
+fn load(shared: &Shared, name: ModelName<'_>) -> Result<(), Refusal> {
+    match shared.host.load(name.name, name.version) {
+        Some(loading) => Ok(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(loading))?),
+        None => Ok(()),
+    }
 }
 
 /// `ctr`, `ctr@42`, or a version beside the name; empty stands for none.

@@ -25,6 +25,8 @@ pub(super) enum Route<'a> {
     Rankings(&'a str, Option<&'a str>),
     Rollback(&'a str),
     Promote(&'a str),
+    /// What a replica reads.
+    Follow(&'a str),
     Push(&'a str),
     /// A path of the Open Inference Protocol.
     Oip(Oip<'a>),
@@ -79,6 +81,7 @@ impl<'a> Route<'a> {
             Some("rank") => Ok(Route::Rank(ModelName::parse(name)?)),
             Some("rollback") => Ok(Route::Rollback(name)),
             Some("promote") => Ok(Route::Promote(name)),
+            Some("follow") => Ok(Route::Follow(name)),
             Some(_) => Err(no_route(path).hint("a model knows :predict, :rank, :rollback and :promote")),
         }
     }
@@ -90,6 +93,18 @@ impl<'a> Route<'a> {
             Route::Rankings(_, Some(_)) => KEEP,
             Route::Oip(oip) if oip.is_post() => SEND,
             _ => READ,
+        }
+    }
+
+    /// The model it asks, if any.
+    pub fn model(&self) -> Option<ModelName<'a>> {
+        match self {
+            Route::Model(model) | Route::Predict(model) | Route::Rank(model) => Some(*model),
+            Route::Rankings(name, _) | Route::Rollback(name) | Route::Promote(name) => {
+                Some(ModelName { name, version: None })
+            }
+            Route::Oip(Oip::Model(model) | Oip::ModelReady(model) | Oip::Infer(model)) => Some(*model),
+            _ => None,
         }
     }
 
@@ -109,6 +124,7 @@ impl<'a> Route<'a> {
             Route::Rankings(..) => "rankings",
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
+            Route::Follow(_) => "follow",
             Route::Push(_) => "push",
             Route::Oip(Oip::Infer(_)) => "infer",
             Route::Oip(_) => "oip",
@@ -153,7 +169,7 @@ pub(super) fn no_route(path: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
          /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, \
-         /v1/models/NAME:promote, /v1/sources/NAME, /v2 (Open Inference Protocol)",
+         /v1/models/NAME:promote, /v1/models/NAME:follow, /v1/sources/NAME, /v2 (Open Inference Protocol)",
     )
 }
 
@@ -175,6 +191,7 @@ mod tests {
             ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", version: Some(42) }))),
             ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
             ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
+            ("/v1/models/ctr:follow", Some(Route::Follow("ctr"))),
             ("/v1/sources/clicks", Some(Route::Push("clicks"))),
             ("/v1/modles", None),
             ("/v1/models/", None),

@@ -19,6 +19,7 @@ use super::{
     reply::{self, Refusal, Reply, shown},
     route::{ModelName, Route, no_route, percent_decoded},
 };
+use crate::follow::{Ask, stream};
 
 /// Refused lines that a reply lists at most; all are counted.
 const REFUSED_LISTED_MAX: usize = 100;
@@ -57,9 +58,14 @@ async fn dispatch(
         Err(refusal) => return Err(body::discard(&head.headers, body, refusal)),
     };
     if matches!(head.method, Method::GET | Method::HEAD) {
+        load(shared, &route).await?;
+        if let (Route::Follow(model), &Method::GET) = (&route, &head.method) {
+            return follow(shared, model, head.uri.query().unwrap_or_default());
+        }
         return read_only(shared, route);
     }
     let body = body::read(&head.headers, body, &shared.limits).await?;
+    load(shared, &route).await?;
     match route {
         Route::Rankings(model, Some(name)) => {
             let (name, put) = (name.to_string(), head.method == Method::PUT);
@@ -77,6 +83,17 @@ async fn dispatch(
         Route::Push(source) => Box::pin(push(shared, source, body)).await,
         Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, &head.headers, &body),
         _ => Err(our_mistake()),
+    }
+}
+
+/// Waits for the model that a request asks, where it is not in memory.
+async fn load(shared: &Shared, route: &Route<'_>) -> Result<(), Refusal> {
+    let Some(model) = route.model() else { return Ok(()) };
+    // Of a version, what is known of it is on disk and needs no weights.
+    let version = if matches!(route, Route::Model(_)) { None } else { model.version };
+    match contained(|| shared.host.load(model.name, version))? {
+        Some(loading) => Ok(loading.await?),
+        None => Ok(()),
     }
 }
 
@@ -130,7 +147,7 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
             None => Err(Error::not_found("no feed is shown here; the demo has one").into()),
         },
         Route::Models => contained(|| {
-            let models: Vec<Value> = host.models().iter().map(|m| m.to_json()).collect();
+            let models: Vec<Value> = host.models_json();
             reply::json(&json!({ "models": models }))
         }),
         Route::Model(ModelName { name, version }) => contained(|| {
@@ -144,6 +161,18 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
         Route::Oip(route) => oip::read_only(shared, route),
         _ => Err(our_mistake()),
     }
+}
+
+/// Begins to send a replica what is learned, for as long as it reads.
+fn follow(shared: &Shared, model: &str, query: &str) -> Result<Reply, Refusal> {
+    let model = find(shared, model)?;
+    let ask = Ask::from_query(query)
+        .ok_or_else(|| Error::invalid("a follower says lineage (hexadecimal), position and mini_batch (numbers)"))?;
+    let live = model.predictor().live();
+    let feed = live.feed().ok_or_else(|| {
+        Error::conflict(format!("model '{}' is not learned here; follow the process that learns it", model.name()))
+    })?;
+    Ok(reply::frames(stream::follow(live.clone(), feed.clone(), ask, shared.stop.clone())))
 }
 
 fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {

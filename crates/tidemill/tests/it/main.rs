@@ -13,6 +13,8 @@ mod event_time;
 mod http;
 mod kill;
 mod reference;
+mod replica;
+mod serve;
 mod support;
 mod tidy;
 mod views;
