@@ -110,7 +110,7 @@ fn a_page_is_read_when_somebody_asks_for_it() {
     let before = mapped.bytes();
     scores(&mapped, &features(1, 100_000, 5));
     let touched = mapped.bytes() - before;
-    assert!((1..=SLOTS * 16 << 10).contains(&touched) && touched < bytes.len() / 2, "{touched} of {}", bytes.len());
+    assert!((1..=SLOTS * (16 << 10)).contains(&touched) && touched < bytes.len() / 2, "{touched} of {}", bytes.len());
 }
 
 /// A flipped bit in a page: whoever does not touch it does not notice, whoever does is told, and gets no wrong number.

@@ -141,7 +141,9 @@ impl LiveModel {
         behind.to = behind.to.max(delta.to);
         (behind.version, behind.mini_batch) = (version, mini_batch);
         if let Some(feed) = self.feed() {
-            feed.delta(&delta, behind.mark());
+            // Replicas have what the served table has, where nothing else is owed to it.
+            let newest = (behind.owed.len() == behind.served).then(|| self.newest.load());
+            feed.delta(&delta, behind.mark(), newest.as_ref().map(|newest| &newest.weights));
         }
         if !delta.is_empty() {
             behind.owed.push(delta);
@@ -171,7 +173,11 @@ impl LiveModel {
 
     /// Makes an earlier version what requests see, until [`LiveModel::promote`].
     pub fn pin(&self, snapshot: &Snapshot, version: u64, mini_batch: u64) {
-        let weights = WeightTable::from_snapshot(snapshot);
+        self.pin_weights(WeightTable::from_snapshot(snapshot), version, mini_batch);
+    }
+
+    /// [`LiveModel::pin`] of weights that are there already.
+    pub fn pin_weights(&self, weights: WeightTable, version: u64, mini_batch: u64) {
         self.pinned.store(Some(Arc::new(ServedVersion { weights, version, mini_batch, sequence: 0 })));
     }
 

@@ -293,6 +293,13 @@ impl Registry {
         Ok(snapshot)
     }
 
+    /// [`Registry::rollback`] to a version whose snapshot was read already.
+    pub fn pin(&self, version: u64) -> Result<()> {
+        let _writing = self.writing();
+        self.check_rollback(version)?;
+        self.write_live(Live::Pinned(version))
+    }
+
     /// Makes the newest version live again, and those after it.
     pub fn promote(&self) -> Result<()> {
         let _writing = self.writing();

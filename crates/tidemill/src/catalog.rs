@@ -109,6 +109,7 @@ impl Catalog {
         {
             let meta = served.registry().meta(version)?;
             let weights = served.registry().open_weights(version)?;
+            served.predictor().warm_up(&weights)?;
             served.predictor().live().keep(weights, version, meta.mini_batch);
         }
         inner.models().make_room(name, inner.bytes_max, inner.clock.elapsed());

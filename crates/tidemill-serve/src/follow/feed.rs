@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use tidemill_base::Result;
-use tidemill_model::{delta::Delta, snapshot::Snapshot};
+use tidemill_model::{delta::Delta, snapshot::Snapshot, weights::WeightTable};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
@@ -136,8 +136,9 @@ impl Feed {
         &self.origin.model
     }
 
-    /// A delta that leads to `mark`; an empty one only moves the mark.
-    pub(crate) fn delta(&self, delta: &Delta, mark: Mark) {
+    /// A delta that leads to `mark`; an empty one only moves the mark. `before` is what it changes, where that is known: then
+    /// zeros are left out that are zeros there already.
+    pub(crate) fn delta(&self, delta: &Delta, mark: Mark, before: Option<&WeightTable>) {
         let mut kept = self.kept();
         let moved = std::mem::replace(&mut kept.mark, mark) != mark;
         if delta.is_empty() || kept.since.is_none() {
@@ -148,7 +149,8 @@ impl Feed {
             return;
         }
         // Encoded under the lock: the writer is alone here, and followers only take copies of handles.
-        let bytes = Bytes::from(Frame::Delta(mark, delta.clone()).encode());
+        let sent = before.filter(|_| !delta.anew).map_or_else(|| delta.clone(), |before| delta.needed_by(before));
+        let bytes = Bytes::from(Frame::Delta(mark, sent).encode());
         kept.add(Item { position: delta.to, is_delta: true, bytes }, self.kept_bytes_max);
         self.news.notify_one();
     }
@@ -265,7 +267,7 @@ impl Feed {
     }
 
     /// A snapshot of these parameters.
-    pub(super) fn snapshot(&self, position: u64, weights: &tidemill_model::weights::WeightTable) -> Snapshot {
+    pub(super) fn snapshot(&self, position: u64, weights: &WeightTable) -> Snapshot {
         Snapshot {
             sequence: position,
             entries: weights.entries(),
@@ -327,7 +329,7 @@ mod tests {
     }
 
     fn give(feed: &Feed, positions: std::ops::RangeInclusive<u64>) {
-        positions.for_each(|n| feed.delta(&delta(BEGIN + n), mark(BEGIN + n)));
+        positions.for_each(|n| feed.delta(&delta(BEGIN + n), mark(BEGIN + n), None));
     }
 
     fn start(feed: &Feed, lineage: u64, position: u64, mini_batch: u64) -> Start {
@@ -382,6 +384,21 @@ mod tests {
         let Frame::Delta(to, sent) = Frame::decode(&begin.rebase.unwrap()).unwrap() else { panic!("no delta") };
         assert_eq!((to.position, to.mini_batch, sent.from, sent.to), (BEGIN + 1, 120, BEGIN, BEGIN + 1));
         assert_eq!(begin.next, 0, "and then those since");
+    }
+
+    /// With L1 most keys of a delta are zeros that nobody has; a zero in place of a weight is a removal and is sent.
+    #[test]
+    fn zeros_are_sent_only_to_remove_something() {
+        let feed = Feed::open(origin(), Snapshot::default(), None);
+        feed.asked(mark(BEGIN));
+        let _follower = feed.watch();
+        let entries = Entries::pairs([(5, 0.0), (6, 0.25), (7, 0.0)]);
+        let delta = Delta { from: BEGIN, to: BEGIN + 1, entries, ..Delta::default() };
+        let has = Snapshot { entries: Entries::pairs([(6, 1.0), (7, 1.0)]), ..Snapshot::default() };
+        feed.delta(&delta, mark(BEGIN + 1), Some(&WeightTable::from_snapshot(&has)));
+        feed.release(Duration::ZERO, &|| Ok(())).unwrap();
+        let Frame::Delta(_, sent) = Frame::decode(&feed.items(0).unwrap()[0]).unwrap() else { panic!("no delta") };
+        assert_eq!(sent, Delta { entries: Entries::pairs([(6, 0.25), (7, 0.0)]), ..delta });
     }
 
     /// Nothing leaves before the journal is durable.

@@ -101,6 +101,7 @@ impl Predictor {
         let served = self.served(version)?;
         let (width, values) = values(&served, work);
         served.weights.damage().map_or(Ok(()), Err)?;
+        self.recent.note(&work.features);
         Ok(Inferred { version: served.version, mini_batch: served.mini_batch, rows, width, values })
     }
 }

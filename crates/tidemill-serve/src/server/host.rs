@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tidemill_base::{Clock, Error, Result, SystemClock};
+use tidemill_model::weights::WeightTable;
 
 use crate::{
     predict::{Inferred, PredictReply, Predictor, tensor::Tensor},
@@ -188,8 +189,12 @@ impl ServedModel {
     pub fn rollback(&self, version: u64) -> Result<()> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let meta = self.registry.meta(version)?;
-        let snapshot = self.registry.rollback(version)?;
-        self.predictor.live().pin(&snapshot, version, meta.mini_batch);
+        self.registry.check_rollback(version)?;
+        // Before anything points at it: what cannot answer the last requests does not take the next ones.
+        let weights = WeightTable::from_snapshot(&self.registry.load(version)?);
+        self.predictor.warm_up(&weights)?;
+        self.registry.pin(version)?;
+        self.predictor.live().pin_weights(weights, version, meta.mini_batch);
         Ok(())
     }
 
@@ -229,7 +234,7 @@ impl ServedModel {
 
     fn pin(&self, version: u64) -> Result<()> {
         let meta = self.registry.meta(version)?;
-        self.predictor.live().pin(&self.registry.load(version)?, version, meta.mini_batch);
+        self.predictor.live().pin_weights(self.registry.open_weights(version)?, version, meta.mini_batch);
         Ok(())
     }
 }

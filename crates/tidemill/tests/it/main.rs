@@ -12,6 +12,7 @@ mod emission;
 mod event_time;
 mod http;
 mod kill;
+mod large;
 mod reference;
 mod replica;
 mod serve;
