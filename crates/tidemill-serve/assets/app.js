@@ -142,7 +142,7 @@ function showVersions(s) {
   $("promote").hidden = !pinned;
   $("pinned").hidden = !pinned;
   put("pinned", pinned ? `rolled back to ${live.slice(7)}` : "");
-  const key = JSON.stringify([versions.map((v) => [v.version, v.live, age(v.created_ms)]), live]);
+  const key = JSON.stringify([versions.map((v) => [v.version, v.live, v.labels, age(v.created_ms)]), live]);
   if ($("versions").dataset.key === key) return;
   $("versions").dataset.key = key;
   if (versions.length === 0) return;
@@ -158,6 +158,12 @@ function versionRow(v, pinned, newest) {
     const mark = document.createElement("span");
     mark.className = "mark";
     mark.textContent = pinned ? "live, pinned" : "live, growing";
+    name.append(mark);
+  }
+  for (const label of v.labels ?? []) {
+    const mark = document.createElement("span");
+    mark.className = "mark";
+    mark.textContent = label;
     name.append(mark);
   }
   cell(count(v.samples));

@@ -3,15 +3,23 @@
 //! In: deltas, in sequence, from one writer. Out: a [`ServedVersion`] for each request, whole and unchanging. Two weight
 //! tables stand side by side (left-right): a delta goes into the one that no request holds, that one is swapped in, and the
 //! other gets the same delta later. Where a request still holds the other, deltas are collected: neither side ever waits
-//! for the other. A version pinned by an operator hides the newest, which goes on learning behind it.
+//! for the other. A version pinned by an operator hides the newest, which goes on learning behind it. Labels, the split of
+//! traffic and trials of versions stand in one value of their own, which a request reads once.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tidemill_base::{Error, Result};
 use tidemill_model::{delta::Delta, snapshot::Snapshot, weights::WeightTable};
 
-use crate::follow::{Mark, feed::Feed};
+use crate::{
+    follow::{Mark, feed::Feed},
+    split::Split,
+    trial::Trial,
+};
 
 /// Collected entries beyond which they are merged to one per key: a request that never ends makes the writer keep a few
 /// entries for each key, and no more.
@@ -37,10 +45,57 @@ impl ServedVersion {
     }
 }
 
+/// Which weights a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which<'a> {
+    /// The live ones.
+    Live,
+    /// Those of a version that is loaded: live, newest, or under a label.
+    Version(u64),
+    /// Those that a label points at.
+    Label(&'a str),
+    /// Those that the split of traffic gives this routing key; the live ones while there is no split.
+    Key(&'a [u8]),
+}
+
+impl Which<'_> {
+    /// The version, where one is asked for by its number.
+    pub fn version(&self) -> Option<u64> {
+        match self {
+            Which::Version(version) => Some(*version),
+            _ => None,
+        }
+    }
+
+    /// Whether the caller left it to the server: only such requests speak about versions, for nobody chose who asks which.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Which::Live | Which::Key(_))
+    }
+}
+
+impl From<Option<u64>> for Which<'_> {
+    fn from(version: Option<u64>) -> Self {
+        version.map_or(Which::Live, Which::Version)
+    }
+}
+
+/// Which weights answer whom, beside the newest.
+#[derive(Clone, Default)]
+pub struct Routes {
+    /// Live in place of the newest.
+    pub pinned: Option<Arc<ServedVersion>>,
+    /// Loaded versions by label; `live` is not among them.
+    pub labels: BTreeMap<String, Arc<ServedVersion>>,
+    /// Who gets what, when not all get the live version.
+    pub split: Option<Split>,
+    /// Versions that are watched beside the live one.
+    pub trials: Vec<Arc<Trial>>,
+}
+
 /// The model as requests see it.
 pub struct LiveModel {
     newest: ArcSwap<ServedVersion>,
-    pinned: ArcSwapOption<ServedVersion>,
+    routes: ArcSwap<Routes>,
     /// Versions that somebody asked for by number, the latest first.
     asked: ArcSwap<Vec<Arc<ServedVersion>>>,
     behind: Mutex<Behind>,
@@ -82,7 +137,7 @@ impl LiveModel {
         let (version, mini_batch) = (newest.version, newest.mini_batch);
         Self {
             newest: ArcSwap::new(newest),
-            pinned: ArcSwapOption::empty(),
+            routes: ArcSwap::default(),
             asked: ArcSwap::default(),
             behind: Mutex::new(Behind { spare, owed: Vec::new(), served: 0, version, mini_batch, to }),
             feed: OnceLock::new(),
@@ -119,7 +174,56 @@ impl LiveModel {
 
     /// What a request that begins now sees, all through. Takes no lock.
     pub fn read(&self) -> Arc<ServedVersion> {
-        self.pinned.load_full().unwrap_or_else(|| self.newest.load_full())
+        let pinned = self.routes.load().pinned.clone();
+        pinned.unwrap_or_else(|| self.newest.load_full())
+    }
+
+    /// What a request sees that asks for `which`. A version or label that is not loaded is
+    /// [`Kind::NotFound`](tidemill_base::Kind::NotFound).
+    pub fn pick(&self, which: Which<'_>) -> Result<Arc<ServedVersion>> {
+        match which {
+            Which::Live => Ok(self.read()),
+            Which::Version(version) => self.read_version(version),
+            Which::Label("live") => Ok(self.read()),
+            Which::Label(label) => {
+                let routes = self.routes.load();
+                let have = || routes.labels.keys().map(|l| format!(", {l}")).collect::<String>();
+                let none = || Error::not_found(format!("no label '{}' (have live{})", crate::shown(label), have()));
+                routes.labels.get(label).cloned().ok_or_else(none)
+            }
+            Which::Key(key) => {
+                let routes = self.routes.load();
+                let label = routes.split.as_ref().and_then(|split| split.label(split.bucket(key)));
+                let labelled = label.and_then(|label| routes.labels.get(label)).or(routes.pinned.as_ref()).cloned();
+                Ok(labelled.unwrap_or_else(|| self.newest.load_full()))
+            }
+        }
+    }
+
+    /// Labels, split and trials as they are now.
+    pub fn routes(&self) -> Arc<Routes> {
+        self.routes.load_full()
+    }
+
+    /// Versions that are watched beside the live one. Takes no lock.
+    pub fn trials(&self) -> Option<Arc<Routes>> {
+        let routes = self.routes.load();
+        if routes.trials.is_empty() { None } else { Some(routes.clone()) }
+    }
+
+    /// Whether requests without a version of their own are told apart by key.
+    pub fn is_split(&self) -> bool {
+        self.routes.load().split.is_some()
+    }
+
+    /// Changes labels, split and trials, all at once for the requests that begin then. The closure may be run again when
+    /// somebody else changes them meanwhile.
+    pub fn reroute(&self, change: impl Fn(&mut Routes)) {
+        self.routes.rcu(|routes| {
+            let mut next = Routes::clone(routes);
+            change(&mut next);
+            next
+        });
     }
 
     /// The newest weights, also while an earlier version is pinned.
@@ -178,17 +282,18 @@ impl LiveModel {
 
     /// [`LiveModel::pin`] of weights that are there already.
     pub fn pin_weights(&self, weights: WeightTable, version: u64, mini_batch: u64) {
-        self.pinned.store(Some(Arc::new(ServedVersion { weights, version, mini_batch, sequence: 0 })));
+        let pinned = Arc::new(ServedVersion { weights, version, mini_batch, sequence: 0 });
+        self.reroute(|routes| routes.pinned = Some(pinned.clone()));
     }
 
     /// Makes the newest weights what requests see, at once.
     pub fn promote(&self) {
-        self.pinned.store(None);
+        self.reroute(|routes| routes.pinned = None);
     }
 
     /// The version an operator pinned.
     pub fn pinned(&self) -> Option<u64> {
-        self.pinned.load().as_ref().map(|p| p.version)
+        self.routes.load().pinned.as_ref().map(|p| p.version)
     }
 
     /// Keeps an earlier version for those who ask for it by its number; of those kept so, the one that was asked for first
@@ -201,11 +306,12 @@ impl LiveModel {
         });
     }
 
-    /// The weights called `version`: the served or the newest ones, or kept ones. Others are on disk only.
+    /// The weights called `version`: the served ones, those under a label, the newest, or kept ones. Others are on disk only.
     pub fn read_version(&self, version: u64) -> Result<Arc<ServedVersion>> {
-        let served = self.read();
-        if served.version == version {
-            return Ok(served);
+        let routes = self.routes.load();
+        let loaded = routes.pinned.iter().chain(routes.labels.values()).find(|l| l.version == version);
+        if let Some(loaded) = loaded {
+            return Ok(loaded.clone());
         }
         let newest = self.newest();
         if newest.version == version {
@@ -214,16 +320,21 @@ impl LiveModel {
         if let Some(kept) = self.asked.load().iter().find(|kept| kept.version == version) {
             return Ok(kept.clone());
         }
-        Err(Error::not_found(format!("version {version} is not loaded (served is {})", served.version)))
+        let served = routes.pinned.as_ref().unwrap_or(&newest).version;
+        Err(Error::not_found(format!("version {version} is not loaded (served is {served})")))
     }
 
-    /// Bytes held: both tables, the pinned one, and those kept.
+    /// Bytes held: both tables, the pinned one, those under labels, and those kept.
     pub fn bytes(&self) -> u64 {
-        let bytes = |version: &Arc<ServedVersion>| version.weights.bytes() as u64;
+        let (routes, asked) = (self.routes.load(), self.asked.load());
+        let labelled = routes.pinned.iter().chain(routes.labels.values());
+        let mut others: Vec<&Arc<ServedVersion>> = labelled.chain(asked.iter()).collect();
+        others.sort_by_key(|v| Arc::as_ptr(v));
+        others.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let others: u64 = others.iter().map(|v| v.weights.bytes() as u64).sum();
         let newest = self.newest.load_full();
         let tables = if Arc::ptr_eq(&newest, &self.behind().spare) { 1 } else { 2 };
-        let kept: u64 = self.asked.load().iter().map(bytes).sum();
-        tables * bytes(&newest) + self.pinned.load().as_ref().map_or(0, bytes) + kept
+        tables * newest.weights.bytes() as u64 + others
     }
 
     fn swap(&self, behind: &mut Behind) -> bool {

@@ -25,7 +25,7 @@ use tidemill_model::{
 };
 use tidemill_stream::{Transform, source::json::JsonDecoder};
 
-use crate::live::{LiveModel, ServedVersion};
+use crate::live::{LiveModel, ServedVersion, Which};
 pub use infer::{Inferred, Output};
 use inputs::Inputs;
 pub use inputs::{ALL_FLOATS, Input};
@@ -136,13 +136,14 @@ impl Predictor {
     }
 
     /// Answers `{"rows":[{...},...]}`, by the live version or by the one that is asked for.
-    pub fn predict(&self, body: &[u8], version: Option<u64>) -> Result<PredictReply> {
-        if let Some(version) = version {
-            self.live.read_version(version)?;
+    pub fn predict<'a>(&self, body: &[u8], which: impl Into<Which<'a>>) -> Result<PredictReply> {
+        let which = which.into();
+        if which != Which::Live {
+            self.live.pick(which)?;
         }
         let mut scratch = self.take_scratch()?;
         let answered = self.decode(body, &mut scratch.decoder).and_then(|(rows, unknown_columns)| {
-            let reply = self.score(&rows, version, &mut scratch.work)?;
+            let reply = self.score(&rows, which, &mut scratch.work)?;
             Ok(PredictReply { unknown_columns, ..reply })
         });
         // Where a row was refused, those before it are still in the decoder.
@@ -154,7 +155,7 @@ impl Predictor {
     /// Answers rows that have the columns of the source already.
     pub fn predict_rows(&self, rows: &RecordBatch) -> Result<PredictReply> {
         let mut scratch = self.take_scratch()?;
-        let answered = self.score(rows, None, &mut scratch.work);
+        let answered = self.score(rows, Which::Live, &mut scratch.work);
         self.keep_scratch(scratch);
         answered
     }
@@ -172,13 +173,14 @@ impl Predictor {
         Ok((decoder.finish(), unknown))
     }
 
-    fn score(&self, rows: &RecordBatch, version: Option<u64>, work: &mut Work) -> Result<PredictReply> {
+    fn score(&self, rows: &RecordBatch, which: Which<'_>, work: &mut Work) -> Result<PredictReply> {
         self.extract(rows, work)?;
         // As late as possible: what was learned while the request was read is in.
-        let served = self.served(version)?;
+        let served = self.live.pick(which)?;
         let predictions = predictions(&served, work);
         served.weights.damage().map_or(Ok(()), Err)?;
         self.recent.note(&work.features);
+        self.mirror(which, &served, work, || predictions.iter().map(Prediction::number));
         Ok(PredictReply {
             model: self.model.clone(),
             version: served.version,
@@ -186,6 +188,21 @@ impl Predictor {
             predictions,
             unknown_columns: Vec::new(),
         })
+    }
+
+    /// Hands what was answered to the versions on trial, which score it once more in their own time.
+    fn mirror<I: Iterator<Item = f64>>(
+        &self,
+        which: Which<'_>,
+        served: &ServedVersion,
+        work: &Work,
+        said: impl Fn() -> I,
+    ) {
+        if which.is_open()
+            && let Some(routes) = self.live.trials()
+        {
+            routes.trials.iter().for_each(|trial| trial.mirror(&self.live, served.version, &work.features, said()));
+        }
     }
 
     /// The features of all rows; a row that is refused refuses the request.
@@ -199,13 +216,6 @@ impl Predictor {
         }
         self.extractor.extract(&transformed.rows, &mut work.features)?;
         work.check_none_refused()
-    }
-
-    fn served(&self, version: Option<u64>) -> Result<Arc<ServedVersion>> {
-        match version {
-            Some(version) => self.live.read_version(version),
-            None => Ok(self.live.read()),
-        }
     }
 
     fn unknown_columns<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Vec<String> {

@@ -8,11 +8,13 @@
 //! 000042.snapshot   the weights
 //! 000042.manifest   JSON: what is known of the version, checksum of the snapshot, checksum of itself
 //! live              "latest", or "pinned 41" after a roll back; absent: latest
+//! routing.json      labels, split of traffic, rollout, what became of versions; absent: none
 //! NAME.ranking      a ranking of that name, which `rank/named.rs` reads and writes
 //! ```
 
 mod manifest;
 mod mapped;
+mod routing;
 
 use std::{
     fs,
@@ -26,6 +28,7 @@ use tidemill_model::snapshot::Snapshot;
 
 pub use manifest::VersionMeta;
 use manifest::{Manifest, SNAPSHOT_SEED};
+pub use routing::{LABELS_MAX, Outcome, RolledOut, Routing, Verdict, check_label};
 
 /// Which version requests see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,7 @@ struct Known {
     /// Versions that are passed over, and what is wrong with each.
     damaged: Vec<Damaged>,
     live: Live,
+    routing: Routing,
 }
 
 /// A version on disk that cannot be used.
@@ -115,7 +119,8 @@ impl Registry {
                 _ => {}
             }
         }
-        let known = Known { manifests: Vec::new(), damaged: Vec::new(), live: Live::Latest };
+        let known =
+            Known { manifests: Vec::new(), damaged: Vec::new(), live: Live::Latest, routing: Routing::default() };
         let registry = Self {
             model: model.to_string(),
             dir: dir.to_path_buf(),
@@ -140,6 +145,7 @@ impl Registry {
         }
         let live = registry.read_live()?;
         registry.known().live = live;
+        registry.known().routing = Routing::read(dir)?;
         Ok((registry, snapshots))
     }
 
@@ -293,27 +299,100 @@ impl Registry {
         Ok(snapshot)
     }
 
-    /// [`Registry::rollback`] to a version whose snapshot was read already.
-    pub fn pin(&self, version: u64) -> Result<()> {
-        let _writing = self.writing();
-        self.check_rollback(version)?;
-        self.write_live(Live::Pinned(version))
-    }
-
     /// Makes the newest version live again, and those after it.
     pub fn promote(&self) -> Result<()> {
         let _writing = self.writing();
         self.write_live(Live::Latest)
     }
 
-    /// Removes the oldest versions beyond `keep_max` (at least 1), the pinned one never; returns those removed.
+    /// Labels, split, rollout and verdicts, as they are on disk.
+    pub fn routing(&self) -> Routing {
+        self.known().routing.clone()
+    }
+
+    /// Changes them: on disk first.
+    pub fn reroute(&self, change: impl FnOnce(&mut Routing)) -> Result<()> {
+        let _writing = self.writing();
+        self.write_routing(change)
+    }
+
+    fn write_routing(&self, change: impl FnOnce(&mut Routing)) -> Result<()> {
+        let mut next = self.routing();
+        change(&mut next);
+        next.write(&self.dir)?;
+        self.known().routing = next;
+        Ok(())
+    }
+
+    /// Points a label at a version. Its snapshot is read and checked before, and given back: where that fails, the label
+    /// stays where it was. The label `live` is [`Registry::rollback`].
+    pub fn set_label(&self, label: &str, version: u64) -> Result<Snapshot> {
+        check_label(label)?;
+        if label == "live" {
+            return self.rollback(version);
+        }
+        let _writing = self.writing();
+        let routing = self.routing();
+        if !routing.labels.contains_key(label) && routing.labels.len() >= LABELS_MAX {
+            return Err(Error::exhausted(format!(
+                "model '{}' has {LABELS_MAX} labels, each with a version in memory; remove one first",
+                self.model
+            )));
+        }
+        let snapshot = self.load(version)?;
+        self.write_routing(|routing| _ = routing.labels.insert(label.to_string(), version))?;
+        Ok(snapshot)
+    }
+
+    /// Removes a label, and its share of the traffic. Of `live`: [`Registry::promote`].
+    pub fn remove_label(&self, label: &str) -> Result<()> {
+        if label == "live" {
+            return self.promote();
+        }
+        let _writing = self.writing();
+        self.check_has_label(label)?;
+        self.write_routing(|routing| {
+            routing.labels.remove(label);
+            // Its share would be the live version's, but weights are what a person wrote: they begin anew.
+            if routing.split.iter().any(|(l, _)| l == label) {
+                routing.split.clear();
+            }
+        })
+    }
+
+    /// The error for a label that is not there names those that are.
+    pub fn check_has_label(&self, label: &str) -> Result<()> {
+        let known = self.known();
+        if label == "live" || known.routing.labels.contains_key(label) {
+            return Ok(());
+        }
+        let have: Vec<&str> = known.routing.labels.keys().map(String::as_str).collect();
+        let have = if have.is_empty() { String::new() } else { format!(", {}", have.join(", ")) };
+        let label = crate::shown(label);
+        Err(Error::not_found(format!("model '{}' has no label '{label}' (have live{have})", self.model)))
+    }
+
+    /// [`Registry::retain_since`], whatever the age.
     pub fn retain(&self, keep_max: usize) -> Result<Vec<u64>> {
+        self.retain_since(keep_max, i64::MIN)
+    }
+
+    /// Removes the oldest versions beyond `keep_max` (at least 1), and those made before `keep_since_ms`. The newest, the
+    /// pinned one and those under labels stay. Returns those removed.
+    pub fn retain_since(&self, keep_max: usize, keep_since_ms: i64) -> Result<Vec<u64>> {
         let _writing = self.writing();
         let leaving: Vec<u64> = {
             let known = self.known();
             let over = known.manifests.len().saturating_sub(keep_max.max(1));
-            let oldest = known.manifests.iter().take(over).map(|m| m.meta.version);
-            oldest.filter(|&v| known.live != Live::Pinned(v)).collect()
+            let newest = known.manifests.last().map(|m| m.meta.version);
+            let is_kept = |v: u64| {
+                let rollout = known.routing.rollout.as_ref().is_some_and(|r| r.version == v);
+                let labelled = known.routing.labels.values().any(|l| *l == v);
+                known.live == Live::Pinned(v) || newest == Some(v) || labelled || rollout
+            };
+            let leaving =
+                known.manifests.iter().enumerate().filter(|(i, m)| *i < over || m.meta.created_ms < keep_since_ms);
+            leaving.map(|(_, m)| m.meta.version).filter(|&v| !is_kept(v)).collect()
         };
         for &version in &leaving {
             self.known().manifests.retain(|m| m.meta.version != version);

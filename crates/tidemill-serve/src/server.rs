@@ -17,6 +17,7 @@ mod oip;
 mod reply;
 mod route;
 mod router;
+mod versions;
 
 use std::{
     io,

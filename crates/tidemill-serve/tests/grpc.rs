@@ -168,7 +168,7 @@ fn health_and_metadata_are_those_of_http() {
     assert!(!ready("ctr@1", "").read::<ModelReadyResponse>().ready, "on disk only");
     ready("ctx", "").refused(NOT_FOUND, "no model 'ctx' (have ctr)");
     ready("ctr", "9").refused(NOT_FOUND, "model 'ctr' has no version 9 (have 1-3)");
-    ready("ctr", "new").refused(NOT_FOUND, "'new' is not a version; versions are numbers");
+    ready("ctr", "new").refused(NOT_FOUND, "model 'ctr' has no label 'new' (have live)");
     let metadata = ModelMetadataRequest { name: "ctr".into(), version: String::new() };
     let ctr: ModelMetadataResponse = client.call("ModelMetadata", &metadata).read();
     let inputs: Vec<_> = ctr.inputs.iter().map(|i| (i.name.as_str(), i.datatype.as_str(), i.shape[0])).collect();
@@ -205,6 +205,41 @@ fn tensors_get_the_predictions_of_rows() {
     let reply: ModelInferResponse = client.call("ModelInfer", &some).read();
     assert_ne!(reply.outputs[0].contents.as_ref().unwrap().fp32_contents, [p]);
     assert!(site.get("/metrics").body.contains(r#"tidemill_http_requests_total{route="grpc",status="2xx"} 3"#));
+}
+
+/// Labels stand where versions do, and a split tells calls apart by `routing_key`, by their id, or by all they say.
+#[test]
+fn labels_and_splits_hold_for_calls() {
+    let site = open("grpc-labels");
+    let client = Client::open(&site);
+    site.host.served.versions().set_label("canary", 2).unwrap();
+    let answered_by = |call: &ModelInferRequest| {
+        client.call("ModelInfer", call).read::<ModelInferResponse>().model_version.parse::<u64>().unwrap()
+    };
+    let named = ModelInferRequest { model_version: "canary".into(), ..request() };
+    assert_eq!([answered_by(&named), answered_by(&request())], [2, 3]);
+    let label = ModelInferRequest { model_name: "ctr@canary".into(), ..raw() };
+    assert_eq!(answered_by(&label), 2);
+    site.host.served.versions().split(&[("live".into(), 50.0), ("canary".into(), 50.0)]).unwrap();
+    let keyed = |key: &str, id: &str| {
+        let mut call = ModelInferRequest { id: id.into(), ..request() };
+        let key = InferParameter { parameter_choice: Some(ParameterChoice::StringParam(key.into())) };
+        call.parameters.insert("routing_key".into(), key);
+        answered_by(&call)
+    };
+    let by_key: Vec<u64> = (0..20).map(|i| keyed(&format!("user-{i}"), "")).collect();
+    assert!(by_key.contains(&2) && by_key.contains(&3), "{by_key:?}");
+    assert!((0..20).all(|i| keyed(&format!("user-{i}"), &format!("call-{i}")) == by_key[i]), "the key comes first");
+    let by_id = |i: usize| answered_by(&ModelInferRequest { id: format!("call-{i}"), ..request() });
+    let ids: Vec<u64> = (0..20).map(by_id).collect();
+    assert!(ids.contains(&2) && ids.contains(&3), "{ids:?}");
+    let by_all = |i: usize| {
+        let mut call = ModelInferRequest { id: String::new(), ..request() };
+        call.inputs[0].contents.as_mut().unwrap().bytes_contents = vec![format!("u{i}").into_bytes()];
+        answered_by(&call)
+    };
+    let all: Vec<u64> = (0..20).map(by_all).collect();
+    assert!(all.contains(&2) && all.contains(&3), "{all:?}");
 }
 
 #[test]

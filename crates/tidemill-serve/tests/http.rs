@@ -81,13 +81,9 @@ fn what_is_wrong_with_a_prediction_request_is_said() {
                       POST /v1/models/ctr:rollback {\"version\":1}";
     site.refuses("POST /v1/models/ctr@1:predict", "", &rows(1), 409, not_loaded);
     assert!(site.post("/v1/models/ctr:predict", &rows(1)).body.ends_with("}\n"), "fit for a terminal");
-    site.refuses(
-        "POST /v1/models/ctr@new:predict",
-        "",
-        &rows(1),
-        404,
-        "'new' is not a version; versions are numbers, as in ctr@42",
-    );
+    site.refuses("POST /v1/models/ctr@new:predict", "", &rows(1), 404, "model 'ctr' has no label 'new' (have live)");
+    let neither = "'New' is neither a version nor a label, as in ctr@42 or ctr@canary";
+    site.refuses("POST /v1/models/ctr@New:predict", "", &rows(1), 404, neither);
 }
 
 #[test]

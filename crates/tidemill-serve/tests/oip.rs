@@ -57,7 +57,8 @@ fn health_follows_the_server() {
     for (path, error) in [
         ("/v2/models/ctx/ready", "no model 'ctx' (have ctr)"),
         ("/v2/models/ctr/versions/9/ready", "model 'ctr' has no version 9 (have 1-3)"),
-        ("/v2/models/ctr/versions/new", "'new' is not a version; versions are numbers"),
+        ("/v2/models/ctr/versions/-1", "'-1' is neither a version nor a label"),
+        ("/v2/models/ctr/versions/new", "model 'ctr' has no label 'new' (have live)"),
     ] {
         let answer = site.get(path);
         assert_eq!((answer.status, answer.json()), (404, json!({"error": error})), "{path}");

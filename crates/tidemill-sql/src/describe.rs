@@ -15,7 +15,7 @@ use tidemill_stream::{
 
 use crate::{
     parse::value::type_name,
-    program::{EvaluateJob, Input, JoinPart, Pipeline, Program, Statement, TrainJob},
+    program::{AlterModel, EvaluateJob, Input, JoinPart, ModelChange, Pipeline, Program, Statement, TrainJob},
 };
 
 impl Display for Program {
@@ -24,10 +24,31 @@ impl Display for Program {
             match statement {
                 Statement::Train(job) => write!(f, "{job}")?,
                 Statement::Evaluate(job) => write!(f, "{job}")?,
+                Statement::AlterModel(alter) => writeln!(f, "{alter}")?,
                 Statement::ShowModels => writeln!(f, "show models")?,
             }
         }
         Ok(())
+    }
+}
+
+impl Display for AlterModel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "alter model {}: ", self.model)?;
+        match &self.change {
+            ModelChange::Label { label, version: Some(version) } => write!(f, "label {label} is version {version}"),
+            ModelChange::Label { label, version: None } => write!(f, "label {label} goes"),
+            ModelChange::Split(weights) => {
+                let weights: Vec<String> = weights.iter().map(|(label, weight)| format!("{label} {weight}%")).collect();
+                write!(f, "split {}", weights.join(", "))
+            }
+            ModelChange::Rollout { version, settings } => {
+                let version = version.map_or("the newest version".into(), |v| format!("version {v}"));
+                write!(f, "roll out {version}")?;
+                settings.iter().try_for_each(|(name, value)| write!(f, ", {name} = {value}"))
+            }
+            ModelChange::Abort => write!(f, "end the rollout"),
+        }
     }
 }
 

@@ -17,7 +17,9 @@ mod transform;
 
 pub use bind::bind;
 pub use diagnostic::Diagnostic;
-pub use program::{EvaluateJob, Input, JoinPart, Known, Pipeline, Program, Statement, TrainJob, ViewsPart};
+pub use program::{
+    AlterModel, EvaluateJob, Input, JoinPart, Known, ModelChange, Pipeline, Program, Statement, TrainJob, ViewsPart,
+};
 pub use script::{DEPTH_MAX, OPERATORS_MAX, SQL_BYTES_MAX, STATEMENTS_MAX};
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub struct Known {
     pub learners: Vec<&'static str>,
     /// Attributes of `TO TRAIN ... WITH` and `TO EVALUATE ... WITH`.
     pub train_attributes: Vec<&'static Attribute>,
+    /// Attributes of `ALTER MODEL ... ROLLOUT (...)`.
+    pub rollout_attributes: Vec<&'static Attribute>,
     /// Models in the data directory.
     pub models: Vec<String>,
 }
@@ -39,8 +41,42 @@ pub enum Statement {
     Train(Box<TrainJob>),
     /// `SELECT ... TO EVALUATE`
     Evaluate(Box<EvaluateJob>),
+    /// `ALTER MODEL`
+    AlterModel(AlterModel),
     /// `SHOW MODELS`
     ShowModels,
+}
+
+/// A change of which version of a model answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlterModel {
+    /// The model's name.
+    pub model: String,
+    /// What is changed.
+    pub change: ModelChange,
+}
+
+/// What is changed about the versions that answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelChange {
+    /// A label points at a version; `None`: it goes.
+    Label {
+        /// Its name.
+        label: String,
+        /// The version.
+        version: Option<u64>,
+    },
+    /// The traffic is split by these percentages, each by label.
+    Split(Vec<(String, f64)>),
+    /// A version is rolled out.
+    Rollout {
+        /// `None`: the newest.
+        version: Option<u64>,
+        /// Attributes as they were written, each checked.
+        settings: Vec<(String, String)>,
+    },
+    /// The rollout that is going on ends.
+    Abort,
 }
 
 /// A model to train.

@@ -27,7 +27,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 48] = [
+pub static ATTRIBUTES: [Attribute; 53] = [
     optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
     number(
         "model.alpha",
@@ -179,6 +179,34 @@ pub static ATTRIBUTES: [Attribute; 48] = [
         "sample rows learned between versions, beside publish.interval; 0 publishes at the end of bounded input only",
     ),
     duration("publish.interval", "10s", "time between versions over live input"),
+    number(
+        "publish.label_rate",
+        1.0,
+        1e9,
+        Some("5"),
+        "a version is held when the share of positives since the last look is so many times the usual one, or less by as much",
+    ),
+    number(
+        "publish.calibration",
+        1.0,
+        1e9,
+        Some("3"),
+        "a version is held when predicted by happened since the last look is not between 1 / this and this",
+    ),
+    number(
+        "publish.logloss",
+        1.0,
+        1e9,
+        Some("1.05"),
+        "while an earlier version is live: held when the loss on recent matured samples is more than so many times its own",
+    ),
+    integer("publish.keep", 1, 1_000_000, "50", "versions kept on disk, beside the live one and those under labels"),
+    Attribute {
+        name: "publish.keep_for",
+        ty: Type::Duration,
+        default: None,
+        doc: "versions older than this go too, but never the newest, the live one and those under labels",
+    },
     duration("checkpoint.interval", "10s", "time between checkpoints"),
     text(
         "validate.oracle",

@@ -68,6 +68,16 @@ pub struct TrainSpec {
     pub publish_every: Option<u64>,
     /// `publish.interval`
     pub publish_interval_ms: i64,
+    /// `publish.label_rate`
+    pub publish_label_rate: f64,
+    /// `publish.calibration`
+    pub publish_calibration: f64,
+    /// `publish.logloss`
+    pub publish_logloss: f64,
+    /// `publish.keep`
+    pub publish_keep: usize,
+    /// `publish.keep_for`; `None`: whatever the age.
+    pub publish_keep_for_ms: Option<i64>,
     /// `checkpoint.interval`
     pub checkpoint_interval_ms: i64,
     /// `validate.oracle`
@@ -124,6 +134,11 @@ impl TrainSpec {
             prune: s.number("publish.prune") as f32,
             publish_every: (every > 0).then_some(every),
             publish_interval_ms: s.integer("publish.interval"),
+            publish_label_rate: s.number("publish.label_rate"),
+            publish_calibration: s.number("publish.calibration"),
+            publish_logloss: s.number("publish.logloss"),
+            publish_keep: s.integer("publish.keep") as usize,
+            publish_keep_for_ms: s.integer_opt("publish.keep_for"),
             checkpoint_interval_ms: s.integer("checkpoint.interval"),
             oracle: column("validate.oracle"),
             group_by: column("validate.by"),

@@ -10,6 +10,7 @@
 //! [`Engine::mini_batch`] is the line up to the parameters, [`Engine::publish`] and [`Engine::version`] the rest of it; they
 //! read in this order. The engine decides nothing by the clock: when to cut, publish and save is the [`crate::job`]'s.
 
+mod compare;
 pub mod emission;
 mod learning;
 mod line;
@@ -36,6 +37,7 @@ use tidemill_stream::{
 };
 use tidemill_train::TrainSpec;
 
+pub use compare::Compare;
 pub use learning::{Learning, Lesson};
 pub use passes::LessonReader;
 use passes::{LessonWriter, Progress};

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod dead_letter;
+mod gate;
 mod journal;
 mod replicas;
 mod save;
@@ -30,7 +31,7 @@ use tidemill_serve::{
     follow::{self, feed::Base},
     live::LiveModel,
     live_views::LiveViews,
-    registry::{Live, Registry},
+    registry::{Live, Outcome, Registry, Verdict},
 };
 use tidemill_sql::{Input, TrainJob};
 use tidemill_stream::{
@@ -42,13 +43,14 @@ use tidemill_stream::{
 use tidemill_train::{Health, TrainSpec};
 
 use crate::{
-    engine::{Engine, Rejected},
+    engine::{Compare, Engine, Rejected},
     push::{PushHub, TurnedAway, believed},
     signal::Signal,
     status::{History, Point, Status, thousands},
 };
 pub use checkpoint::{Checkpoint, Checkpoints};
 use dead_letter::DeadLetter;
+use gate::GateKeeper;
 pub use journal::{Journal, Past};
 use replicas::Lineage;
 use save::{Body, Saver};
@@ -100,6 +102,7 @@ pub struct Job {
     restored_at: Option<u64>,
     version: u64,
     version_rows: u64,
+    gate: GateKeeper,
     is_last: bool,
     watermark: i64,
     timing: Timing,
@@ -141,8 +144,6 @@ const PUBLISH_BATCH_EVERY: Duration = Duration::from_millis(100);
 const LOOK_FOR_FILES_EVERY: Duration = Duration::from_secs(1);
 const WAIT_AT_MOST: Duration = Duration::from_millis(5);
 const RETRY_DISK_EVERY: Duration = Duration::from_millis(500);
-/// Versions kept on disk.
-const VERSIONS_MAX: usize = 50;
 
 impl Job {
     /// Opens the job in the data directory and brings it to where its journal ends.
@@ -196,6 +197,7 @@ impl Job {
         }
         let version = registry.list().last().map_or(0, |v| v.version);
         let dead_letter = DeadLetter::open(&dir, dead_letter_bytes)?;
+        let gate = GateKeeper::new(&spec, &engine.line.learning.trainer().validation().overall());
         let mut job = Self {
             saver: Saver::new(checkpoints),
             timing: Timing { started: clock.elapsed(), ..Timing::default() },
@@ -219,6 +221,7 @@ impl Job {
             registry,
             version,
             version_rows,
+            gate,
             warning,
         };
         for record in past.cuts {
@@ -282,7 +285,9 @@ impl Job {
             let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
             live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
         }
-        Ok(self.live.insert(live).clone())
+        let live = self.live.insert(live).clone();
+        self.engine.line.compare(Compare::new(live.clone()));
+        Ok(live)
     }
 
     /// Makes the feature views readable by requests while events change them; `None` where the model has none.
@@ -509,7 +514,6 @@ impl Job {
             self.version_rows = self.rows_learned();
             return Ok(());
         }
-        self.not_published = None;
         let mini_batch = self.engine.mini_batch_number();
         if let Some(last) = self.registry.list().into_iter().rev().find(|v| v.mini_batch == mini_batch)
             && last.fingerprint == self.bound.fingerprint
@@ -518,6 +522,10 @@ impl Job {
             // A run that was killed behind it has published it, and the checkpoint before does not know.
             self.engine.line.learning.trainer().version_published();
             (self.version, self.version_rows) = (last.version, self.rows_learned());
+            self.not_published = None;
+            return Ok(());
+        }
+        if self.is_held()? {
             return Ok(());
         }
         // What leaves the engine waits until the records it depends on are durable.
@@ -529,9 +537,31 @@ impl Job {
         if let Some(live) = &self.live {
             live.published(version, self.registry.manifest_text(version)?);
         }
-        self.registry.retain(VERSIONS_MAX)?;
+        let keep_since_ms = self.spec.publish_keep_for_ms.map_or(i64::MIN, |age| self.clock.wall_ms() - age);
+        self.registry.retain_since(self.spec.publish_keep, keep_since_ms)?;
         (self.version, self.version_rows) = (version, self.rows_learned());
         Ok(())
+    }
+
+    /// Whether the gate holds what is learned now. Then that is told, and stays told; learning goes on.
+    fn is_held(&mut self) -> Result<bool> {
+        let summary = self.engine.line.learning.trainer().validation().summary();
+        let beside_live = self.engine.line.compared().and_then(Compare::take_quality);
+        let Some(why) = self.gate.why_held(&summary, beside_live.as_ref()) else {
+            self.not_published = None;
+            return Ok(false);
+        };
+        let version = self.registry.next_version();
+        let told = format!("{why}: version {version} not published");
+        let last = self.registry.routing().verdicts.pop();
+        // Once for each version that was held, however often it is tried.
+        if !last.is_some_and(|last| last.version == version && last.outcome == Outcome::Held) {
+            let verdict = Verdict { at_ms: self.clock.wall_ms(), version, outcome: Outcome::Held, reason: why };
+            self.registry.reroute(|routing| routing.tell(verdict))?;
+        }
+        self.not_published = Some(told);
+        self.version_rows = self.rows_learned();
+        Ok(true)
     }
 
     /// What a checkpoint holds, as of now. Short: what is long is written from it later ([`Body::finish`]).
@@ -678,7 +708,9 @@ impl Job {
             1 => first,
             n => format!("{first} ({n} partitions wait)"),
         });
-        let all: Vec<&str> = [&self.warning, &self.not_published, &self.not_saved, &trouble]
+        let rolled_back = self.registry.routing().verdicts.pop().filter(|v| v.outcome == Outcome::RolledBack);
+        let rolled_back = rolled_back.map(|v| format!("version {} was rolled back: {}", v.version, v.reason));
+        let all: Vec<&str> = [&self.warning, &self.not_published, &self.not_saved, &trouble, &rolled_back]
             .into_iter()
             .flatten()
             .map(String::as_str)
@@ -821,6 +853,7 @@ fn drifts(job: &TrainJob, until: Option<i64>) -> Vec<i64> {
 /// The registry as the page and the command line show it, newest last.
 pub fn versions_json(registry: &Registry) -> Value {
     let all = registry.list();
+    let routing = registry.routing();
     let live = match registry.live() {
         Live::Pinned(v) => Some(v),
         Live::Latest => all.last().map(|v| v.version),
@@ -829,6 +862,7 @@ pub fn versions_json(registry: &Registry) -> Value {
         .map(|v| {
             let mut json = v.to_json();
             json["live"] = json!(Some(v.version) == live);
+            json["labels"] = routing.labels_in_words(v.version).into();
             json
         })
         .collect()

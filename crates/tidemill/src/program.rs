@@ -10,9 +10,18 @@ pub fn bind(text: &str, models: &[String]) -> Result<Program> {
     let known = Known {
         learners: tidemill_train::LEARNERS.to_vec(),
         train_attributes: tidemill_train::ATTRIBUTES.iter().collect(),
+        rollout_attributes: tidemill_serve::rollout::ROLLOUT_ATTRIBUTES.iter().collect(),
         models: models.to_vec(),
     };
     tidemill_sql::bind(text, &known).map_err(Error::from)
+}
+
+/// Models in a data directory, whoever owns it.
+pub fn models(data_root: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(data_root.join("models")).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    names
 }
 
 /// The training job that a model in the data directory was learned by.

@@ -8,6 +8,8 @@ use std::ops::Range;
 
 /// Bits of a number that name its cell: sign, exponent and four of the fraction. A cell is a sixteenth of an octave.
 const CELL_BITS: u32 = 16;
+/// Whole numbers from 0 to below this find their keys in a table: most numbers in logs are counts, and small ones.
+const SMALL: u64 = 256;
 /// A cell with more boundaries than this is searched by halves.
 const COUNTED_MAX: usize = 4;
 
@@ -16,7 +18,8 @@ const COUNTED_MAX: usize = 4;
 pub(super) struct Buckets {
     boundaries: Vec<f64>,
     keys: Vec<u64>,
-    null_key: u64,
+    /// The key of NULL, then those of the small whole numbers.
+    small: Vec<u64>,
     /// The cell of the first boundary: those below hold none.
     first_cell: usize,
     /// Of each cell, and of all behind the last: boundaries below it.
@@ -30,7 +33,10 @@ impl Buckets {
         let (first, last) = (cells.first().copied().unwrap_or(0), cells.last().copied().unwrap_or(0));
         let below = (first..=last + 2).map(|cell| cells.partition_point(|c| *c < cell) as u32).collect();
         let keys = (0..=boundaries.len() as u64).map(key).collect();
-        Self { boundaries, keys, null_key, first_cell: first, below }
+        let mut buckets = Self { boundaries, keys, small: vec![null_key], first_cell: first, below };
+        let small: Vec<u64> = (0..SMALL).map(|x| buckets.key(x as f64)).collect();
+        buckets.small.extend(small);
+        buckets
     }
 
     /// The key of a number's bucket; of NaN some bucket's.
@@ -41,7 +47,18 @@ impl Buckets {
 
     /// The key of NULL.
     pub(super) fn null_key(&self) -> u64 {
-        self.null_key
+        self.small[0]
+    }
+
+    /// The key of a whole number's bucket, or of NULL.
+    #[inline(always)]
+    pub(super) fn key_of_whole(&self, x: i64, is_valid: bool) -> u64 {
+        // Without a branch: whether a number is there cannot be guessed.
+        let at = if is_valid { (x as u64).saturating_add(1) } else { 0 };
+        match self.small.get(at as usize) {
+            Some(key) => *key,
+            None => self.key(x as f64),
+        }
     }
 
     /// Boundaries that are not above the number.
@@ -106,7 +123,13 @@ mod tests {
             for x in numbers.into_iter().filter(|x| !x.is_nan()) {
                 let counted = boundaries.iter().filter(|b| **b <= x).count();
                 assert_eq!(buckets.key(x), counted as u64, "{x:e} among {boundaries:?}");
+                if x.abs() < 1e15 && x.fract() == 0.0 {
+                    assert_eq!(buckets.key_of_whole(x as i64, true), counted as u64, "{x:e} among {boundaries:?}");
+                }
             }
+            assert_eq!(buckets.key_of_whole(7, false), u64::MAX);
+            assert_eq!(buckets.key_of_whole(i64::MAX, true), buckets.key(i64::MAX as f64));
+            assert_eq!(buckets.key_of_whole(-1, true), buckets.key(-1.0));
             // Somewhere, and no panic.
             assert!(buckets.key(f64::NAN) <= boundaries.len() as u64);
         }

@@ -4,6 +4,7 @@
 
 use arrow::{
     array::{Array, ArrowPrimitiveType, AsArray},
+    buffer::BooleanBuffer,
     datatypes::*,
 };
 use std::ops::Range;
@@ -49,6 +50,11 @@ impl Category {
     ) -> Result<()> {
         match &self.bucketed {
             None => self.hash_values(array, rows, keys)?,
+            Some(buckets) if *array.data_type() == DataType::Int64 => {
+                let values = &array.as_primitive::<Int64Type>().values()[rows.clone()];
+                let keys = &mut keys[..values.len()];
+                each_valid(array, rows, |i, is_valid| keys[i] = buckets.key_of_whole(values[i], is_valid));
+            }
             Some(buckets) => numbers(array, rows, |i, value| {
                 keys[i] = value.map_or(buckets.null_key(), |x| buckets.key(x));
                 if value.is_some_and(f64::is_nan) {
@@ -90,7 +96,16 @@ impl Category {
             Float64 => self.integers::<Float64Type>(array, rows, keys, float_bits),
             Utf8 => {
                 let text = array.as_string::<i32>();
-                self.each(array, rows, keys, |row| feature_key(text.value(row).as_bytes(), self.seed));
+                let (ends, bytes) = (&text.value_offsets()[rows.start + 1..=rows.end], text.value_data());
+                let mut begin = text.value_offsets()[rows.start] as usize;
+                let keys = &mut keys[..ends.len()];
+                let null_key = self.null_key();
+                each_valid(array, rows, |i, is_valid| {
+                    let end = ends[i] as usize;
+                    let value = &bytes[begin..end];
+                    keys[i] = if is_valid { feature_key(value, self.seed) } else { null_key };
+                    begin = end;
+                });
             }
             LargeUtf8 => {
                 let text = array.as_string::<i64>();
@@ -140,6 +155,27 @@ impl Category {
     fn null_key(&self) -> u64 {
         feature_key(b"NULL", hash64(b"NULL", self.seed))
     }
+}
+
+/// Hands each of `rows`, by its place among them, with whether its value is there.
+#[inline(always)]
+fn each_valid(array: &dyn Array, rows: Range<usize>, mut take: impl FnMut(usize, bool)) {
+    let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
+    let bits = nulls.map(|nulls| nulls.inner().slice(rows.start, rows.len()));
+    // One loop for both, so that what it does for each is put into it.
+    for begin in (0..rows.len()).step_by(64) {
+        let end = rows.len().min(begin + 64);
+        let word = bits.as_ref().map_or(u64::MAX, |bits| first_word(&bits.slice(begin, end - begin)));
+        for i in begin..end {
+            take(i, word >> (i - begin) & 1 == 1);
+        }
+    }
+}
+
+/// The first 64 bits, or those that there are.
+fn first_word(bits: &BooleanBuffer) -> u64 {
+    let chunks = bits.bit_chunks();
+    chunks.iter().next().unwrap_or_else(|| chunks.remainder_bits())
 }
 
 fn float_bits(x: f64) -> u64 {

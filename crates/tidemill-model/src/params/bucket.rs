@@ -1,14 +1,14 @@
 //! Where keys stand: buckets of pages, found through a directory.
 //!
-//! A shard's directory has a power of two of entries, told apart by the key bits below the shard number; each names a
-//! bucket of up to three pages of [`PAGE_PLACES`] places. Within a bucket a key's first line is its next 32 bits times
+//! The directory has a power of two of entries for each shard, told apart by the key bits below the shard number; each names
+//! a bucket of up to three pages of [`PAGE_PLACES`] places. Within a bucket a key's first line is its next 32 bits times
 //! the lines, shifted down: keys stand nearly in order, and a search goes on from there to the first line with a free
 //! place. All four places of a line are looked at together: nine keys in ten are in their first line, which a processor
 //! can guess, as it cannot guess in which place.
 //! At 80% a bucket takes another page, and one of three pages becomes two. So between 53% and 80% of the places of a
 //! bucket of more than one page are taken.
 
-use std::ops::Range;
+use super::SHARD_BITS;
 
 /// Places of a page: 32 KiB.
 pub(super) const PAGE_PLACES: usize = 1 << PAGE_BITS;
@@ -90,17 +90,36 @@ impl Bucket {
     /// Where its place `i` stands among all places of the part.
     #[inline(always)]
     pub(super) fn place(&self, i: usize) -> usize {
-        (self.0[i >> PAGE_BITS & PAGES_MAX] as usize) << PAGE_BITS | i & (PAGE_PLACES - 1)
+        (self.line(i / LINE_PLACES) * LINE_PLACES) | (i & (LINE_PLACES - 1))
+    }
+
+    /// Where its line `i` stands among all lines of the part.
+    #[inline(always)]
+    fn line(&self, i: usize) -> usize {
+        const PAGE_LINE_BITS: u32 = (PAGE_PLACES / LINE_PLACES).ilog2();
+        (self.0[i >> PAGE_LINE_BITS & PAGES_MAX] as usize) << PAGE_LINE_BITS | i & ((1 << PAGE_LINE_BITS) - 1)
     }
 
     /// The bucket's place where the search for a key begins, whose shard bits were shifted out: the first of a line.
     #[inline(always)]
     pub(super) fn home(&self, shifted: u64) -> usize {
+        self.home_line(shifted) * LINE_PLACES
+    }
+
+    /// Which of its lines that place is in.
+    #[inline(always)]
+    fn home_line(&self, shifted: u64) -> usize {
         let word = self.0[PAGES_MAX];
         let lines = u64::from(word & 0xffff);
         // A depth is below 64 always; without this it would be looked at.
         let bits = (shifted << (word >> 16 & 63)) >> 32;
-        ((bits * lines) >> 32) as usize * LINE_PLACES
+        ((bits * lines) >> 32) as usize
+    }
+
+    /// Where the search for a key begins among all lines of the part.
+    #[inline(always)]
+    pub(super) fn line_of(&self, key: u64) -> usize {
+        self.line(self.home_line(key << SHARD_BITS))
     }
 
     /// Shifted keys of the bucket that holds `shifted`, first and last.
@@ -110,51 +129,55 @@ impl Bucket {
     }
 }
 
-/// One shard's directory.
+/// The directory of neighbouring shards: a power of two of buckets for each shard, as many for one as for another.
 pub(super) struct Directory {
     buckets: Vec<Bucket>,
-    /// 63 less its depth.
+    /// Leading bits that all its keys have in common.
+    common: u32,
+    /// Bits of a key behind those that tell its bucket, once the common ones are shifted out.
     shift: u32,
+    /// Bits behind the shard number that tell buckets apart.
+    depth: u32,
 }
 
 impl Directory {
-    pub(super) fn new() -> Self {
-        Self { buckets: vec![Bucket::empty(0)], shift: 63 }
+    /// Of so many shards, a power of two; empty.
+    pub(super) fn new(shards: usize) -> Self {
+        let shard_bits = shards.ilog2();
+        // One bit at least, because a shift by all 64 bits is none.
+        let depth = 1;
+        let buckets = vec![Bucket::empty(0); shards << depth];
+        Self { buckets, common: SHARD_BITS - shard_bits, shift: u64::BITS - shard_bits - depth, depth }
     }
 
-    /// The bucket of a key, whose shard bits were shifted out.
+    /// The bucket of a key.
     #[inline(always)]
-    pub(super) fn bucket(&self, shifted: u64) -> &Bucket {
-        &self.buckets[self.index(shifted)]
+    pub(super) fn bucket(&self, key: u64) -> &Bucket {
+        &self.buckets[((key << (self.common & 63)) >> (self.shift & 63)) as usize]
     }
 
-    #[inline(always)]
-    fn index(&self, shifted: u64) -> usize {
-        // Twice, because a shift by all 64 bits is none.
-        (shifted >> 1 >> (self.shift & 63)) as usize
+    /// The bucket of a key of the shard with this number among those here, whose shard bits were shifted out.
+    pub(super) fn bucket_of(&self, shard: usize, shifted: u64) -> &Bucket {
+        &self.buckets[shard << self.depth | (shifted >> (u64::BITS - self.depth)) as usize]
     }
 
     /// Puts a bucket where `shifted` belongs, in place of all that share its `depth` bits. The directory doubles until
     /// it tells so many apart.
-    pub(super) fn set(&mut self, shifted: u64, bucket: Bucket) {
-        while 63 - self.shift < bucket.depth() {
+    pub(super) fn set(&mut self, shard: usize, shifted: u64, bucket: Bucket) {
+        while self.depth < bucket.depth() {
             // With room for so many and no more: its bytes are part of the bound.
             let mut buckets = Vec::with_capacity(2 * self.buckets.len());
             self.buckets.iter().for_each(|bucket| buckets.extend([*bucket; 2]));
             self.buckets = buckets;
-            self.shift -= 1;
+            (self.shift, self.depth) = (self.shift - 1, self.depth + 1);
         }
-        let range = self.range(shifted, bucket.depth());
-        self.buckets[range].fill(bucket);
+        let copies = 1 << (self.depth - bucket.depth());
+        let first = (shifted >> (u64::BITS - self.depth)) as usize & !(copies - 1);
+        let first = shard << self.depth | first;
+        self.buckets[first..first + copies].fill(bucket);
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.buckets.capacity() * size_of::<Bucket>()
-    }
-
-    fn range(&self, shifted: u64, depth: u32) -> Range<usize> {
-        let copies = 1 << (63 - self.shift - depth);
-        let start = self.index(shifted) & !(copies - 1);
-        start..start + copies
     }
 }

@@ -230,7 +230,7 @@ impl Part {
     /// The bucket of the shifted key `next`, which then is the one after its last; `None` after the last.
     pub(super) fn next_bucket(&self, local: usize, next: &mut Option<u64>) -> Option<Bucket> {
         let shifted = (*next)?;
-        let bucket = *self.directories[local].bucket(shifted);
+        let bucket = *self.directory.bucket_of(local, shifted);
         *next = bucket.span(shifted).1.checked_add(1);
         Some(bucket)
     }

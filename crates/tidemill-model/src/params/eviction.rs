@@ -24,7 +24,7 @@ impl Part {
     /// how many.
     pub(super) fn evict_from(&mut self, shard: usize, shifted: u64) -> usize {
         let Some(worth) = self.worth.clone() else { return 0 };
-        let bucket = *self.directories[shard].bucket(shifted);
+        let bucket = *self.directory.bucket_of(shard, shifted);
         let entries = self.gather(&bucket);
         if entries.is_empty() {
             return 0;
@@ -62,12 +62,12 @@ impl Part {
 
     pub(super) fn set_ticks(&mut self, ticks: u64) {
         self.ticks = self.ticks.map(|_| ticks);
-        self.fresh = TAKEN | CHANGED | stamp(self.tick_now());
+        self.set_fresh(TAKEN | CHANGED | stamp(self.tick_now()));
     }
 
     fn sweep_one(&mut self, shard: usize, ticks: u8) -> usize {
         let Some(shifted) = self.shards[shard].sweep_at else { return 0 };
-        let bucket = *self.directories[shard].bucket(shifted);
+        let bucket = *self.directory.bucket_of(shard, shifted);
         let last = bucket.span(shifted).1;
         self.shards[shard].sweep_at = last.checked_add(1);
         let now = self.tick_now();
@@ -120,7 +120,7 @@ impl Part {
     pub(super) fn remove_keys(&mut self, shard: usize, mut keys: &[u64]) {
         while let Some(key) = keys.first() {
             let shifted = key << SHARD_BITS;
-            let bucket = *self.directories[shard].bucket(shifted);
+            let bucket = *self.directory.bucket_of(shard, shifted);
             let last = bucket.span(shifted).1;
             let (here, after) = keys.split_at(keys.partition_point(|key| key << SHARD_BITS <= last));
             keys = after;

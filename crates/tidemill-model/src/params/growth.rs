@@ -37,7 +37,7 @@ impl Part {
             may_evict = false;
         }
         self.shards[shard].entries += 1;
-        let first_page = self.directories[shard].bucket(shifted).first_page();
+        let first_page = self.directory.bucket_of(shard, shifted).first_page();
         self.taken[first_page] += 1;
         let place = self.search(key).0;
         self.places[place] = Packed { tag: shifted | TAKEN, words: [0; 2] };
@@ -45,7 +45,7 @@ impl Part {
     }
 
     fn has_room(&mut self, shard: usize, shifted: u64) -> bool {
-        let bucket = *self.directories[shard].bucket(shifted);
+        let bucket = *self.directory.bucket_of(shard, shifted);
         self.shards[shard].entries < self.limits.entries_max
             && (self.entries_of(&bucket) < bucket.load_max() || self.grow(shard, shifted, bucket))
     }
@@ -83,7 +83,7 @@ impl Part {
         let mut old = vec![bucket];
         while depth > 0 {
             let half = 1 << (64 - depth);
-            let other = *self.directories[shard].bucket(low ^ half);
+            let other = *self.directory.bucket_of(shard, low ^ half);
             if other.depth() != depth || kept.len() + self.entries_of(&other) > LOAD_MAX {
                 break;
             }
@@ -133,7 +133,7 @@ impl Part {
             let (own, after) = rest.split_at(leaf.count);
             rest = after;
             let bucket = self.new_bucket(shard, leaf);
-            self.directories[shard].set(leaf.low, bucket);
+            self.directory.set(shard, leaf.low, bucket);
             self.put_down(&bucket, own);
         }
     }

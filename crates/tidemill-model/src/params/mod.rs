@@ -29,7 +29,7 @@ use limits::Limits;
 
 pub use changes::{EntryRef, Listener, Taken};
 pub use eviction::Worth;
-pub use pairs::Located;
+pub use pairs::{Located, Words};
 pub use part::{ABSENT, Part, Place, Updated};
 
 /// Shards of every table.

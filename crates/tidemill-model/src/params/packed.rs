@@ -85,7 +85,7 @@ impl Packed {
     }
 
     #[inline(always)]
-    pub(super) fn pair(&self) -> (f32, f32) {
-        (f32::from_bits(self.words[0]), f32::from_bits(self.words[1]))
+    pub(super) fn pair(&self) -> [f32; 2] {
+        self.words.map(f32::from_bits)
     }
 }

@@ -5,19 +5,36 @@
 //! the part has moved entries since.
 
 use super::{
-    packed::{FLAGS, Packed},
+    packed::{FLAGS, TAKEN},
     part::{ABSENT, Part, Place},
 };
+
+/// The first words of some entries, and the second ones: apart, because vectors are made of them.
+#[derive(Default)]
+pub struct Words {
+    /// The first word of each.
+    pub a: Vec<f32>,
+    /// The second word of each.
+    pub b: Vec<f32>,
+}
+
+impl Words {
+    /// Makes room for so many; what was there stays.
+    #[inline(always)]
+    pub fn resize(&mut self, len: usize) {
+        self.a.resize(len, 0.0);
+        self.b.resize(len, 0.0);
+    }
+}
 
 /// Where the entries of some keys were when they were looked up, and their words.
 #[derive(Default)]
 pub struct Located {
     places: Vec<Place>,
-    a: Vec<f32>,
-    b: Vec<f32>,
+    words: Words,
     /// The part's count then: places are right as long as it stays.
     rebuilt: u64,
-    /// Where the search for each of the keys that come next begins, of those asked for so far.
+    /// In which line the search for each of the keys that come next begins, of those asked for so far.
     next: Vec<Place>,
     next_rebuilt: u64,
 }
@@ -28,14 +45,9 @@ impl Located {
         &self.places
     }
 
-    /// The first word of each; 0 for those without an entry.
-    pub fn a(&self) -> &[f32] {
-        &self.a
-    }
-
-    /// The second word of each; 0 for those without an entry.
-    pub fn b(&self) -> &[f32] {
-        &self.b
+    /// The words of each; zeros for those without an entry.
+    pub fn words(&self) -> &Words {
+        &self.words
     }
 }
 
@@ -60,11 +72,9 @@ impl Part {
         }
         located.next.clear();
         located.places.resize(keys.len(), 0);
-        self.look(keys, asked, &mut located.places);
+        located.words.resize(keys.len());
+        self.look(keys, asked, &mut located.places, Some(&mut located.words));
         located.rebuilt = self.rebuilt;
-        located.a.resize(keys.len(), 0.0);
-        located.b.resize(keys.len(), 0.0);
-        self.read_pairs(&located.places, &mut located.a, &mut located.b);
     }
 
     /// Looks up the keys from number `first` on again if entries were moved since; their words stay as they were read.
@@ -83,34 +93,45 @@ impl Part {
         located.rebuilt = self.rebuilt;
     }
 
-    /// Reads the words at some places into the front of `a` and `b`: zeros where there is no entry. Tells whether all
-    /// have one.
+    /// Reads the words at some places into the front of `words`: zeros where there is no entry.
     #[inline(always)]
-    pub fn read_pairs(&self, places: &[Place], a: &mut [f32], b: &mut [f32]) -> bool {
-        let all: &[Packed] = &self.places;
-        let mut absent = false;
-        for ((place, a), b) in places.iter().zip(a).zip(b) {
-            absent |= *place == ABSENT;
-            // Page 0 is nobody's: its places stay empty.
-            (*a, *b) = all[if *place == ABSENT { 0 } else { *place as usize }].pair();
+    pub fn read_pairs(&self, places: &[Place], words: &mut Words) {
+        let (all, len) = (&*self.places, places.len());
+        let (a, b) = (&mut words.a[..len], &mut words.b[..len]);
+        for i in 0..len {
+            [a[i], b[i]] = all[places[i] as usize].pair();
         }
-        !absent
     }
 
-    /// Writes the words of the entries that are there.
+    /// Writes the words of the entries that are there, from the front of `words`.
     #[inline(always)]
-    pub fn write_pairs(&mut self, keys: &[u64], places: &[Place], a: &[f32], b: &[f32]) {
-        let fresh = self.fresh;
-        for (((key, place), a), b) in keys.iter().zip(places).zip(a).zip(b) {
-            if *place == ABSENT {
-                continue;
-            }
-            let packed = self.places.at_mut(*place as usize);
-            debug_assert!(packed.holds(*key), "places are looked up again when entries were moved");
-            packed.words = [a.to_bits(), b.to_bits()];
-            if packed.tag & FLAGS != fresh {
+    pub fn write_pairs(&mut self, keys: &[u64], places: &[Place], words: &Words) {
+        let (all, len, fresh) = (&mut *self.places, places.len(), self.fresh);
+        let (a, b, keys) = (&words.a[..len], &words.b[..len], &keys[..len]);
+        let mut flags = 0;
+        for i in 0..len {
+            // Without a branch: what is written for a key without an entry goes where nobody reads.
+            let packed = &mut all[places[i].max(NOBODYS) as usize];
+            debug_assert!(places[i] == ABSENT || packed.holds(keys[i]), "entries were moved, and not looked up again");
+            packed.words = [a[i].to_bits(), b[i].to_bits()];
+            flags |= packed.tag ^ fresh;
+        }
+        if flags & FLAGS & !TAKEN != 0 {
+            self.note_changes(keys, places);
+        }
+    }
+
+    /// Notes which of the entries were not yet known as changed.
+    #[inline(never)]
+    fn note_changes(&mut self, keys: &[u64], places: &[Place]) {
+        for (key, place) in keys.iter().zip(places) {
+            if *place != ABSENT && self.places.at(*place as usize).tag & FLAGS != self.fresh {
                 self.note_change(*place as usize, *key);
             }
         }
     }
 }
+
+/// A place of page 0, which is nobody's: for words that nobody reads. Its flags are those of an entry just changed, so
+/// that writing there is nothing to note.
+pub(super) const NOBODYS: Place = 1;

@@ -18,6 +18,7 @@ use super::{
     limits::{CHANGED_PER_PAGE, Limits},
     memory::{Memory, SMALL_BYTES},
     packed::{CHANGED, FLAGS, Packed, TAKEN},
+    pairs::NOBODYS,
     rows::Rows,
     shard_of,
 };
@@ -25,8 +26,8 @@ use super::{
 /// Where [`Part::locate`] saw an entry: a hint for updates, right or not.
 pub type Place = u32;
 
-/// The key has no entry.
-pub const ABSENT: Place = Place::MAX;
+/// The key has no entry: page 0 is nobody's, and what is read here is zeros.
+pub const ABSENT: Place = 0;
 
 /// What became of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ pub(super) struct Shard {
 pub struct Part {
     pub(super) first: usize,
     pub(super) limits: Limits,
-    pub(super) directories: Vec<Directory>,
+    pub(super) directory: Directory,
     pub(super) places: Memory<Packed>,
     /// The flags of an entry that was just changed.
     pub(super) fresh: u64,
@@ -91,10 +92,10 @@ impl Part {
             Ok(Shard { sketch: sketch.transpose()?, sweep_at: Some(0), ..Shard::default() })
         };
         let new_changes = || Changes::reserve(pages * CHANGED_PER_PAGE);
-        Ok(Self {
+        let mut part = Self {
             first: shards.start,
             limits,
-            directories: (0..count).map(|_| Directory::new()).collect(),
+            directory: Directory::new(count),
             places: Memory::reserve((pages + 1) * PAGE_PLACES, PAGE_PLACES)?,
             fresh: TAKEN | CHANGED,
             rows: (spec.words > 2).then(|| Rows::reserve(spec.words, limits.entries_max * count)).transpose()?,
@@ -102,24 +103,32 @@ impl Part {
             shards: (0..count).map(new_shard).collect::<Result<_>>()?,
             owners: vec![u8::MAX],
             taken: vec![0],
-            touched: vec![0],
+            touched: vec![1],
             free_pages: Vec::new(),
             ticks: spec.ages.then_some(0),
             worth: None,
             moved: 0,
             rebuilt: 0,
-        })
+        };
+        part.set_fresh(TAKEN | CHANGED);
+        Ok(part)
+    }
+
+    /// Says what the flags of an entry are that is changed from now on.
+    pub(super) fn set_fresh(&mut self, flags: u64) {
+        self.fresh = flags;
+        self.places.at_mut(NOBODYS as usize).tag = flags & !TAKEN;
     }
 
     /// The shards this part holds.
     pub fn numbers(&self) -> Range<usize> {
-        self.first..self.first + self.directories.len()
+        self.first..self.first + self.shards.len()
     }
 
     /// The two words of an entry at a place that [`Part::locate`] gave since the last update; of a table of pairs.
     #[inline(always)]
     pub fn pair(&self, place: Place) -> (f32, f32) {
-        self.places.at(place as usize).pair()
+        self.places.at(place as usize).pair().into()
     }
 
     /// Changes a key's two words from (a, b) to `step(a, b)`, beginning at (0, 0) for a new key. `hint` saves the search
@@ -130,7 +139,7 @@ impl Part {
             return self.search_and_update_pair(key, step);
         }
         let (fresh, packed) = (self.fresh, self.places.at_mut(hint as usize));
-        let (a, b) = packed.pair();
+        let [a, b] = packed.pair();
         let Some((a, b)) = step(a, b) else { return Updated::NotFinite };
         packed.words = [a.to_bits(), b.to_bits()];
         if packed.tag & FLAGS != fresh {
@@ -142,7 +151,7 @@ impl Part {
     #[inline(never)]
     fn search_and_update_pair(&mut self, key: u64, step: impl FnOnce(f32, f32) -> Option<(f32, f32)>) -> Updated {
         let (place, present) = self.search(key);
-        let (a, b) = if present { self.places[place].pair() } else { (0.0, 0.0) };
+        let [a, b] = if present { self.places[place].pair() } else { [0.0; 2] };
         let Some((a, b)) = step(a, b) else { return Updated::NotFinite };
         let Some(place) = (if present { Some(place) } else { self.admit(key) }) else { return Updated::NotAdmitted };
         self.places[place].words = [a.to_bits(), b.to_bits()];
@@ -233,7 +242,7 @@ impl Part {
         size_of::<Self>()
             + self.places.resident(small)
             + self.rows.as_ref().map_or(0, Rows::bytes)
-            + self.directories.iter().map(|d| size_of::<Directory>() + d.bytes()).sum::<usize>()
+            + self.directory.bytes()
             + self.changes.iter().map(Changes::bytes).sum::<usize>()
             + self
                 .shards

@@ -7,8 +7,9 @@ mod line;
 
 use super::{
     SHARD_BITS,
-    bucket::{Bucket, LINE_PLACES, PAGE_BITS},
+    bucket::{LINE_PLACES, PAGE_BITS},
     packed::Packed,
+    pairs::Words,
     part::{ABSENT, Part, Place},
     shard_of,
 };
@@ -17,16 +18,9 @@ impl Part {
     /// Asks the processor for the line where the search for one of this part's keys begins, and tells where that is.
     #[inline(always)]
     pub fn prefetch(&self, key: u64) -> Place {
-        let place = self.home_of(key);
-        self.places.prefetch(place as usize);
-        place
-    }
-
-    /// Where the search for one of this part's keys begins.
-    #[inline(always)]
-    fn home_of(&self, key: u64) -> Place {
-        let bucket = self.bucket_of(key);
-        bucket.place(bucket.home(key << SHARD_BITS)) as Place
+        let place = self.directory.bucket(key).line_of(key) * LINE_PLACES;
+        self.places.prefetch(place);
+        place as Place
     }
 
     /// The place of a key's entry, or [`ABSENT`].
@@ -42,21 +36,25 @@ impl Part {
     /// well before they are looked at, and those of the few keys that are not in their first line again.
     pub fn locate_all(&self, keys: &[u64], places: &mut Vec<Place>) {
         places.resize(keys.len(), 0);
-        self.look(keys, false, places);
+        self.look(keys, false, places, None);
     }
 
-    /// Writes where the search for each key begins, and asks the processor for what stands there.
+    /// Writes in which line the search for each key begins, and asks the processor for what stands there.
     #[inline(always)]
     pub(super) fn ask(&self, keys: &[u64], places: &mut [Place]) {
         line::ask(self, keys, places);
     }
 
-    /// Finds the places of keys. `asked`: `places` are what [`Part::ask`] wrote, and no bucket was rebuilt since.
-    pub(super) fn look(&self, keys: &[u64], asked: bool, places: &mut [Place]) {
+    /// Finds the places of keys, and their words if these are wanted. `asked`: `places` are what [`Part::ask`] wrote, and
+    /// no bucket was rebuilt since.
+    pub(super) fn look(&self, keys: &[u64], asked: bool, places: &mut [Place], mut words: Option<&mut Words>) {
         let mut unsure = Vec::new();
-        line::look(self, keys, asked, places, &mut unsure);
-        for i in unsure {
-            places[i as usize] = self.locate(keys[i as usize]);
+        line::look(self, line::Search { keys, asked, places, words: words.as_deref_mut(), unsure: &mut unsure });
+        for i in unsure.into_iter().map(|i| i as usize) {
+            places[i] = self.locate(keys[i]);
+            if let Some(Words { a, b }) = &mut words {
+                [a[i], b[i]] = self.places.at(places[i] as usize).pair();
+            }
         }
     }
 
@@ -73,15 +71,10 @@ impl Part {
         self.owned(key, hint) && self.places.at(hint as usize).holds(key)
     }
 
-    #[inline(always)]
-    fn bucket_of(&self, key: u64) -> &Bucket {
-        self.directories[shard_of(key).wrapping_sub(self.first)].bucket(key << SHARD_BITS)
-    }
-
     /// The key's place and `true`, or the free place where it belongs and `false`. Ends, because places are left free.
     #[inline(always)]
     pub(super) fn search(&self, key: u64) -> (usize, bool) {
-        let bucket = self.bucket_of(key);
+        let bucket = self.directory.bucket(key);
         let mut i = bucket.home(key << SHARD_BITS);
         loop {
             let place = bucket.place(i);

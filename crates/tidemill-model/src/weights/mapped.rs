@@ -23,6 +23,9 @@ pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 const LINES_PER_PAGE: usize = PAGE_BYTES / LINE_BYTES;
 
+/// Rows on their way from memory at once.
+const ROWS_AHEAD: usize = 64;
+
 pub(super) struct Mapped {
     bytes: SharedBytes,
     layout: Layout,
@@ -72,9 +75,18 @@ impl Mapped {
             let param = |key: &u64| self.word(bytes, lines, *key).map_or(0.0, f32::from_bits);
             return params.extend(keys.iter().map(param));
         }
-        for key in keys {
-            let row = self.word(bytes, lines, *key).and_then(|row| self.row(bytes, row));
-            params.extend_from_slice(row.unwrap_or(zeros));
+        let rows = &bytes[self.layout.rows.clone()];
+        let row_bytes = self.layout.width * 4;
+        for some in keys.chunks(ROWS_AHEAD) {
+            let mut words = [None; ROWS_AHEAD];
+            for (word, key) in words.iter_mut().zip(some) {
+                *word = self.word(bytes, lines, *key);
+                // The processor fetches what follows in a row by itself.
+                prefetch(rows, word.unwrap_or(0) as usize * row_bytes);
+            }
+            for word in &words[..some.len()] {
+                params.extend_from_slice(word.and_then(|row| self.row(bytes, row)).unwrap_or(zeros));
+            }
         }
     }
 

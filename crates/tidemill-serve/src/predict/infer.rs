@@ -7,7 +7,7 @@ use tidemill_base::Result;
 use tidemill_model::loss::Loss;
 
 use super::{Input, Predictor, Work, likeliest, tensor::Datatype, tensor::Tensor};
-use crate::live::ServedVersion;
+use crate::live::{ServedVersion, Which};
 
 /// The answer to one request.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,9 +72,14 @@ impl Predictor {
 
     /// Predicts for the rows of `tensors`, by the live version or by the one that is asked for. `missing_as_null`: an
     /// input that is not there is NULL in every row.
-    pub fn infer(&self, tensors: &[Tensor<'_>], version: Option<u64>, missing_as_null: bool) -> Result<Inferred> {
+    pub fn infer<'a>(
+        &self,
+        tensors: &[Tensor<'_>],
+        which: impl Into<Which<'a>>,
+        missing_as_null: bool,
+    ) -> Result<Inferred> {
         let mut scratch = self.take_scratch()?;
-        let inferred = self.infer_in(tensors, version, missing_as_null, &mut scratch.work);
+        let inferred = self.infer_in(tensors, which.into(), missing_as_null, &mut scratch.work);
         self.keep_scratch(scratch);
         inferred
     }
@@ -82,7 +87,7 @@ impl Predictor {
     fn infer_in(
         &self,
         tensors: &[Tensor<'_>],
-        version: Option<u64>,
+        which: Which<'_>,
         missing_as_null: bool,
         work: &mut Work,
     ) -> Result<Inferred> {
@@ -98,10 +103,11 @@ impl Predictor {
             }
         };
         // As late as possible: what was learned while the request was read is in.
-        let served = self.served(version)?;
+        let served = self.live.pick(which)?;
         let (width, values) = values(&served, work);
         served.weights.damage().map_or(Ok(()), Err)?;
         self.recent.note(&work.features);
+        self.mirror(which, &served, work, || values.chunks_exact(width).map(|p| f64::from(p[likeliest(p)])));
         Ok(Inferred { version: served.version, mini_batch: served.mini_batch, rows, width, values })
     }
 }

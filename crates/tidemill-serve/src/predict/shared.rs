@@ -13,6 +13,7 @@ use tidemill_base::{Error, Result};
 use tidemill_stream::source::json::JsonDecoder;
 
 use super::{PredictReply, Predictor, row_error};
+use crate::live::Which;
 
 impl Predictor {
     /// Columns of the source, all of which may be NULL.
@@ -25,13 +26,13 @@ impl Predictor {
         &self,
         context: Option<&[u8]>,
         rows: &[&[u8]],
-        version: Option<u64>,
+        which: Which<'_>,
     ) -> Result<PredictReply> {
         let mut scratch = self.take_scratch()?;
         let decoded = decode(context, rows, &mut scratch.decoder);
         // Where a row was refused, those before it are still in the decoder.
         scratch.decoder.clear();
-        let answered = decoded.and_then(|rows| self.score(&rows, version, &mut scratch.work));
+        let answered = decoded.and_then(|rows| self.score(&rows, which, &mut scratch.work));
         self.keep_scratch(scratch);
         answered
     }

@@ -19,7 +19,10 @@ use super::{
     select::{ItemId, Limit, Page, page},
     token::short,
 };
-use crate::predict::{PredictReply, Prediction, Predictor};
+use crate::{
+    live::Which,
+    predict::{PredictReply, Prediction, Predictor},
+};
 
 /// The answer to a rank request.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +66,7 @@ pub(crate) fn rank(
     predictor: &Predictor,
     named: NamedRankings<'_>,
     body: &[u8],
-    version: Option<u64>,
+    which: Which<'_>,
     now_ms: i64,
 ) -> Result<RankReply> {
     let request = Request::parse(body)?;
@@ -77,7 +80,7 @@ pub(crate) fn rank(
     let now_ms = request.now_ms.unwrap_or(now_ms);
     let given = program.given(now_ms, &request.external)?;
     let mut items = Items::read(&request, &program, predictor)?;
-    let predicted = predictor.predict_shared(request.context, &request.candidates, version).map_err(of_candidates)?;
+    let predicted = predictor.predict_shared(request.context, &request.candidates, which).map_err(of_candidates)?;
     let scores = items.score(&program, &given, &predicted, request.seed);
     let limit = request.diversity.as_ref().map(|d| Limit { groups: &items.groups, max: d.max });
     let chosen = page(&scores, &items.ids, limit, request.k.unwrap_or(usize::MAX));

@@ -117,7 +117,13 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
         let (outputs, _) = model.predictor().outputs();
         let chosen = tensors::chosen(&request, model.name(), outputs)?;
         let missing_as_null = tensors::flag(&request.parameters, "missing_as_null")?;
-        let inferred = model.infer(&tensors::inputs(&request)?, name.version, missing_as_null)?;
+        // A call that says nothing to be told apart by is told apart by all it says.
+        let whole = match model.predictor().live().is_split() && routing_key(&request).is_empty() {
+            true => prost::Message::encode_to_vec(&request),
+            false => Vec::new(),
+        };
+        let which = model.by_key(name.which, || if whole.is_empty() { routing_key(&request) } else { &whole });
+        let inferred = model.infer(&tensors::inputs(&request)?, which, missing_as_null)?;
         Ok((inferred.rows, tensors::reply(model.name(), &request, &inferred, &chosen)))
     })??;
     shared.metrics.predicted(rows, began.elapsed());
@@ -126,14 +132,25 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
 
 /// Waits for a model that is not in memory; requests on other threads go on.
 fn load(shared: &Shared, name: ModelName<'_>) -> Result<(), Refusal> {
-    match shared.host.load(name.name, name.version) {
+    match shared.host.load(name.name, name.which.version()) {
         Some(loading) => Ok(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(loading))?),
         None => Ok(()),
     }
 }
 
-/// `ctr`, `ctr@42`, or a version beside the name; empty stands for none.
-fn model_name<'a>(name: &'a str, version: &str) -> Result<ModelName<'a>, Refusal> {
+/// What tells calls apart where traffic is split: the parameter `routing_key`, the call's id, or what it asks about.
+fn routing_key(request: &ModelInferRequest) -> &[u8] {
+    use infer_parameter::ParameterChoice::StringParam;
+    let parameter = request.parameters.get("routing_key").and_then(|p| p.parameter_choice.as_ref());
+    match (parameter, request.id.as_str(), request.raw_input_contents.first()) {
+        (Some(StringParam(key)), ..) => key.as_bytes(),
+        (_, "", Some(raw)) => raw,
+        (_, id, _) => id.as_bytes(),
+    }
+}
+
+/// `ctr`, `ctr@42`, `ctr@canary`, or a version or label beside the name; empty stands for none.
+fn model_name<'a>(name: &'a str, version: &'a str) -> Result<ModelName<'a>, Refusal> {
     let name = ModelName::parse(name)?;
     match version {
         "" => Ok(name),

@@ -5,19 +5,22 @@
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidemill_base::{Clock, Error, Result, SystemClock};
-use tidemill_model::weights::WeightTable;
+use tidemill_base::{Clock, Error, Kind, Result, SystemClock};
+use tokio::time::Instant;
 
 use crate::{
+    live::Which,
     predict::{Inferred, PredictReply, Predictor, tensor::Tensor},
     rank::{RankReply, answer, named::Rankings},
-    registry::{Live, Registry},
+    registry::Registry,
+    versions::Versions,
 };
 
 /// A future that may move between threads.
@@ -111,19 +114,15 @@ pub struct ServedModel {
     predictor: Predictor,
     registry: Arc<Registry>,
     rankings: Rankings,
-    /// One operator at a time changes what is live.
-    changing: Mutex<()>,
+    versions: Arc<Versions>,
 }
 
 impl ServedModel {
-    /// Serves `predictor`; where an operator had rolled back before a restart, that version is served again.
+    /// Serves `predictor`; what operators had changed before a restart is so again.
     pub fn open(predictor: Predictor, registry: Arc<Registry>) -> Result<Self> {
         let rankings = Rankings::open(predictor.model(), registry.dir())?;
-        let model = Self { predictor, registry, rankings, changing: Mutex::new(()) };
-        if let Live::Pinned(version) = model.registry.live() {
-            model.pin(version)?;
-        }
-        Ok(model)
+        let versions = Versions::open(predictor.model(), predictor.live().clone(), registry.clone())?;
+        Ok(Self { predictor, registry, rankings, versions })
     }
 
     /// The model's name.
@@ -136,22 +135,65 @@ impl ServedModel {
         &self.predictor
     }
 
+    /// Which versions answer.
+    pub fn versions(&self) -> &Arc<Versions> {
+        &self.versions
+    }
+
     /// Its versions on disk.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
     /// Answers a request, by the version asked for if one was.
-    pub fn predict(&self, body: &[u8], version: Option<u64>) -> Result<PredictReply> {
-        version.map_or(Ok(()), |version| self.check_loaded(version))?;
-        self.predictor.predict(body, version)
+    pub fn predict<'a>(&self, body: &[u8], which: impl Into<Which<'a>>) -> Result<PredictReply> {
+        let which = self.by_key(which.into(), || body);
+        let answer = |which| self.predictor.predict(body, which);
+        self.watched(which, answer, |reply| (reply.version, reply.predictions.iter().all(|p| p.number().is_finite())))
     }
 
     /// Orders the candidates of a request, by the version asked for if one was. `now_ms` is the time if the request does
     /// not say it.
-    pub fn rank(&self, body: &[u8], version: Option<u64>, now_ms: i64) -> Result<RankReply> {
-        version.map_or(Ok(()), |version| self.check_loaded(version))?;
-        answer::rank(&self.predictor, &|name| self.rankings.get(name), body, version, now_ms)
+    pub fn rank<'a>(&self, body: &[u8], which: impl Into<Which<'a>>, now_ms: i64) -> Result<RankReply> {
+        let which = self.by_key(which.into(), || body);
+        let answer = |which| answer::rank(&self.predictor, &|name| self.rankings.get(name), body, which, now_ms);
+        self.watched(which, answer, |reply| {
+            (reply.version, reply.items.iter().all(|item| item.prediction.number().is_finite()))
+        })
+    }
+
+    /// Where traffic is split, a request that says neither version nor key is told apart by `key`: the same request always
+    /// gets the same version.
+    pub(super) fn by_key<'a>(&self, which: Which<'a>, key: impl FnOnce() -> &'a [u8]) -> Which<'a> {
+        if which == Which::Live && self.predictor.live().is_split() { Which::Key(key()) } else { which }
+    }
+
+    /// Answers, and tells those on trial how it went. What was wrong with the request is nobody's error.
+    fn watched<'a, T>(
+        &self,
+        which: Which<'a>,
+        answer: impl FnOnce(Which<'a>) -> Result<T>,
+        outcome: impl FnOnce(&T) -> (u64, bool),
+    ) -> Result<T> {
+        if !which.is_open() {
+            self.check_loaded(which)?;
+            return answer(which);
+        }
+        let Some(routes) = self.predictor.live().trials() else { return answer(which) };
+        let (began, by) = (Instant::now(), self.predictor.live().pick(which)?.version);
+        let answered = catch_unwind(AssertUnwindSafe(|| answer(which)));
+        let us = began.elapsed().as_micros() as u64;
+        let (by, failed) = match &answered {
+            Ok(Ok(reply)) => {
+                let (by, is_finite) = outcome(reply);
+                (by, !is_finite)
+            }
+            Ok(Err(e)) if matches!(e.kind(), Kind::Internal | Kind::Corrupt) => (by, true),
+            Ok(Err(_)) => return answered.unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => (by, true),
+        };
+        routes.trials.iter().for_each(|trial| trial.answered(by, us, failed));
+        answered.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Keeps a ranking under a name, for requests to come.
@@ -170,14 +212,23 @@ impl ServedModel {
     }
 
     /// Answers a request that brings tensors, by the version asked for if one was.
-    pub fn infer(&self, inputs: &[Tensor<'_>], version: Option<u64>, missing_as_null: bool) -> Result<Inferred> {
-        version.map_or(Ok(()), |version| self.check_loaded(version))?;
-        self.predictor.infer(inputs, version, missing_as_null)
+    pub fn infer<'a>(
+        &self,
+        inputs: &[Tensor<'_>],
+        which: impl Into<Which<'a>>,
+        missing_as_null: bool,
+    ) -> Result<Inferred> {
+        let answer = |which| self.predictor.infer(inputs, which, missing_as_null);
+        self.watched(which.into(), answer, |inferred| (inferred.version, inferred.values.iter().all(|x| x.is_finite())))
     }
 
-    /// Whether a version can be asked; the error says whether it exists at all.
-    pub fn check_loaded(&self, version: u64) -> Result<()> {
-        let Err(e) = self.predictor.live().read_version(version) else { return Ok(()) };
+    /// Whether a version or label can be asked; the error says whether it exists at all.
+    pub fn check_loaded<'a>(&self, which: impl Into<Which<'a>>) -> Result<()> {
+        let which = which.into();
+        let Err(e) = self.predictor.live().pick(which) else { return Ok(()) };
+        let Which::Version(version) = which else {
+            return Err(Error::not_found(format!("model '{}' has {}", self.name(), e.message())));
+        };
         self.registry.meta(version)?;
         Err(Error::conflict(format!(
             "model '{0}': {e}; to have it served, POST /v1/models/{0}:rollback {{\"version\":{version}}}",
@@ -187,23 +238,16 @@ impl ServedModel {
 
     /// Makes an earlier version live: on disk first, so that a restart serves the same.
     pub fn rollback(&self, version: u64) -> Result<()> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let meta = self.registry.meta(version)?;
-        self.registry.check_rollback(version)?;
-        // Before anything points at it: what cannot answer the last requests does not take the next ones.
-        let weights = WeightTable::from_snapshot(&self.registry.load(version)?);
-        self.predictor.warm_up(&weights)?;
-        self.registry.pin(version)?;
-        self.predictor.live().pin_weights(weights, version, meta.mini_batch);
-        Ok(())
+        if self.registry.check_rollback(version).is_ok() {
+            // Before anything points at it: what cannot answer the last requests does not take the next ones.
+            self.predictor.warm_up(&self.registry.open_weights(version)?)?;
+        }
+        self.versions.rollback(version)
     }
 
     /// Makes the newest version live again.
     pub fn promote(&self) -> Result<()> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.registry.promote()?;
-        self.predictor.live().promote();
-        Ok(())
+        self.versions.promote()
     }
 
     /// What is served, and every version on disk.
@@ -218,6 +262,9 @@ impl ServedModel {
             "live": self.registry.live().to_string(),
             "versions": versions,
         });
+        if let (Value::Object(json), Value::Object(routing)) = (&mut json, self.versions.to_json()) {
+            json.extend(routing);
+        }
         let damaged = self.registry.damaged();
         if !damaged.is_empty() {
             let damaged = damaged.iter().map(|d| json!({"version": d.version, "reason": d.reason}));
@@ -226,16 +273,16 @@ impl ServedModel {
         json
     }
 
+    /// The version that a label points at.
+    pub fn label_to_json(&self, label: &str) -> Result<Value> {
+        self.check_loaded(Which::Label(label))?;
+        self.version_to_json(self.predictor.live().pick(Which::Label(label))?.version)
+    }
+
     /// One version on disk.
     pub fn version_to_json(&self, version: u64) -> Result<Value> {
         let served = self.predictor.live().read();
         Ok(mark_live(self.registry.meta(version)?.to_json(), served.version))
-    }
-
-    fn pin(&self, version: u64) -> Result<()> {
-        let meta = self.registry.meta(version)?;
-        self.predictor.live().pin_weights(self.registry.open_weights(version)?, version, meta.mini_batch);
-        Ok(())
     }
 }
 

@@ -10,9 +10,9 @@ use std::{
 };
 
 /// Routes as metrics name them; `none` is for requests that no route takes.
-const ROUTES: [&str; 19] = [
+const ROUTES: [&str; 22] = [
     "page", "healthz", "metrics", "status", "events", "feed", "models", "model", "predict", "rank", "rankings",
-    "rollback", "promote", "follow", "push", "oip", "infer", "grpc", "none",
+    "rollback", "promote", "label", "split", "rollout", "follow", "push", "oip", "infer", "grpc", "none",
 ];
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 /// Upper ends of the buckets of the predict time, microseconds.

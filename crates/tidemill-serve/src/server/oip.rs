@@ -21,8 +21,12 @@ use super::{
     reply::{Refusal, Reply, json as json_reply, shown},
     route::ModelName,
     router::find,
+    versions::routing_key,
 };
-use crate::predict::{Input, Output};
+use crate::{
+    live::Which,
+    predict::{Input, Output},
+};
 pub(super) use json::InferRequest;
 pub(super) use route::{Oip, is_oip, with_version};
 
@@ -59,9 +63,11 @@ pub(super) fn is_ready(shared: &Shared) -> bool {
 /// Whether a model answers under its name, or under a version of it that is there.
 pub(super) fn model_ready(shared: &Shared, name: ModelName<'_>) -> Result<(String, bool)> {
     let model = find(shared, name.name)?;
-    let loaded = name.version.is_none_or(|version| model.predictor().live().read_version(version).is_ok());
-    if !loaded && let Some(version) = name.version {
-        model.registry().meta(version)?;
+    let loaded = model.predictor().live().pick(name.which).is_ok();
+    match name.which {
+        Which::Version(version) if !loaded => _ = model.registry().meta(version)?,
+        _ if !loaded => model.check_loaded(name.which)?,
+        _ => {}
     }
     Ok((model.name().to_string(), loaded && !*shared.stop.borrow()))
 }
@@ -78,11 +84,16 @@ pub(super) struct Metadata {
 pub(super) fn metadata(shared: &Shared, name: ModelName<'_>) -> Result<Metadata> {
     let model = find(shared, name.name)?;
     let live = model.predictor().live();
-    if let Some(version) = name.version {
-        model.check_loaded(version)?;
-    }
+    model.check_loaded(name.which)?;
     let mut versions = vec![live.newest().version, live.read().version];
-    versions.dedup();
+    versions.extend(live.routes().labels.values().map(|labelled| labelled.version));
+    let mut seen = Vec::new();
+    versions.retain(|v| {
+        !seen.contains(v) && {
+            seen.push(*v);
+            true
+        }
+    });
     let (outputs, classes) = model.predictor().outputs();
     let shape = |output: &Output| match output {
         Output::Prediction if classes > 1 => vec![-1, classes as i64],
@@ -125,16 +136,17 @@ pub(super) fn infer(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, b
         let model = find(shared, name.name)?;
         let (json, bytes) = parts(headers, body)?;
         let request = json::read(json, bytes)?;
-        infer_with(&model, name, &request)
+        let which = model.by_key(name.which, || routing_key(headers, body));
+        infer_with(&model, which, &request)
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)
 }
 
-fn infer_with(model: &ServedModel, name: ModelName<'_>, request: &InferRequest<'_>) -> Result<(usize, Reply)> {
+fn infer_with(model: &ServedModel, which: Which<'_>, request: &InferRequest<'_>) -> Result<(usize, Reply)> {
     let (outputs, _) = model.predictor().outputs();
     let chosen = reply::chosen(request, model.name(), outputs)?;
-    let inferred = model.infer(&request.inputs, name.version, request.missing_as_null)?;
+    let inferred = model.infer(&request.inputs, which, request.missing_as_null)?;
     Ok((inferred.rows, reply::write(model.name(), request, &inferred, &chosen)))
 }
 

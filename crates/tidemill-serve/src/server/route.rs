@@ -6,7 +6,9 @@ use super::{
     assets::{self, Asset},
     oip::{Oip, is_oip},
     reply::{Refusal, shown},
+    versions::Change,
 };
+use crate::{live::Which, registry::check_label};
 
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,16 +29,18 @@ pub(super) enum Route<'a> {
     Promote(&'a str),
     /// What a replica reads.
     Follow(&'a str),
+    /// Labels, split and rollout.
+    Change(&'a str, Change),
     Push(&'a str),
     /// A path of the Open Inference Protocol.
     Oip(Oip<'a>),
 }
 
-/// `ctr` or `ctr@42`.
+/// `ctr`, `ctr@42` or `ctr@canary`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct ModelName<'a> {
     pub name: &'a str,
-    pub version: Option<u64>,
+    pub which: Which<'a>,
 }
 
 const READ: &str = "GET, HEAD";
@@ -82,7 +86,13 @@ impl<'a> Route<'a> {
             Some("rollback") => Ok(Route::Rollback(name)),
             Some("promote") => Ok(Route::Promote(name)),
             Some("follow") => Ok(Route::Follow(name)),
-            Some(_) => Err(no_route(path).hint("a model knows :predict, :rank, :rollback and :promote")),
+            Some("label") => Ok(Route::Change(name, Change::Label)),
+            Some("split") => Ok(Route::Change(name, Change::Split)),
+            Some("rollout") => Ok(Route::Change(name, Change::Rollout)),
+            Some(_) => {
+                Err(no_route(path)
+                    .hint("a model knows :predict, :rank, :rollback, :promote, :label, :split and :rollout"))
+            }
         }
     }
 
@@ -90,6 +100,7 @@ impl<'a> Route<'a> {
     pub fn allow(&self) -> &'static str {
         match self {
             Route::Predict(_) | Route::Rank(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
+            Route::Change(..) => SEND,
             Route::Rankings(_, Some(_)) => KEEP,
             Route::Oip(oip) if oip.is_post() => SEND,
             _ => READ,
@@ -100,8 +111,8 @@ impl<'a> Route<'a> {
     pub fn model(&self) -> Option<ModelName<'a>> {
         match self {
             Route::Model(model) | Route::Predict(model) | Route::Rank(model) => Some(*model),
-            Route::Rankings(name, _) | Route::Rollback(name) | Route::Promote(name) => {
-                Some(ModelName { name, version: None })
+            Route::Rankings(name, _) | Route::Rollback(name) | Route::Promote(name) | Route::Change(name, _) => {
+                Some(ModelName { name, which: Which::Live })
             }
             Route::Oip(Oip::Model(model) | Oip::ModelReady(model) | Oip::Infer(model)) => Some(*model),
             _ => None,
@@ -125,6 +136,9 @@ impl<'a> Route<'a> {
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
             Route::Follow(_) => "follow",
+            Route::Change(_, Change::Label) => "label",
+            Route::Change(_, Change::Split) => "split",
+            Route::Change(_, Change::Rollout) => "rollout",
             Route::Push(_) => "push",
             Route::Oip(Oip::Infer(_)) => "infer",
             Route::Oip(_) => "oip",
@@ -134,16 +148,24 @@ impl<'a> Route<'a> {
 
 impl<'a> ModelName<'a> {
     pub fn parse(text: &'a str) -> Result<Self, Refusal> {
-        let Some((name, version)) = text.split_once('@') else { return Ok(Self { name: text, version: None }) };
-        match version.parse() {
-            Ok(version) => Ok(Self { name, version: Some(version) }),
-            Err(_) => Err(tidemill_base::Error::not_found(format!(
-                "'{}' is not a version; versions are numbers, as in {}@42",
+        let Some((name, version)) = text.split_once('@') else { return Ok(Self { name: text, which: Which::Live }) };
+        match which(version) {
+            Some(which) => Ok(Self { name, which }),
+            None => Err(tidemill_base::Error::not_found(format!(
+                "'{0}' is neither a version nor a label, as in {1}@42 or {1}@canary",
                 shown(version),
                 shown(name)
             ))
             .into()),
         }
+    }
+}
+
+/// `42` or `canary`.
+pub(super) fn which(text: &str) -> Option<Which<'_>> {
+    match text.parse() {
+        Ok(version) => Some(Which::Version(version)),
+        Err(_) => check_label(text).is_ok().then_some(Which::Label(text)),
     }
 }
 
@@ -169,7 +191,8 @@ pub(super) fn no_route(path: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
          /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, \
-         /v1/models/NAME:promote, /v1/models/NAME:follow, /v1/sources/NAME, /v2 (Open Inference Protocol)",
+         /v1/models/NAME:promote, /v1/models/NAME:label, /v1/models/NAME:split, /v1/models/NAME:rollout, \
+         /v1/models/NAME:follow, /v1/sources/NAME, /v2 (Open Inference Protocol)",
     )
 }
 
@@ -179,16 +202,16 @@ mod tests {
 
     #[test]
     fn every_path_has_one_meaning() {
-        let ctr = ModelName { name: "ctr", version: None };
+        let ctr = ModelName { name: "ctr", which: Which::Live };
         for (path, route) in [
             ("/healthz", Some(Route::Health)),
             ("/v1/models", Some(Route::Models)),
             ("/v1/models/ctr", Some(Route::Model(ctr))),
-            ("/v1/models/ctr@42", Some(Route::Model(ModelName { name: "ctr", version: Some(42) }))),
+            ("/v1/models/ctr@42", Some(Route::Model(ModelName { name: "ctr", which: Which::Version(42) }))),
             ("/v1/models/ctr:predict", Some(Route::Predict(ctr))),
-            ("/v1/models/ctr@42:predict", Some(Route::Predict(ModelName { name: "ctr", version: Some(42) }))),
+            ("/v1/models/ctr@42:predict", Some(Route::Predict(ModelName { name: "ctr", which: Which::Version(42) }))),
             ("/v1/models/ctr:rank", Some(Route::Rank(ctr))),
-            ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", version: Some(42) }))),
+            ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", which: Which::Version(42) }))),
             ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
             ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
             ("/v1/models/ctr:follow", Some(Route::Follow("ctr"))),
@@ -201,7 +224,11 @@ mod tests {
             ("/v1/models/ctr/rankings/", None),
             ("/v1/models/ctr/rankings/a/b", None),
             ("/v1/models/ctr:explode", None),
-            ("/v1/models/ctr@new:predict", None),
+            ("/v1/models/ctr@new:predict", Some(Route::Predict(ModelName { name: "ctr", which: Which::Label("new") }))),
+            ("/v1/models/ctr@New:predict", None),
+            ("/v1/models/ctr:label", Some(Route::Change("ctr", Change::Label))),
+            ("/v1/models/ctr:split", Some(Route::Change("ctr", Change::Split))),
+            ("/v1/models/ctr:rollout", Some(Route::Change("ctr", Change::Rollout))),
             ("/v1/sources/", None),
             ("/assets/../Cargo.toml", None),
             ("", None),

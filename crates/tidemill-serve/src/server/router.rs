@@ -18,8 +18,10 @@ use super::{
     oip, our_mistake,
     reply::{self, Refusal, Reply, shown},
     route::{ModelName, Route, no_route, percent_decoded},
+    versions,
 };
 use crate::follow::{Ask, stream};
+use crate::live::Which;
 
 /// Refused lines that a reply lists at most; all are counted.
 const REFUSED_LISTED_MAX: usize = 100;
@@ -75,11 +77,15 @@ async fn dispatch(
             };
             Box::pin(blocking(shared, model, run)).await
         }
-        Route::Predict(model) => predict(shared, model, &body),
-        Route::Rank(model) => rank(shared, model, &body),
+        Route::Predict(model) => predict(shared, model, &head.headers, &body),
+        Route::Rank(model) => rank(shared, model, &head.headers, &body),
         // In boxes, so that they do not make the future of every request as large as theirs.
         Route::Rollback(model) => Box::pin(rollback(shared, model, &body)).await,
         Route::Promote(model) => Box::pin(promote(shared, model)).await,
+        Route::Change(model, what) => {
+            let run = move |model: &ServedModel| versions::change(model, what, &body).map(|()| model.to_json());
+            Box::pin(blocking(shared, model, run)).await
+        }
         Route::Push(source) => Box::pin(push(shared, source, body)).await,
         Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, &head.headers, &body),
         _ => Err(our_mistake()),
@@ -90,7 +96,7 @@ async fn dispatch(
 async fn load(shared: &Shared, route: &Route<'_>) -> Result<(), Refusal> {
     let Some(model) = route.model() else { return Ok(()) };
     // Of a version, what is known of it is on disk and needs no weights.
-    let version = if matches!(route, Route::Model(_)) { None } else { model.version };
+    let version = if matches!(route, Route::Model(_)) { None } else { model.which.version() };
     match contained(|| shared.host.load(model.name, version))? {
         Some(loading) => Ok(loading.await?),
         None => Ok(()),
@@ -150,11 +156,12 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
             let models: Vec<Value> = host.models_json();
             reply::json(&json!({ "models": models }))
         }),
-        Route::Model(ModelName { name, version }) => contained(|| {
+        Route::Model(ModelName { name, which }) => contained(|| {
             let model = find(shared, name)?;
-            Ok(reply::json(&match version {
-                None => model.to_json(),
-                Some(version) => model.version_to_json(version)?,
+            Ok(reply::json(&match which {
+                Which::Version(version) => model.version_to_json(version)?,
+                Which::Label(label) => model.label_to_json(label)?,
+                Which::Live | Which::Key(_) => model.to_json(),
             }))
         })?,
         Route::Rankings(model, name) => contained(|| Ok(reply::json(&find(shared, model)?.rankings_to_json(name)?)))?,
@@ -175,10 +182,12 @@ fn follow(shared: &Shared, model: &str, query: &str) -> Result<Reply, Refusal> {
     Ok(reply::frames(stream::follow(live.clone(), feed.clone(), ask, shared.stop.clone())))
 }
 
-fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {
+fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
     let began = Instant::now();
     let (rows, text) = contained(|| -> Result<_> {
-        let reply = find(shared, model.name)?.predict(body, model.version)?;
+        let model = find(shared, name.name)?;
+        let which = model.by_key(name.which, || versions::routing_key(headers, body));
+        let reply = model.predict(body, which)?;
         let mut text = reply.to_json();
         // For the terminal it may be read on.
         text.push(b'\n');
@@ -188,9 +197,11 @@ fn predict(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, 
     Ok(reply::bytes(StatusCode::OK, "application/json", text))
 }
 
-fn rank(shared: &Shared, model: ModelName<'_>, body: &[u8]) -> Result<Reply, Refusal> {
+fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
     let text = contained(|| -> Result<_> {
-        let reply = find(shared, model.name)?.rank(body, model.version, shared.host.wall_ms())?;
+        let model = find(shared, name.name)?;
+        let which = model.by_key(name.which, || versions::routing_key(headers, body));
+        let reply = model.rank(body, which, shared.host.wall_ms())?;
         let mut text = reply.to_json();
         // For the terminal it may be read on.
         text.push(b'\n');

@@ -20,7 +20,7 @@ use super::{
 use crate::{parse::value::type_name, program::Known};
 
 /// Settings that change when and where, not what.
-const LEFT_OUT: [&str; 21] = [
+const LEFT_OUT: [&str; 26] = [
     "path",
     "brokers",
     "topic",
@@ -41,6 +41,11 @@ const LEFT_OUT: [&str; 21] = [
     "checkpoint.interval",
     "publish.every",
     "publish.prune",
+    "publish.label_rate",
+    "publish.calibration",
+    "publish.logloss",
+    "publish.keep",
+    "publish.keep_for",
     "validate.by",
 ];
 

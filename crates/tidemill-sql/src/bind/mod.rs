@@ -4,6 +4,7 @@
 //! last definition before that statement.
 
 mod aggregate;
+mod alter;
 mod feature_view;
 mod features;
 mod fingerprint;
@@ -59,6 +60,7 @@ fn bind_here(text: &str, known: &Known) -> Checked<Program> {
     for (at, statement) in parsed.iter().enumerate() {
         match statement {
             Parsed::ShowModels => statements.push(Statement::ShowModels),
+            Parsed::Alter(def) => statements.push(Statement::AlterModel(alter::bind(def, known, &trained)?)),
             Parsed::Source { .. } | Parsed::View { .. } | Parsed::FeatureView { .. } => {}
             Parsed::Task { select, task } => {
                 let relation = select::bind(select, &catalog, at)?;

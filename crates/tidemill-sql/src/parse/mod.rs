@@ -3,6 +3,7 @@
 //! In: the tokens of one statement. Out: a [`Parsed`] with the place of every name. Statements that a later version
 //! will know are refused one by one, each with the nearest form that works.
 
+pub(crate) mod alter;
 pub(crate) mod columns;
 mod create_source;
 pub(crate) mod cursor;
@@ -32,6 +33,7 @@ pub(crate) enum Parsed {
     View { name: Name, select: SelectDef, replace: bool },
     FeatureView { def: FeatureViewDef, replace: bool },
     Task { select: SelectDef, task: Task },
+    Alter(alter::AlterDef),
     ShowModels,
 }
 
@@ -57,7 +59,7 @@ pub(crate) struct AsOfDef {
 
 const MARKED: [&str; 9] = ["GROUP", "HAVING", "ORDER", "LIMIT", "DISTINCT", "UNION", "EXCEPT", "INTERSECT", "QUALIFY"];
 
-const STATEMENTS: [&str; 3] = ["CREATE", "SELECT", "SHOW"];
+const STATEMENTS: [&str; 4] = ["CREATE", "SELECT", "SHOW", "ALTER"];
 
 /// Reads one statement.
 pub(crate) fn parse(tokens: &[TokenWithSpan]) -> Checked<Parsed> {
@@ -73,6 +75,9 @@ pub(crate) fn parse(tokens: &[TokenWithSpan]) -> Checked<Parsed> {
     if c.take_words(&["SHOW", "MODELS"]) {
         return if c.is_done() { Ok(Parsed::ShowModels) } else { Err(c.expected("the end of the statement", &[])) };
     }
+    if c.take_word("ALTER") {
+        return alter::parse(c).map(Parsed::Alter);
+    }
     if c.take_word("SHOW") {
         return Err(match c.is_word("TRAIN") {
             true => Fault::unsupported(c.here(), "SHOW TRAIN", "SHOW MODELS lists what is trained"),
@@ -83,16 +88,16 @@ pub(crate) fn parse(tokens: &[TokenWithSpan]) -> Checked<Parsed> {
         let instead = "write CREATE VIEW name AS SELECT ...; before the statement";
         return Err(Fault::unsupported(first, "WITH before SELECT", instead));
     }
-    for word in ["DROP", "INSERT", "UPDATE", "DELETE", "EXPLAIN", "DESCRIBE", "SET", "ALTER", "COPY"] {
+    for word in ["DROP", "INSERT", "UPDATE", "DELETE", "EXPLAIN", "DESCRIBE", "SET", "COPY"] {
         if c.is_word(word) {
             return Err(Fault::unsupported(
                 first,
                 word,
-                "statements are CREATE SOURCE, CREATE VIEW, SELECT ... TO, SHOW MODELS",
+                "statements are CREATE SOURCE, CREATE VIEW, SELECT ... TO, ALTER MODEL, SHOW MODELS",
             ));
         }
     }
-    Err(c.expected("CREATE, SELECT or SHOW", &STATEMENTS))
+    Err(c.expected("CREATE, SELECT, ALTER or SHOW", &STATEMENTS))
 }
 
 fn create(c: &mut Cursor, tokens: &[TokenWithSpan]) -> Checked<Parsed> {

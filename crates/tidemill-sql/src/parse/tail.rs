@@ -326,7 +326,7 @@ fn evaluated_name(c: &mut Cursor) -> Checked<Name> {
 }
 
 /// A model's name is a folder's name: see the limits in the message.
-fn model_name(c: &mut Cursor) -> Checked<Name> {
+pub(super) fn model_name(c: &mut Cursor) -> Checked<Name> {
     let name = match c.peek().map(|t| (&t.token, t.span)) {
         Some((Token::SingleQuotedString(s), span)) => {
             c.next();

@@ -24,7 +24,7 @@ pub(crate) fn setting(c: &mut Cursor) -> Checked<Written> {
 }
 
 /// A number with its sign, a string, or a bare word.
-fn value(c: &mut Cursor) -> Checked<(String, Span)> {
+pub(super) fn value(c: &mut Cursor) -> Checked<(String, Span)> {
     let begin = c.here();
     let sign = if c.take(&Token::Minus) { "-" } else { "" };
     let refused = c.expected("a value: a number, 'text', true or false", &[]);

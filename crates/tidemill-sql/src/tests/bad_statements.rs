@@ -43,10 +43,10 @@ fn statements() {
             line 1 col 1: nothing to run; write CREATE SOURCE ...; SELECT ... TO TRAIN ...
               1 |  -- nothing
                 | ^
-            line 1 col 1: expected CREATE, SELECT or SHOW, found 'SELEC'; did you mean SELECT?
+            line 1 col 1: expected CREATE, SELECT, ALTER or SHOW, found 'SELEC'; did you mean SELECT?
               1 | SELEC * FROM t
                 | ^^^^^
-            line 1 col 1: expected CREATE, SELECT or SHOW, found 'CREAT'; did you mean CREATE?
+            line 1 col 1: expected CREATE, SELECT, ALTER or SHOW, found 'CREAT'; did you mean CREATE?
               1 | CREAT SOURCE t (a INT) WITH (connector='http')
                 | ^^^^^
             line 1 col 8: expected SOURCE, VIEW, STREAM or FEATURE VIEW, found 'SUORCE'; did you mean SOURCE?
@@ -58,7 +58,7 @@ fn statements() {
             line 1 col 6: not supported yet: SHOW TRAIN; SHOW MODELS lists what is trained
               1 | SHOW TRAIN m
                 |      ^^^^^
-            line 1 col 1: not supported yet: DROP; statements are CREATE SOURCE, CREATE VIEW, SELECT ... TO, SHOW MODELS
+            line 1 col 1: not supported yet: DROP; statements are CREATE SOURCE, CREATE VIEW, SELECT ... TO, ALTER MODEL, SHOW MODELS
               1 | DROP TABLE t
                 | ^^^^
             line 1 col 8: not supported yet: CREATE TABLE; CREATE SOURCE and CREATE VIEW are built

@@ -1,5 +1,6 @@
 //! The room seen from its border: SQL in, bound programs, diagnostics and rows out.
 
+mod alter;
 mod bad_joins;
 mod bad_queries;
 mod bad_statements;
@@ -29,6 +30,12 @@ static ATTRIBUTES: [Attribute; 6] = [
     },
 ];
 
+static ROLLOUT: [Attribute; 3] = [
+    Attribute { name: "stages", ty: Type::Text, default: Some("100%"), doc: "" },
+    Attribute { name: "each", ty: Type::Duration, default: Some("5s"), doc: "" },
+    Attribute { name: "errors", ty: Type::Number { min: 1.0, max: 1000.0 }, default: Some("1"), doc: "" },
+];
+
 /// Two streams as in the first example of the manual.
 const STREAMS: &str = "CREATE SOURCE impressions (imp_id BIGINT PRIMARY KEY, user_id BIGINT, item STRING, price DOUBLE, ts BIGINT,
   rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt AS rt - INTERVAL '10' SECOND)
@@ -44,6 +51,7 @@ fn known() -> Known {
     Known {
         learners: vec!["FTRLClassifier"],
         train_attributes: ATTRIBUTES.iter().collect(),
+        rollout_attributes: ROLLOUT.iter().collect(),
         models: vec!["ctr".to_string()],
     }
 }

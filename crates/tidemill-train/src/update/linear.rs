@@ -19,7 +19,7 @@ use tidemill_model::{
     learner::{GROUPS, group_of},
     loss::Loss,
     optimizer::{Clip, Pair},
-    params::{ABSENT, Located, Part, Updated, part_of},
+    params::{ABSENT, Located, Part, Updated, Words, part_of},
     simd::Kernel,
 };
 use tidemill_stream::join::SampleKind;
@@ -83,11 +83,10 @@ struct Picked {
     ends: Vec<u32>,
 }
 
-/// One sample on its way through an update.
+/// One sample on its way through an update: as many whole registers as it needs, and maybe more behind them.
 #[derive(Default)]
 struct Lanes {
-    a: Vec<f32>,
-    b: Vec<f32>,
+    words: Words,
     gradients: Vec<f32>,
 }
 
@@ -228,8 +227,9 @@ impl<R: Pair> Work<'_, R> {
     /// Weight times value, of all features.
     #[inline(always)]
     fn multiply(&self, located: &Located, values: &[f32], products: &mut Vec<f32>) {
-        let weights = located.a().iter().zip(located.b()).map(|(a, b)| self.rule.weight(*a, *b));
+        let Words { a, b } = located.words();
         products.clear();
+        let weights = a.iter().zip(b).map(|(a, b)| self.rule.weight(*a, *b));
         products.extend(weights.zip(values).map(|(weight, value)| weight * value));
     }
 
@@ -239,7 +239,8 @@ impl<R: Pair> Work<'_, R> {
         if self.batch.weights.is_none() {
             return;
         }
-        let rates = located.a().iter().zip(located.b()).map(|(a, b)| self.rule.rate_at(*a, *b) * self.rate);
+        let Words { a, b } = located.words();
+        let rates = a.iter().zip(b).map(|(a, b)| self.rule.rate_at(*a, *b) * self.rate);
         moves.clear();
         moves.extend(rates.zip(values).map(|(rate, value)| rate * value * value));
     }
@@ -263,11 +264,7 @@ impl<R: Pair> Work<'_, R> {
             let places = &located.places()[range];
             lanes.set_gradients(values, *slope, &self.clip);
             if !self.step_all(table, keys, places, lanes) {
-                for ((key, place), gradient) in keys.iter().zip(places).zip(&lanes.gradients) {
-                    if *place == ABSENT {
-                        not_admitted += self.step(table, *key, *gradient);
-                    }
-                }
+                not_admitted += self.step_absent(table, keys, places, &lanes.gradients);
             }
         }
         self.counts.not_admitted.fetch_add(not_admitted, Relaxed);
@@ -276,9 +273,13 @@ impl<R: Pair> Work<'_, R> {
     /// Steps the entries that are there; tells whether all are.
     #[inline(always)]
     fn step_all(&self, table: &mut Part, keys: &[u64], places: &[u32], lanes: &mut Lanes) -> bool {
-        let all_present = table.read_pairs(places, &mut lanes.a, &mut lanes.b);
+        let lanes_used = places.len().next_multiple_of(LANES);
+        let Lanes { words, gradients } = lanes;
+        table.read_pairs(places, words);
+        let absent = places.iter().fold(false, |absent, place| absent | (*place == ABSENT));
         let mut bad = false;
-        for ((a, b), g) in lanes.a.iter_mut().zip(&mut lanes.b).zip(&lanes.gradients) {
+        let (a, b) = (&mut words.a[..lanes_used], &mut words.b[..lanes_used]);
+        for ((a, b), g) in a.iter_mut().zip(b).zip(&gradients[..lanes_used]) {
             let (a_after, b_after) = self.rule.step(*a, *b, *g, self.rate);
             // Without a gradient nothing is learned.
             let learns = *g != 0.0;
@@ -286,10 +287,10 @@ impl<R: Pair> Work<'_, R> {
             (*a, *b) = if learns { (a_after, b_after) } else { (*a, *b) };
         }
         match bad {
-            false => table.write_pairs(keys, places, &lanes.a, &lanes.b),
-            true => self.step_each(table, keys, places, &lanes.gradients),
+            false => table.write_pairs(keys, places, words),
+            true => self.step_each(table, keys, places, gradients),
         }
-        all_present
+        !absent
     }
 
     /// One by one, because some gradient is not good.
@@ -302,6 +303,15 @@ impl<R: Pair> Work<'_, R> {
                 self.counts.refuse_non_finite(*key);
             }
         }
+    }
+
+    /// Steps the entries that were not there when the mini-batch was predicted; returns how many were not admitted.
+    #[inline(never)]
+    fn step_absent(&self, table: &mut Part, keys: &[u64], places: &[u32], gradients: &[f32]) -> u64 {
+        let all = keys.iter().zip(places).zip(gradients);
+        all.filter(|((_, place), _)| **place == ABSENT)
+            .map(|((key, _), gradient)| self.step(table, *key, *gradient))
+            .sum()
     }
 
     /// Steps one entry that was not there when the mini-batch was predicted; returns 1 if it was not admitted.
@@ -393,13 +403,17 @@ impl Lanes {
     #[inline(always)]
     fn set_gradients(&mut self, values: &[f32], slope: f32, clip: &Clip) {
         let lanes = values.len().next_multiple_of(LANES);
-        for lane in [&mut self.a, &mut self.b, &mut self.gradients] {
-            lane.resize(lanes, 0.0);
+        if self.gradients.len() < lanes {
+            self.words.resize(lanes);
+            self.gradients.resize(lanes, 0.0);
         }
-        self.gradients[values.len()..].fill(0.0);
-        self.gradients.iter_mut().zip(values).for_each(|(g, value)| *g = slope * value);
+        let gradients = &mut self.gradients[..lanes];
+        gradients[values.len()..].fill(0.0);
+        for i in 0..values.len() {
+            gradients[i] = slope * values[i];
+        }
         if !clip.is_none() {
-            self.gradients.iter_mut().for_each(|g| clip.apply(std::slice::from_mut(g)));
+            gradients.iter_mut().for_each(|g| clip.apply(std::slice::from_mut(g)));
         }
     }
 }

@@ -21,6 +21,7 @@ pub(super) fn run(text: &ProgramText) -> Result<()> {
                 println!("ok: TO TRAIN {} INTO {}", job.learner, job.model);
             }
             Statement::Evaluate(job) => println!("ok: TO EVALUATE {}", job.model),
+            Statement::AlterModel(alter) => println!("ok: {alter}"),
             Statement::ShowModels => println!("ok: SHOW MODELS"),
         }
     }

@@ -1,4 +1,6 @@
-//! `tidemill models`: versions on disk, and the one that is live.
+//! `tidemill models`: versions on disk, and those that answer.
+
+mod routing;
 
 use std::{
     io::{IsTerminal, Read, Write},
@@ -8,8 +10,11 @@ use std::{
 };
 
 use clap::Subcommand;
-use tidemill_base::{Error, Result, store::data_dir::DataDir};
-use tidemill_serve::registry::{Live, Registry};
+use tidemill_base::{Error, Result};
+use tidemill_serve::registry::{Live, Registry, check_label};
+use tidemill_sql::ModelChange;
+
+pub(super) use routing::{alter, alter_here};
 
 use super::{
     DataDirectory,
@@ -27,7 +32,7 @@ pub(super) enum Models {
     },
     /// One version, or all of a model's
     Show {
-        /// MODEL or MODEL@VERSION
+        /// MODEL, MODEL@VERSION or MODEL@LABEL
         name: String,
         #[command(flatten)]
         data: DataDirectory,
@@ -36,6 +41,31 @@ pub(super) enum Models {
     Rollback {
         /// MODEL@VERSION
         name: String,
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+    /// Labels of a model: list them, point one at a version, or remove it
+    Labels {
+        /// MODEL
+        name: String,
+        /// canary, shadow, live or a name of your own
+        label: Option<String>,
+        /// The version it points at from now on
+        #[arg(requires = "label")]
+        version: Option<u64>,
+        /// Remove the label
+        #[arg(long, requires = "label", conflicts_with = "version")]
+        remove: bool,
+        #[command(flatten)]
+        data: DataDirectory,
+    },
+    /// Split the traffic of a model between its live version and its labels
+    Split {
+        /// MODEL
+        name: String,
+        /// LABEL=PERCENT each, live among them, as in live=90 canary=10
+        #[arg(required = true)]
+        weights: Vec<String>,
         #[command(flatten)]
         data: DataDirectory,
     },
@@ -61,20 +91,22 @@ impl Models {
             Models::List { data } => list(&data.data_dir),
             Models::Show { name, data } => show(&data.data_dir, name),
             Models::Rollback { name, data } => {
-                let (model, version) = model_and_version(name)?;
-                change(
+                let (model, version) = model_and_version(&data.data_dir, name)?;
+                routing::change(
                     &data.data_dir,
                     model,
-                    &format!("{model}:rollback"),
-                    &format!("{{\"version\":{version}}}"),
-                    |r| r.rollback(version).map(drop),
+                    &ModelChange::Label { label: "live".into(), version: Some(version) },
                 )?;
                 print_line(&format!("{model}@{version} is live"))
             }
             Models::Promote { name, data } => {
-                change(&data.data_dir, name, &format!("{name}:promote"), "{}", Registry::promote)?;
+                routing::change(&data.data_dir, name, &ModelChange::Label { label: "live".into(), version: None })?;
                 print_line(&format!("{name}: the newest version is live"))
             }
+            Models::Labels { name, label, version, remove, data } => {
+                routing::labels(&data.data_dir, name, label.as_deref(), *version, *remove)
+            }
+            Models::Split { name, weights, data } => routing::split(&data.data_dir, name, weights),
             Models::Verify { name, data } => verify(&data.data_dir, name),
         }
     }
@@ -87,7 +119,8 @@ pub(super) fn list(root: &Path) -> Result<()> {
         names.sort();
         names
     });
-    let mut lines = vec![["model", "versions", "live", "samples", "log loss", "AUC", "state"].map(str::to_string)];
+    let mut lines =
+        vec![["model", "versions", "live", "samples", "log loss", "AUC", "state", "labels"].map(str::to_string)];
     for name in models.unwrap_or_default() {
         let registry = registry(root, &name)?;
         let versions = registry.list();
@@ -97,7 +130,7 @@ pub(super) fn list(root: &Path) -> Result<()> {
             damaged => format!("{} and {damaged} damaged", versions.len()),
         };
         let Some(newest) = versions.last() else {
-            lines.push([name.as_str(), &count, "-", "-", "-", "-", "-"].map(str::to_string));
+            lines.push([name.as_str(), &count, "-", "-", "-", "-", "-", ""].map(str::to_string));
             continue;
         };
         let live = match registry.live() {
@@ -112,6 +145,7 @@ pub(super) fn list(root: &Path) -> Result<()> {
             format!("{:.4}", newest.logloss),
             format!("{:.4}", newest.auc),
             newest.state_hash.to_string()[..12].to_string(),
+            routing::labels_in_words(&registry),
         ]);
     }
     if lines.len() == 1 {
@@ -122,7 +156,7 @@ pub(super) fn list(root: &Path) -> Result<()> {
 
 fn show(root: &Path, name: &str) -> Result<()> {
     if name.contains('@') {
-        let (model, version) = model_and_version(name)?;
+        let (model, version) = model_and_version(root, name)?;
         let meta = registry(root, model)?.meta(version)?;
         let json = serde_json::to_string_pretty(&meta.to_json()).map_err(|e| Error::internal(e.to_string()))?;
         return print_line(&json);
@@ -130,8 +164,9 @@ fn show(root: &Path, name: &str) -> Result<()> {
     let registry = registry(root, name)?;
     let live = registry.live();
     let versions = registry.list();
+    let routing = registry.routing();
     let mut lines =
-        vec![["version", "live", "mini-batch", "samples", "log loss", "AUC", "entries", "state"].map(str::to_string)];
+        vec![["version", "labels", "mini-batch", "samples", "log loss", "AUC", "entries", "state"].map(str::to_string)];
     for v in &versions {
         let is_live = match live {
             Live::Pinned(p) => p == v.version,
@@ -139,7 +174,7 @@ fn show(root: &Path, name: &str) -> Result<()> {
         };
         lines.push([
             v.version.to_string(),
-            if is_live { "live".into() } else { String::new() },
+            is_live.then_some("live").into_iter().chain(routing.labels_of(v.version)).collect::<Vec<_>>().join(", "),
             v.mini_batch.to_string(),
             thousands(v.samples),
             format!("{:.4}", v.logloss),
@@ -155,7 +190,8 @@ fn show(root: &Path, name: &str) -> Result<()> {
         lines.insert(at.map_or(lines.len(), |at| at + 1), line);
     }
     warn_of_damaged(name, &registry);
-    print_line(&table(&lines))
+    print_line(&table(&lines))?;
+    routing::show(root, name, &registry)
 }
 
 /// Says on stderr which versions cannot be used; the others can.
@@ -166,7 +202,7 @@ fn warn_of_damaged(model: &str, registry: &Registry) {
 }
 
 fn verify(root: &Path, name: &str) -> Result<()> {
-    let (model, version) = model_and_version(name)?;
+    let (model, version) = model_and_version(root, name)?;
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let mut shown = 0;
     let verified = verify::verify(root, model, version, threads, |done, all| {
@@ -197,35 +233,28 @@ fn verify(root: &Path, name: &str) -> Result<()> {
     ))
 }
 
-/// Changes what is live: through the process that owns the directory when there is one, else on disk.
-fn change(root: &Path, model: &str, route: &str, body: &str, on_disk: impl Fn(&Registry) -> Result<()>) -> Result<()> {
-    tidemill_base::store::data_dir::check_name("model", model)?;
-    match DataDir::owner_address(root) {
-        Some(address) => post(&address, &format!("/v1/models/{route}"), body),
-        None => {
-            let _owned = DataDir::open(root)?;
-            on_disk(&registry(root, model)?)
-        }
-    }
+/// One small request to a process on this machine.
+pub(super) fn post(address: &str, path: &str, body: &str) -> Result<()> {
+    exchange(address, "POST", path, body).map(drop)
 }
 
-/// One small request to a process on this machine.
-fn post(address: &str, path: &str, body: &str) -> Result<()> {
+/// One small request to a process on this machine, and the body of its answer.
+pub(super) fn exchange(address: &str, method: &str, path: &str, body: &str) -> Result<String> {
     let fail = |e: std::io::Error| Error::unavailable(format!("http://{address}{path}: {e}"));
     let mut stream = TcpStream::connect(address).map_err(fail)?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(fail)?;
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).map_err(fail)?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply).map_err(fail)?;
     let status: u16 = reply.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    if status == 200 {
-        return Ok(());
-    }
     let body = reply.split_once("\r\n\r\n").map_or("", |r| r.1);
+    if status == 200 {
+        return Ok(body.to_string());
+    }
     let message = serde_json::from_str::<serde_json::Value>(body)
         .ok()
         .and_then(|v| v["error"]["message"].as_str().map(str::to_string))
@@ -233,13 +262,27 @@ fn post(address: &str, path: &str, body: &str) -> Result<()> {
     Err(match status {
         404 => Error::not_found(message),
         409 => Error::conflict(message),
+        400 => Error::invalid(message),
         _ => Error::unavailable(message),
     })
 }
 
-fn model_and_version(name: &str) -> Result<(&str, u64)> {
-    let parsed = name.split_once('@').and_then(|(model, version)| Some((model, version.parse().ok()?)));
-    parsed.ok_or_else(|| Error::invalid(format!("'{name}' is not MODEL@VERSION; write for example ctr@42")))
+/// `ctr@42`, or `ctr@canary` by the labels on disk.
+fn model_and_version<'a>(root: &Path, name: &'a str) -> Result<(&'a str, u64)> {
+    let no_version = || Error::invalid(format!("'{name}' is not MODEL@VERSION; write for example ctr@42"));
+    let (model, version) = name.split_once('@').ok_or_else(no_version)?;
+    if let Ok(version) = version.parse() {
+        return Ok((model, version));
+    }
+    check_label(version).map_err(|_| no_version())?;
+    let registry = registry(root, model)?;
+    registry.check_has_label(version)?;
+    let live = match registry.live() {
+        Live::Pinned(live) => Some(live),
+        Live::Latest => registry.list().last().map(|newest| newest.version),
+    };
+    let labelled = registry.routing().labels.get(version).copied().or(live);
+    Ok((model, labelled.ok_or_else(|| registry.no_such_version(0))?))
 }
 
 fn table<const N: usize>(lines: &[[String; N]]) -> String {

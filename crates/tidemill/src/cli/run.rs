@@ -9,7 +9,10 @@ use std::{
 use clap::Args;
 use serde_json::Value;
 use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir};
-use tidemill_serve::{registry::Registry, server};
+use tidemill_serve::{
+    registry::Registry,
+    server::{self, Host},
+};
 use tidemill_sql::{Input, Program, Statement, TrainJob};
 
 use super::{DataDirectory, ProgramText, Serving, models, say, screen::Screen};
@@ -63,6 +66,18 @@ impl Common {
 impl Run {
     pub fn run(&self) -> Result<()> {
         let text = self.text.read()?;
+        // What only changes or shows versions needs not own the directory: a process that serves does it at once.
+        let only_alters = |s: &Statement| matches!(s, Statement::AlterModel(_) | Statement::ShowModels);
+        if text.to_ascii_uppercase().contains("ALTER")
+            && let Ok(program) = program::bind(&text, &program::models(&self.data.data_dir))
+            && program.statements.iter().any(|s| matches!(s, Statement::AlterModel(_)))
+            && program.statements.iter().all(only_alters)
+        {
+            return program.statements.iter().try_for_each(|statement| match statement {
+                Statement::AlterModel(alter) => models::alter(&self.data.data_dir, alter),
+                _ => models::list(&self.data.data_dir),
+            });
+        }
         let data = DataDir::open(&self.data.data_dir)?;
         let program = program::bind(&text, &data.models())?;
         let session = Session::start(data, &program, &self.serving, &self.common, None)?;
@@ -122,6 +137,10 @@ impl Session {
                 Statement::Evaluate(job) => {
                     let out = evaluate(self.data.root(), &job, &self.signal)?;
                     show_evaluated(&job.model, &out, self.common.json)?;
+                }
+                Statement::AlterModel(alter) => {
+                    let served = self.host.model(&alter.model);
+                    models::alter_here(served.as_ref().map(|m| m.versions()), self.data.root(), &alter)?;
                 }
                 Statement::ShowModels => models::list(self.data.root())?,
             }

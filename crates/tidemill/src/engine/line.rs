@@ -34,7 +34,7 @@ use tidemill_stream::{
 use tidemill_train::{Delayed, GROUPS_MAX, OTHERS, TrainSpec, Trainer, threads_beside_reading};
 
 use super::{
-    emission,
+    Compare, emission,
     learning::{Learning, Lesson},
     passes::{LessonReader, LessonWriter},
     views::ViewStage,
@@ -88,6 +88,8 @@ pub struct Line {
     keeping: Option<LessonWriter>,
     /// Lessons given to the learner by the stream.
     lessons: u64,
+    /// What compares served versions by this stream.
+    compare: Option<Compare>,
 }
 
 enum Joining {
@@ -182,6 +184,7 @@ impl Line {
             lesson: Lesson::default(),
             keeping: None,
             lessons: 0,
+            compare: None,
         })
     }
 
@@ -389,6 +392,9 @@ impl Line {
         self.lesson.delayed = Delayed { late_share: self.late_share(), ..self.delayed };
         self.lesson.groups = self.groups.as_mut().map(|groups| groups.of(&samples.rows)).transpose()?;
         let Samples { labels, kinds, seqs, matured, .. } = samples;
+        if let Some(compare) = &mut self.compare {
+            compare.before_learning(&self.lesson.features, &kinds, &seqs, &matured);
+        }
         let lesson = Lesson { mini_batch, labels, kinds, seqs, matured, ..std::mem::take(&mut self.lesson) };
         self.lessons += 1;
         if let Some(keeping) = &mut self.keeping {
@@ -396,6 +402,16 @@ impl Line {
         }
         self.lesson = self.learning.learn(lesson)?;
         Ok(())
+    }
+
+    /// Compares served versions by what comes from here on.
+    pub fn compare(&mut self, compare: Compare) {
+        self.compare = Some(compare);
+    }
+
+    /// What compares them, where somebody asked for it.
+    pub fn compared(&mut self) -> Option<&mut Compare> {
+        self.compare.as_mut()
     }
 
     /// Keeps all lessons from here on, for later passes.

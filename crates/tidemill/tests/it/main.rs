@@ -18,4 +18,5 @@ mod replica;
 mod serve;
 mod support;
 mod tidy;
+mod versions;
 mod views;

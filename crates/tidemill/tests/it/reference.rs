@@ -37,6 +37,13 @@ const TRAINING: &str = "
 `SELECT ... TO TRAIN FTRLClassifier WITH name = value, ... COLUMN ... LABEL ... INTO model`.
 ";
 
+const ROLLOUTS: &str = "
+## Rollouts
+
+`ALTER MODEL name ROLLOUT VERSION 7 (STAGES '...', EACH '...', GUARD (name = value, ...))`. Where none of `logloss`,
+`errors`, `latency`, `calibration`, `psi` and `ks` is written, all of them guard; else those that are written.
+";
+
 /// What the type takes, in words.
 fn takes(ty: Type) -> String {
     match ty {
@@ -75,6 +82,8 @@ fn the_reference_of_attributes_says_what_the_code_declares() {
     let sources = table(&tidemill_stream::source::ATTRIBUTES);
     let training = table(&tidemill_train::ATTRIBUTES);
     let views = table(&tidemill_stream::aggregate::ATTRIBUTES);
-    let page = format!("{INTRODUCTION}{SOURCES}{sources}{FEATURE_VIEWS}{views}{TRAINING}{training}");
+    let rollouts = table(&tidemill_serve::rollout::ROLLOUT_ATTRIBUTES);
+    let page =
+        format!("{INTRODUCTION}{SOURCES}{sources}{FEATURE_VIEWS}{views}{TRAINING}{training}{ROLLOUTS}{rollouts}");
     expect_file!["../../../../docs/attributes.md"].assert_eq(&page);
 }

@@ -7,6 +7,7 @@ use crate::params::{
     SHARD_BITS,
     bucket::{LINE_PLACES, PAGE_PLACES},
     packed::Packed,
+    pairs::Words,
     part::{Part, Place},
 };
 
@@ -17,34 +18,68 @@ const AHEAD: usize = 64;
 type Line = [Packed; LINE_PLACES];
 
 /// How a line is searched.
-trait Search {
+trait Find {
     /// Which place of the line holds the key, and whether one does; 0 when none does.
     fn find(line: &Line, key: u64) -> (u32, bool);
 }
 
-/// Writes where the search for each key begins, and asks the processor for the line there.
+/// Writes in which line the search for each key begins, and asks the processor for it.
 #[inline(always)]
-pub(super) fn ask(part: &Part, keys: &[u64], places: &mut [Place]) {
-    let lines: &[Line] = bytemuck::cast_slice(&part.places);
-    for (key, place) in keys.iter().zip(places) {
-        *place = part.home_of(*key);
-        crate::prefetch(lines, *place as usize / LINE_PLACES);
+pub(super) fn ask(part: &Part, keys: &[u64], lines: &mut [Place]) {
+    let (directory, all): (_, &[Line]) = (&part.directory, bytemuck::cast_slice(&part.places));
+    let lines = &mut lines[..keys.len()];
+    for i in 0..keys.len() {
+        let line = directory.bucket(keys[i]).line_of(keys[i]);
+        crate::prefetch(all, line);
+        lines[i] = line as Place;
     }
 }
 
-/// Writes the place of each key that is in its first line or the one behind it; the number of each that is not goes to
-/// `unsure`. `asked`: [`ask`] has written where to begin already.
-pub(super) fn look(part: &Part, keys: &[u64], asked: bool, places: &mut [Place], unsure: &mut Vec<u32>) {
+/// Keys that are looked up, and what is found.
+pub(super) struct Search<'a> {
+    pub(super) keys: &'a [u64],
+    /// Whether [`ask`] has written in which lines to begin already.
+    pub(super) asked: bool,
+    /// The place of each key that is in its first line or the one behind it.
+    pub(super) places: &'a mut [Place],
+    /// The words there, one for each key, if they are wanted.
+    pub(super) words: Option<&'a mut Words>,
+    /// The number of each key that is in neither.
+    pub(super) unsure: &'a mut Vec<u32>,
+}
+
+/// Looks up keys, each in the first two lines where it may be.
+pub(super) fn look(part: &Part, search: Search) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2") {
         // SAFETY: the processor has AVX2 and BMI2, as was asked just now.
-        return unsafe { avx2::look(part, keys, asked, places, unsure) };
+        return unsafe { avx2::look(part, search) };
     }
-    look_by::<Plain>(part, keys, asked, places, unsure);
+    look_by::<Plain>(part, search);
 }
 
 #[inline(always)]
-fn look_by<S: Search>(part: &Part, keys: &[u64], asked: bool, places: &mut [Place], unsure: &mut Vec<u32>) {
+fn look_by<F: Find>(part: &Part, search: Search) {
+    let Search { keys, asked, places, words, unsure } = search;
+    let places = &mut places[..keys.len()];
+    match words {
+        Some(Words { a, b }) => {
+            let (a, b) = (&mut a[..keys.len()], &mut b[..keys.len()]);
+            look_with::<F>(part, (keys, asked), places, |i, packed| [a[i], b[i]] = packed.pair(), unsure);
+        }
+        None => look_with::<F>(part, (keys, asked), places, |_, _| {}, unsure),
+    }
+}
+
+/// `take` gets what may be the entry of key number `i`: the last time, it is if there is one.
+#[inline(always)]
+fn look_with<F: Find>(
+    part: &Part,
+    (keys, asked): (&[u64], bool),
+    places: &mut [Place],
+    mut take: impl FnMut(usize, &Packed),
+    unsure: &mut Vec<u32>,
+) {
     let lines: &[Line] = bytemuck::cast_slice(&part.places);
     if !asked {
         ask(part, &keys[..keys.len().min(AHEAD)], places);
@@ -56,9 +91,14 @@ fn look_by<S: Search>(part: &Part, keys: &[u64], asked: bool, places: &mut [Plac
             ask(part, &keys[end..ahead], &mut places[end..ahead]);
         }
         let mut misses = 0;
-        for (i, (key, place)) in keys[begin..end].iter().zip(&mut places[begin..end]).enumerate() {
-            let (at, found) = S::find(&lines[*place as usize / LINE_PLACES], *key);
-            *place += at;
+        let (some, found_at) = (&keys[begin..end], &mut places[begin..end]);
+        for i in 0..some.len() {
+            let first = found_at[i] as usize;
+            let line = &lines[first];
+            let (at, found) = F::find(line, some[i]);
+            let at = at as usize % LINE_PLACES;
+            found_at[i] = (first * LINE_PLACES + at) as Place;
+            take(begin + i, &line[at]);
             missed[misses % AHEAD] = i as u8;
             misses += usize::from(!found);
         }
@@ -73,15 +113,17 @@ fn look_by<S: Search>(part: &Part, keys: &[u64], asked: bool, places: &mut [Plac
         let next = *place as usize + LINE_PLACES;
         // Behind a page's end are other keys.
         let in_page = !next.is_multiple_of(PAGE_PLACES);
-        let (at, found) = S::find(&lines[if in_page { next / LINE_PLACES } else { 0 }], key);
+        let line = &lines[if in_page { next / LINE_PLACES } else { 0 }];
+        let (at, found) = F::find(line, key);
         *place = next as Place + at;
+        take(*i as usize, &line[at as usize % LINE_PLACES]);
         !found
     });
 }
 
 struct Plain;
 
-impl Search for Plain {
+impl Find for Plain {
     #[inline(always)]
     fn find(line: &Line, key: u64) -> (u32, bool) {
         let holding = Packed::holding(line, key);
@@ -97,13 +139,13 @@ mod avx2 {
     use crate::params::packed::{OF_KEY, TAKEN};
 
     #[target_feature(enable = "avx2,bmi1,bmi2")]
-    pub(super) fn look(part: &Part, keys: &[u64], asked: bool, places: &mut [Place], unsure: &mut Vec<u32>) {
-        look_by::<Avx2>(part, keys, asked, places, unsure);
+    pub(super) fn look(part: &Part, search: Search) {
+        look_by::<Avx2>(part, search);
     }
 
     pub(super) struct Avx2;
 
-    impl Search for Avx2 {
+    impl Find for Avx2 {
         #[inline(always)]
         fn find(line: &Line, key: u64) -> (u32, bool) {
             // SAFETY: only [`look`] uses this, which needs AVX2 itself.
@@ -135,11 +177,11 @@ mod tests {
     #[test]
     fn a_line_is_searched_the_same_way_everywhere() {
         let key = |i: u64| 0x0123_4567_89ab_cdef ^ i << 40;
-        type Find = fn(&Line, u64) -> (u32, bool);
-        let mut ways: Vec<Find> = vec![Plain::find];
+        type Way = fn(&Line, u64) -> (u32, bool);
+        let mut ways: Vec<Way> = vec![Plain::find];
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") {
-            ways.push(<avx2::Avx2 as Search>::find);
+            ways.push(<avx2::Avx2 as Find>::find);
         }
         for flags in [TAKEN, FLAGS] {
             let line: Line =

@@ -2,8 +2,9 @@
 
 use super::super::{
     reply::{Refusal, shown},
-    route::{ModelName, no_route},
+    route::{ModelName, no_route, which},
 };
+use crate::live::Which;
 
 /// What a path below `/v2` asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,18 +65,24 @@ impl<'a> Oip<'a> {
     }
 }
 
-/// A name and the version that the protocol says beside it.
-pub(in crate::server) fn with_version<'a>(model: ModelName<'a>, version: &str) -> Result<ModelName<'a>, Refusal> {
-    let Ok(version) = version.parse() else {
-        let message = format!("'{}' is not a version; versions are numbers", shown(version));
+/// A name and the version or label that the protocol says beside it.
+pub(in crate::server) fn with_version<'a>(model: ModelName<'a>, version: &'a str) -> Result<ModelName<'a>, Refusal> {
+    let Some(which) = which(version) else {
+        let message = format!("'{}' is neither a version nor a label", shown(version));
         return Err(tidemill_base::Error::not_found(message).into());
     };
-    match model.version {
-        Some(other) if other != version => {
-            let message = format!("version {other} in the name and version {version} beside it; send one of them");
+    let words = |which| match which {
+        Which::Version(version) => format!("version {version}"),
+        Which::Label(label) => format!("label {label}"),
+        Which::Live | Which::Key(_) => "none".into(),
+    };
+    match model.which {
+        Which::Live => Ok(ModelName { which, ..model }),
+        other if other == which => Ok(model),
+        other => {
+            let message = format!("{} in the name and {} beside it; send one of them", words(other), words(which));
             Err(tidemill_base::Error::invalid(message).into())
         }
-        _ => Ok(ModelName { version: Some(version), ..model }),
     }
 }
 
@@ -85,8 +92,8 @@ mod tests {
 
     #[test]
     fn every_path_has_one_meaning() {
-        let ctr = ModelName { name: "ctr", version: None };
-        let third = ModelName { name: "ctr", version: Some(3) };
+        let ctr = ModelName { name: "ctr", which: Which::Live };
+        let third = ModelName { name: "ctr", which: Which::Version(3) };
         for (path, route) in [
             ("/v2", Some(Oip::Server)),
             ("/v2/", Some(Oip::Server)),
@@ -101,7 +108,11 @@ mod tests {
             ("/v2/models/ctr/versions/3/infer", Some(Oip::Infer(third))),
             ("/v2/models/ctr@3/versions/3/infer", Some(Oip::Infer(third))),
             ("/v2/models/ctr@2/versions/3/infer", None),
-            ("/v2/models/ctr/versions/new/infer", None),
+            (
+                "/v2/models/ctr/versions/new/infer",
+                Some(Oip::Infer(ModelName { name: "ctr", which: Which::Label("new") })),
+            ),
+            ("/v2/models/ctr/versions/-1/infer", None),
             ("/v2/models/ctr/versions", None),
             ("/v2/models//infer", None),
             ("/v2/models", None),

@@ -1,0 +1,95 @@
+//! What operators ask for about versions, over HTTP: labels, split, rollout.
+//!
+//! In: small JSON bodies. Out: the change, done or refused with a sentence that says what to send. And the routing key of a
+//! request: the header `X-Routing-Key`, or else the request itself.
+
+use hyper::HeaderMap;
+use serde_json::{Map, Value};
+use tidemill_base::{Error, Result};
+
+use super::{host::ServedModel, shown};
+use crate::rollout::Plan;
+
+const KEY: &str = "x-routing-key";
+
+/// What a person may ask for, as the path says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Label,
+    Split,
+    Rollout,
+}
+
+/// What tells requests apart where traffic is split.
+pub(super) fn routing_key<'a>(headers: &'a HeaderMap, otherwise: &'a [u8]) -> &'a [u8] {
+    headers.get(KEY).map_or(otherwise, |key| key.as_bytes())
+}
+
+/// Does what a body asks for.
+pub(super) fn change(model: &ServedModel, change: Change, body: &[u8]) -> Result<()> {
+    let fields = match change {
+        Change::Rollout if body.iter().all(u8::is_ascii_whitespace) => Map::new(),
+        _ => object(body, change)?,
+    };
+    match change {
+        Change::Label => label(model, &fields),
+        Change::Split => split(model, &fields),
+        Change::Rollout => rollout(model, fields),
+    }
+}
+
+fn object(body: &[u8], change: Change) -> Result<Map<String, Value>> {
+    serde_json::from_slice(body).map_err(|_| {
+        Error::invalid(match change {
+            Change::Label => r#"say which label and version: {"label":"canary","version":7}; version null removes it"#,
+            Change::Split => r#"say the percentages, live among them: {"live":90,"canary":10}"#,
+            Change::Rollout => {
+                r#"say what is rolled out: {"version":7,"stages":"1%, 10%, 100%","each":"5s"}, or {"abort":true}"#
+            }
+        })
+    })
+}
+
+fn label(model: &ServedModel, fields: &Map<String, Value>) -> Result<()> {
+    refuse_others(fields, &["label", "version"])?;
+    let label = fields.get("label").and_then(Value::as_str);
+    let label =
+        label.ok_or_else(|| Error::invalid(r#"label: expected a name, as in {"label":"canary","version":7}"#))?;
+    match fields.get("version") {
+        Some(Value::Null) => model.versions().remove_label(label),
+        Some(version) if version.is_u64() => model.versions().set_label(label, version.as_u64().unwrap_or_default()),
+        _ => Err(Error::invalid("version: expected the number of a version, or null to remove the label")),
+    }
+}
+
+fn split(model: &ServedModel, fields: &Map<String, Value>) -> Result<()> {
+    let mut weights = Vec::new();
+    for (label, weight) in fields {
+        let weight = weight.as_f64();
+        let expected = || Error::invalid(format!("weight of '{}': expected a number of percent", shown(label)));
+        weights.push((label.clone(), weight.ok_or_else(expected)?));
+    }
+    model.versions().split(&weights)
+}
+
+fn rollout(model: &ServedModel, fields: Map<String, Value>) -> Result<()> {
+    if fields.get("abort") == Some(&Value::Bool(true)) {
+        refuse_others(&fields, &["abort"])?;
+        return model.versions().abort();
+    }
+    let version = match fields.get("version") {
+        None | Some(Value::Null) => None,
+        Some(version) if version.is_u64() => version.as_u64(),
+        Some(_) => return Err(Error::invalid("version: expected the number of a version")),
+    };
+    model.versions().roll_out(version, Plan::from_json(&fields)?)
+}
+
+fn refuse_others(fields: &Map<String, Value>, known: &[&str]) -> Result<()> {
+    match fields.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(other) => {
+            Err(Error::invalid(format!("unknown name \"{}\"; known are {}", shown(other), known.join(", "))))
+        }
+        None => Ok(()),
+    }
+}
