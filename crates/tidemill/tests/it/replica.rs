@@ -281,7 +281,7 @@ impl Traffic {
         let push = move || {
             let child = tidemill().arg("--version").spawn().unwrap();
             let s = Serving { child, address };
-            let mut id = 1 << 40;
+            let mut id = 1u64 << 40;
             while stopped.load(SeqCst) == 0 {
                 let ts = wall_ms();
                 let shown = json!({"imp_id": id, "ts": ts, "user": format!("u{}", id % 100), "item": "other"});
