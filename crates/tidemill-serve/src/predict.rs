@@ -8,6 +8,7 @@ mod arrow;
 mod explain;
 mod infer;
 mod inputs;
+mod recent;
 mod rows;
 mod shared;
 pub mod tensor;
@@ -22,7 +23,7 @@ use tidemill_base::{Error, Result};
 use tidemill_model::{
     feature::{Extractor, Features},
     loss::Loss,
-    weights::ScoreScratch,
+    weights::{ScoreScratch, WeightTable},
 };
 use tidemill_stream::{Transform, source::json::JsonDecoder};
 
@@ -50,6 +51,7 @@ pub struct Predictor {
     outputs: (&'static [Output], usize),
     live: Arc<LiveModel>,
     scratch: Mutex<Vec<Scratch>>,
+    recent: recent::Recent,
 }
 
 /// One row's answer.
@@ -117,7 +119,8 @@ impl Predictor {
         let scratch = Mutex::new(vec![first]);
         let inputs = Inputs::new(&input, &*request, &extractor);
         let outputs = infer::outputs_of(live.read().weights.loss());
-        Ok(Self { model: model.to_string(), input, request, extractor, inputs, outputs, live, scratch })
+        let recent = recent::Recent::default();
+        Ok(Self { model: model.to_string(), input, request, extractor, inputs, outputs, live, scratch, recent })
     }
 
     /// The model's name.
@@ -128,6 +131,12 @@ impl Predictor {
     /// What requests read.
     pub fn live(&self) -> &Arc<LiveModel> {
         &self.live
+    }
+
+    /// Lets weights answer the last live requests before they take traffic; how many samples. The error says why they must
+    /// not be served.
+    pub fn warm_up(&self, weights: &WeightTable) -> Result<usize> {
+        self.recent.replay(weights)
     }
 
     /// Answers `{"rows":[{...},...]}`, by the live version or by the one that is asked for.
@@ -173,6 +182,8 @@ impl Predictor {
         // As late as possible: what was learned while the request was read is in.
         let served = self.live.pick(which)?;
         let predictions = predictions(&served, work);
+        served.weights.damage().map_or(Ok(()), Err)?;
+        self.recent.note(&work.features);
         self.mirror(which, &served, work, || predictions.iter().map(Prediction::number));
         Ok(PredictReply {
             model: self.model.clone(),

@@ -43,7 +43,7 @@ use tokio::{
 
 pub use access::{Access, token_hash};
 pub use border::Border;
-pub use host::{BoxFuture, Host, PushReply, RefusedLine, ServedModel};
+pub use host::{BoxFuture, Host, PushReply, RefusedLine, ServedModel, no_model};
 use reply::Refusal;
 pub(crate) use reply::shown;
 pub use tls::{Pem, Tls};

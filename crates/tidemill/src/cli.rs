@@ -8,6 +8,7 @@ mod door;
 mod models;
 mod run;
 mod screen;
+mod serve;
 mod token;
 
 use std::{
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run a SQL program
     Run(run::Run),
+    /// Serve models that were learned before, without a job
+    Serve(serve::Serve),
     /// Parse and bind a SQL program without running it; exit code 0, or 2 with the diagnostic
     Check(ProgramText),
     /// Look at models and their versions, go back to one, derive one again
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Demo(demo) => demo.run(),
         Command::Run(run) => run.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Check(text) => check::run(&text),
         Command::Models(models) => models.run(),
         Command::Token(token) => token.run(),

@@ -105,6 +105,8 @@ impl Predictor {
         // As late as possible: what was learned while the request was read is in.
         let served = self.live.pick(which)?;
         let (width, values) = values(&served, work);
+        served.weights.damage().map_or(Ok(()), Err)?;
+        self.recent.note(&work.features);
         self.mirror(which, &served, work, || values.chunks_exact(width).map(|p| f64::from(p[likeliest(p)])));
         Ok(Inferred { version: served.version, mini_batch: served.mini_batch, rows, width, values })
     }

@@ -219,11 +219,12 @@ impl Grant {
 
     /// A model that is not there and one that this token may not see are the same to it.
     fn check_seen(&self, model: &str, host: &dyn Host) -> Result<(), Refusal> {
-        if self.sees(model) && host.model(model).is_some() {
+        // A model that is not in memory is there all the same.
+        let is_there = || host.model(model).is_some() || host.names().iter().any(|name| name == model);
+        if self.sees(model) && is_there() {
             return Ok(());
         }
-        let models = host.models();
-        let seen: Vec<&str> = models.iter().map(|m| m.name()).filter(|name| self.sees(name)).collect();
+        let seen: Vec<String> = host.names().into_iter().filter(|name| self.sees(name)).collect();
         Err(no_model_of(&seen, model).into())
     }
 
@@ -281,6 +282,8 @@ impl<'a> Need<'a> {
             Route::Rollback(model) => Self::Model(Role::Admin, "rollback", model),
             Route::Promote(model) => Self::Model(Role::Admin, "promote", model),
             Route::Change(model, what) => Self::Model(Role::Admin, what.verb(), model),
+            // Who follows a model has all its weights.
+            Route::Follow(model) => Self::Model(Role::Admin, "follow", model),
             Route::Push(source) => Self::Ingest(source),
             Route::Metrics => Self::Everything("read metrics"),
             Route::Status | Route::Events => Self::Everything("read status"),

@@ -147,14 +147,18 @@ fn check(shared: &Shared, caller: Option<&Grant>, name: &str, ask: Ask) -> Resul
 
 fn model_ready(shared: &Shared, request: ModelReadyRequest) -> Result<ModelReadyResponse, Refusal> {
     contained(|| {
-        let (_, ready) = oip::model_ready(shared, model_name(&request.name, &request.version)?)?;
+        let name = model_name(&request.name, &request.version)?;
+        load(shared, name)?;
+        let (_, ready) = oip::model_ready(shared, name)?;
         Ok(ModelReadyResponse { ready })
     })?
 }
 
 fn model_metadata(shared: &Shared, request: ModelMetadataRequest) -> Result<ModelMetadataResponse, Refusal> {
     let metadata = contained(|| -> Result<_, Refusal> {
-        Ok(oip::metadata(shared, model_name(&request.name, &request.version)?)?)
+        let name = model_name(&request.name, &request.version)?;
+        load(shared, name)?;
+        Ok(oip::metadata(shared, name)?)
     })??;
     let tensor = |name: &str, datatype: &str, shape: Vec<i64>| model_metadata_response::TensorMetadata {
         name: name.to_string(),
@@ -176,6 +180,7 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     let began = Instant::now();
     let (rows, reply) = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.model_name, &request.model_version)?;
+        load(shared, name)?;
         let model: Arc<ServedModel> = find(shared, name.name)?;
         let (outputs, _) = model.predictor().outputs();
         let chosen = tensors::chosen(&request, model.name(), outputs)?;
@@ -191,6 +196,14 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)
+}
+
+/// Waits for a model that is not in memory; requests on other threads go on.
+fn load(shared: &Shared, name: ModelName<'_>) -> Result<(), Refusal> {
+    match shared.host.load(name.name, name.which.version()) {
+        Some(loading) => Ok(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(loading))?),
+        None => Ok(()),
+    }
 }
 
 /// What tells calls apart where traffic is split: the parameter `routing_key`, the call's id, or what it asks about.

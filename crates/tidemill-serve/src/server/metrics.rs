@@ -12,9 +12,9 @@ use std::{
 use super::load::Load;
 
 /// Routes as metrics name them; `none` is for requests that no route takes.
-const ROUTES: [&str; 22] = [
+const ROUTES: [&str; 23] = [
     "page", "healthz", "metrics", "status", "events", "feed", "models", "model", "predict", "explain", "rank",
-    "rankings", "rollback", "promote", "label", "split", "rollout", "push", "oip", "infer", "grpc", "none",
+    "rankings", "rollback", "promote", "label", "split", "rollout", "follow", "push", "oip", "infer", "grpc", "none",
 ];
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 /// Upper ends of the buckets of the predict time, microseconds.

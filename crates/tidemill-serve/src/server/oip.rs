@@ -57,7 +57,7 @@ pub(super) fn read_only(shared: &Shared, route: Oip<'_>) -> Result<Reply, Refusa
 
 /// Whether there is a model to ask, and there will be one a moment later.
 pub(super) fn is_ready(shared: &Shared) -> bool {
-    !*shared.stop.borrow() && !shared.host.models().is_empty()
+    !*shared.stop.borrow() && shared.host.is_ready()
 }
 
 /// Whether a model answers under its name, or under a version of it that is there.

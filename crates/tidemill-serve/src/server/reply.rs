@@ -14,6 +14,7 @@ use hyper::{
 };
 use serde_json::{Map, Value, json};
 use tidemill_base::{Error, Kind};
+use tokio::sync::mpsc;
 
 use super::events::EventStream;
 
@@ -24,6 +25,7 @@ pub(super) type Reply = Response<ReplyBody>;
 pub(super) enum ReplyBody {
     Whole(Bytes),
     Events(EventStream),
+    Frames(mpsc::Receiver<Bytes>),
 }
 
 /// A request that is not answered as asked.
@@ -154,6 +156,15 @@ pub(super) fn events(stream: EventStream) -> Reply {
     reply
 }
 
+/// A 200 whose body is what a replica reads.
+pub(super) fn frames(frames: mpsc::Receiver<Bytes>) -> Reply {
+    let mut reply = Response::new(ReplyBody::Frames(frames));
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(crate::follow::CONTENT_TYPE));
+    no_store(headers);
+    reply
+}
+
 /// Text that came from outside, made fit for a message: no control characters, not long.
 pub(crate) fn shown(text: &str) -> String {
     let short: String = text.chars().take(80).collect();
@@ -174,6 +185,7 @@ impl Body for ReplyBody {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Events(stream) => stream.poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
+            Self::Frames(frames) => frames.poll_recv(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
         }
     }
 
@@ -184,7 +196,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::Frames(_) => SizeHint::default(),
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum Route<'a> {
     Rankings(&'a str, Option<&'a str>),
     Rollback(&'a str),
     Promote(&'a str),
+    /// What a replica reads.
+    Follow(&'a str),
     /// Labels, split and rollout.
     Change(&'a str, Change),
     Push(&'a str),
@@ -85,6 +87,7 @@ impl<'a> Route<'a> {
             Some("rank") => Ok(Route::Rank(ModelName::parse(name)?)),
             Some("rollback") => Ok(Route::Rollback(name)),
             Some("promote") => Ok(Route::Promote(name)),
+            Some("follow") => Ok(Route::Follow(name)),
             Some("label") => Ok(Route::Change(name, Change::Label)),
             Some("split") => Ok(Route::Change(name, Change::Split)),
             Some("rollout") => Ok(Route::Change(name, Change::Rollout)),
@@ -105,6 +108,18 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// The model it asks, if any.
+    pub fn model(&self) -> Option<ModelName<'a>> {
+        match self {
+            Route::Model(model) | Route::Predict(model) | Route::Rank(model) => Some(*model),
+            Route::Rankings(name, _) | Route::Rollback(name) | Route::Promote(name) | Route::Change(name, _) => {
+                Some(ModelName { name, which: Which::Live })
+            }
+            Route::Oip(Oip::Model(model) | Oip::ModelReady(model) | Oip::Infer(model)) => Some(*model),
+            _ => None,
+        }
+    }
+
     /// Its name in metrics.
     pub fn label(&self) -> &'static str {
         match self {
@@ -122,6 +137,7 @@ impl<'a> Route<'a> {
             Route::Rankings(..) => "rankings",
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
+            Route::Follow(_) => "follow",
             Route::Change(_, Change::Label) => "label",
             Route::Change(_, Change::Split) => "split",
             Route::Change(_, Change::Rollout) => "rollout",
@@ -178,7 +194,7 @@ pub(super) fn no_route(path: &str) -> Refusal {
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
          /v1/models/NAME:predict, /v1/models/NAME:explain, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, \
          /v1/models/NAME:promote, /v1/models/NAME:label, /v1/models/NAME:split, /v1/models/NAME:rollout, \
-         /v1/sources/NAME, /v2 (Open Inference Protocol)",
+         /v1/models/NAME:follow, /v1/sources/NAME, /v2 (Open Inference Protocol)",
     )
 }
 
@@ -201,6 +217,7 @@ mod tests {
             ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", which: Which::Version(42) }))),
             ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
             ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
+            ("/v1/models/ctr:follow", Some(Route::Follow("ctr"))),
             ("/v1/sources/clicks", Some(Route::Push("clicks"))),
             ("/v1/modles", None),
             ("/v1/models/", None),

@@ -25,7 +25,11 @@ use super::{
     route::{ModelName, Route, no_route, percent_decoded},
     versions,
 };
-use crate::{live::Which, predict::ARROW_STREAM};
+use crate::{
+    follow::{Ask, stream},
+    live::Which,
+    predict::ARROW_STREAM,
+};
 
 /// Refused lines that a reply lists at most; all are counted.
 const REFUSED_LISTED_MAX: usize = 100;
@@ -79,17 +83,25 @@ async fn dispatch(
         Err(refusal) => return Err(body::discard(&head.headers, body, refusal)),
     };
     if matches!(head.method, Method::GET | Method::HEAD) {
+        load(shared, &route).await?;
+        if let (Route::Follow(model), &Method::GET) = (&route, &head.method) {
+            return follow(shared, model, head.uri.query().unwrap_or_default());
+        }
         return read_only(shared, route, caller.as_deref());
     }
     let Some(deadline) = deadline else {
         let (body, _held) = body::read(&head.headers, body, shared).await?;
+        load(shared, &route).await?;
         return handle(shared, route, caller, &head, body).await;
     };
     // In a box: most requests have no deadline, and their future stays as small as it was.
     Box::pin(async move {
         let late = || deadline.refusal(Verdict::Past, Duration::ZERO).closing();
-        let read = timeout_at(deadline.at, body::read(&head.headers, body, shared)).await;
-        let (body, _held) = read.map_err(|_| late())??;
+        let ready = async {
+            let body = body::read(&head.headers, body, shared).await?;
+            load(shared, &route).await.map(|()| body)
+        };
+        let (body, _held) = timeout_at(deadline.at, ready).await.map_err(|_| late())??;
         let bytes = if costs(&route) { body.len() } else { 0 };
         let began = Instant::now();
         match shared.load.judge(deadline, bytes, began) {
@@ -155,6 +167,17 @@ async fn handle(
         }),
         Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, &head.headers, &body),
         _ => Err(our_mistake()),
+    }
+}
+
+/// Waits for the model that a request asks, where it is not in memory.
+async fn load(shared: &Shared, route: &Route<'_>) -> Result<(), Refusal> {
+    let Some(model) = route.model() else { return Ok(()) };
+    // Of a version, what is known of it is on disk and needs no weights.
+    let version = if matches!(route, Route::Model(_)) { None } else { model.which.version() };
+    match contained(|| shared.host.load(model.name, version))? {
+        Some(loading) => Ok(loading.await?),
+        None => Ok(()),
     }
 }
 
@@ -233,9 +256,7 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
             None => Err(Error::not_found("no feed is shown here; the demo has one").into()),
         },
         Route::Models => contained(|| {
-            let models = host.models();
-            let seen = models.iter().filter(|m| caller.is_none_or(|grant| grant.sees(m.name())));
-            let models: Vec<Value> = seen.map(|m| m.to_json()).collect();
+            let models: Vec<Value> = host.models_json(&|name| caller.is_none_or(|grant| grant.sees(name)));
             reply::json(&json!({ "models": models }))
         }),
         Route::Model(ModelName { name, which }) => contained(|| {
@@ -250,6 +271,18 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
         Route::Oip(route) => oip::read_only(shared, route),
         _ => Err(our_mistake()),
     }
+}
+
+/// Begins to send a replica what is learned, for as long as it reads.
+fn follow(shared: &Shared, model: &str, query: &str) -> Result<Reply, Refusal> {
+    let model = find(shared, model)?;
+    let ask = Ask::from_query(query)
+        .ok_or_else(|| Error::invalid("a follower says lineage (hexadecimal), position and mini_batch (numbers)"))?;
+    let live = model.predictor().live();
+    let feed = live.feed().ok_or_else(|| {
+        Error::conflict(format!("model '{}' is not learned here; follow the process that learns it", model.name()))
+    })?;
+    Ok(reply::frames(stream::follow(live.clone(), feed.clone(), ask, shared.stop.clone())))
 }
 
 fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {

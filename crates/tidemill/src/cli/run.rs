@@ -74,8 +74,7 @@ impl Run {
         let data = DataDir::open(&self.data.data_dir)?;
         let program = program::bind(&text, &data.models())?;
         let session = Session::start(data, &program, &self.serving, &self.common, None)?;
-        let options =
-            Options { from_scratch: self.from_scratch, threads: self.common.threads(), end_with_ordered: false };
+        let options = Options { from_scratch: self.from_scratch, threads: self.common.threads(), ..Options::default() };
         session.run(program, &options)
     }
 }
@@ -115,6 +114,7 @@ impl Session {
 
     /// Carries out the statements in order.
     pub fn run(mut self, program: Program, options: &Options) -> Result<()> {
+        let options = &Options { serves: self.server.is_some(), ..options.clone() };
         let unbounded = train_jobs(&program).filter(|j| inputs(j).iter().any(|i| !i.source.bounded())).count();
         if unbounded > 0 && !matches!(program.statements.last(), Some(Statement::Train(_))) || unbounded > 1 {
             return Err(Error::invalid(
@@ -158,7 +158,7 @@ impl Session {
         let mut job = Job::open(&self.data, bound, options.clone(), self.host.push_hub(), self.clock.clone())?;
         let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
         if self.server.is_some() {
-            let live = job.serve();
+            let live = job.serve()?;
             let views = job.serve_views()?;
             self.host.serve(job.bound(), live, views, job.registry().clone())?;
             // First the figures, then the address: who is told it finds them there.
@@ -189,7 +189,7 @@ fn train_jobs(program: &Program) -> impl Iterator<Item = &TrainJob> {
 }
 
 /// SIGINT and SIGTERM ask for a clean stop; a second one ends the process at once, which is as safe as a crash.
-fn stop_on_signals(signal: Arc<Signal>) -> Result<()> {
+pub(super) fn stop_on_signals(signal: Arc<Signal>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal as listen};
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
