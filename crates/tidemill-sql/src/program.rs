@@ -95,6 +95,8 @@ pub struct TrainJob {
     pub label: usize,
     /// The label's name.
     pub label_name: String,
+    /// Whether the label is how many feedback events matched: a number that grows beyond 1.
+    pub label_counts: bool,
     /// Identity of what is learned: two jobs with one fingerprint learn the same from the same events. Paths, paces and
     /// the model's name are left out.
     pub fingerprint: u64,

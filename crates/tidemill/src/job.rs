@@ -308,6 +308,9 @@ impl Job {
             }
         };
         let bounded = self.is_last;
+        if bounded && self.engine.line.counts().events == 0 && self.nothing_usable().is_none() {
+            self.warning = Some("no event came from any source; see to the path, topic or subject".into());
+        }
         let has_news = (bounded && self.nothing_usable().is_none()) || self.has_learned_more();
         if has_news && let Err(e) = self.publish_version() {
             // How far it came is said, too.

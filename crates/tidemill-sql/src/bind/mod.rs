@@ -195,6 +195,12 @@ impl<'a> Catalog<'a> {
         Ok(view)
     }
 
+    /// Names of the program's feature views.
+    fn feature_view_names(&self) -> impl Iterator<Item = &str> {
+        let views = self.definitions.iter().filter(|definition| matches!(definition.what, What::FeatureView(_)));
+        views.map(|definition| definition.name.text.as_str())
+    }
+
     /// The last definition before `at`, or else the first one behind it.
     fn find(&self, name: &str, at: usize) -> Option<usize> {
         let among = |same: &dyn Fn(&str) -> bool| {

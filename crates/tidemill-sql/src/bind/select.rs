@@ -28,6 +28,7 @@ use crate::{
         tail::{EmitClause, EmitDef},
     },
     planner::or,
+    suggest::nearest,
 };
 
 /// FROM, bound: the relation with the columns of all its tables, and how they are called in this SELECT.
@@ -254,12 +255,26 @@ fn left_join(join: &Join, span: Span) -> Checked<&JoinConstraint> {
     }
 }
 
+/// FOR SYSTEM_TIME AS OF behind what is no feature view, whose name may be a slip.
+fn no_feature_view(factor: &TableFactor, as_of: &AsOfDef, catalog: &Catalog) -> Fault {
+    let near = match factor {
+        TableFactor::Table { name, .. } => nearest(&name.to_string(), catalog.feature_view_names()),
+        _ => None,
+    };
+    match near {
+        Some(near) => Fault::new(factor.span(), format!("no feature view '{factor}'; did you mean '{near}'?")),
+        None => {
+            let instead = "only feature views are read as of a time: CREATE FEATURE VIEW ...";
+            Fault::unsupported(as_of.span, "FOR SYSTEM_TIME AS OF on what is no feature view", instead)
+        }
+    }
+}
+
 /// A table of FROM: what it stands for and how it is called.
 fn factor(factor: &TableFactor, as_of: &[AsOfDef], catalog: &Catalog, at: usize) -> Checked<(Relation, Ident)> {
     let span = factor.span();
     if let Some(as_of) = feature_view::as_of(as_of, factor) {
-        let instead = "only feature views are read as of a time: CREATE FEATURE VIEW ...";
-        return Err(Fault::unsupported(as_of.span, "FOR SYSTEM_TIME AS OF on what is no feature view", instead));
+        return Err(no_feature_view(factor, as_of, catalog));
     }
     match factor {
         TableFactor::Table { name, alias, args: None, version: None, sample: None, with_hints, .. }

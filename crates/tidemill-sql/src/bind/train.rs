@@ -60,6 +60,7 @@ pub(crate) fn train(tail: &TrainTail, relation: &Relation, catalog: &Catalog, kn
         pipeline,
         columns,
         label_name,
+        label_counts: label_counts(relation, label),
         text: String::new(),
     })
 }
@@ -218,6 +219,24 @@ fn label_is_match(relation: &Relation, label: usize) -> bool {
         let read: BTreeSet<usize> = reads(expr).iter().filter_map(|name| feedback_of(name).map(|(f, _)| f)).collect();
         read.len() == 1 && read.into_iter().all(|feedback| says_matched(expr, join, feedback))
     })
+}
+
+/// Whether the label is a bare COUNT.
+fn label_counts(relation: &Relation, label: usize) -> bool {
+    fn bare(expr: &Expr) -> &Expr {
+        match expr {
+            Expr::Cast(c) => bare(&c.expr),
+            Expr::Alias(a) => bare(&a.expr),
+            other => other,
+        }
+    }
+    let (Some(join), Expr::Column(column)) = (&relation.join, bare(&relation.columns[label].expr)) else {
+        return false;
+    };
+    let taken = feedback_of(&column.name).and_then(|(feedback, name)| {
+        join.feedback[feedback].aggregates.get(name.strip_prefix('#')?.parse::<usize>().ok()?)
+    });
+    taken.is_some_and(|aggregate| aggregate.take == Take::Count)
 }
 
 /// Whether the expression is true, or 1, exactly when feedback matched: progressive validation scores an impression by

@@ -103,6 +103,9 @@ pub(crate) struct EmitClause {
     pub sample: Option<NegativeSample>,
 }
 
+/// A negative out of a million weighs as much as they all: beyond that nothing would be learned but noise.
+const SHARE_MIN: f64 = 1e-6;
+
 /// Reads the EMIT clause, and NEGATIVE SAMPLE behind it or alone.
 pub(crate) fn emit(tokens: &[TokenWithSpan]) -> Checked<Option<(EmitClause, Span)>> {
     let mut cursor = Cursor::new(tokens);
@@ -116,8 +119,16 @@ pub(crate) fn emit(tokens: &[TokenWithSpan]) -> Checked<Option<(EmitClause, Span
     if !c.is_word("NEGATIVE") {
         c.expect_word("EMIT")?;
         when(c, &mut clause)?;
+        if c.is_word("CORRECT") {
+            let fault = Fault::new(c.here(), "CORRECT goes with EMIT EARLY and EMIT IMMEDIATE, and with no other");
+            return Err(fault.hint("leave it out, or write EMIT EARLY INTERVAL '1' MINUTE CORRECT ..."));
+        }
     }
     clause.sample = sample(c)?;
+    if c.is_word("EMIT") {
+        let fault = Fault::new(c.here(), "EMIT stands before NEGATIVE SAMPLE");
+        return Err(fault.hint("write EMIT ... NEGATIVE SAMPLE 0.1"));
+    }
     refuse_dedup(c)?;
     if !c.is_done() {
         return Err(c.expected("NEGATIVE SAMPLE, TO or the end of the statement", &["CORRECT", "NEGATIVE", "TO"]));
@@ -174,8 +185,8 @@ fn sample(c: &mut Cursor) -> Checked<Option<NegativeSample>> {
         _ => return Err(c.expected("the share of negatives that are learned from, like 0.1", &[])),
     };
     c.next();
-    let Some(share) = written.filter(|share| *share > 0.0 && *share <= 1.0) else {
-        let fault = Fault::new(here, "NEGATIVE SAMPLE takes a share above 0 and at most 1");
+    let Some(share) = written.filter(|share| (SHARE_MIN..=1.0).contains(share)) else {
+        let fault = Fault::new(here, format!("NEGATIVE SAMPLE takes a share from {SHARE_MIN} to 1"));
         return Err(fault.hint("write NEGATIVE SAMPLE 0.1 to learn from one negative in ten"));
     };
     let mode = match c.take_words(&["CORRECT", "BY"]) {

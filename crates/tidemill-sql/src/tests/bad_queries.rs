@@ -98,6 +98,8 @@ fn queries() {
             "+SELECT * FROM samples EMIT EARLY INTERVAL '1' MINUTE CORRECT FNV TO TRAIN FTRLClassifier LABEL clicked INTO m",
             "+SELECT * FROM samples EMIT IMMEDIATE NEGATIVE SAMPLE 10 TO TRAIN FTRLClassifier LABEL clicked INTO m",
             "+SELECT * FROM samples NEGATIVE SAMPLE 0.1 CORRECT BY LOG TO TRAIN FTRLClassifier LABEL clicked INTO m",
+            "+SELECT * FROM samples NEGATIVE SAMPLE 0.1 EMIT IMMEDIATE TO TRAIN FTRLClassifier LABEL clicked INTO m",
+            "+SELECT * FROM samples NEGATIVE SAMPLE 0.0000000001 TO TRAIN FTRLClassifier LABEL clicked INTO m",
             "+SELECT * FROM samples NEGATIVE SAMPLE much TO TRAIN FTRLClassifier LABEL clicked INTO m",
             "+SELECT * FROM samples EMIT IMMEDIATE DEDUP BY imp_id TO TRAIN FTRLClassifier LABEL clicked INTO m",
             "+SELECT * FROM impressions EMIT IMMEDIATE TO TRAIN FTRLClassifier LABEL clicked INTO m",
@@ -128,7 +130,7 @@ fn queries() {
             line 9 col 1: SELECT needs FROM a source or view
               9 | SELECT 1 AS x TO TRAIN FTRLClassifier LABEL clicked INTO m
                 | ^^^^^^^^^^^^^
-            line 9 col 37: expected NEGATIVE SAMPLE, TO or the end of the statement, found 'CORRECT'
+            line 9 col 37: CORRECT goes with EMIT EARLY and EMIT IMMEDIATE, and with no other; leave it out, or write EMIT EARLY INTERVAL '1' MINUTE CORRECT ...
               9 | SELECT * FROM samples EMIT ON MATCH CORRECT FNW TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                     ^^^^^^^
             line 9 col 28: expected ON WINDOW CLOSE, ON MATCH, EARLY INTERVAL '1' MINUTE or IMMEDIATE, found 'EALRY'; did you mean EARLY?
@@ -140,12 +142,18 @@ fn queries() {
             line 9 col 62: expected RETRACT, FNW, ELAPSED or NONE, found 'FNV'; did you mean FNW?
               9 | SELECT * FROM samples EMIT EARLY INTERVAL '1' MINUTE CORRECT FNV TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                                              ^^^
-            line 9 col 54: NEGATIVE SAMPLE takes a share above 0 and at most 1; write NEGATIVE SAMPLE 0.1 to learn from one negative in ten
+            line 9 col 54: NEGATIVE SAMPLE takes a share from 0.000001 to 1; write NEGATIVE SAMPLE 0.1 to learn from one negative in ten
               9 | SELECT * FROM samples EMIT IMMEDIATE NEGATIVE SAMPLE 10 TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                                      ^^
             line 9 col 54: expected WEIGHT or LOGIT, found 'LOG'
               9 | SELECT * FROM samples NEGATIVE SAMPLE 0.1 CORRECT BY LOG TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                                      ^^^
+            line 9 col 43: EMIT stands before NEGATIVE SAMPLE; write EMIT ... NEGATIVE SAMPLE 0.1
+              9 | SELECT * FROM samples NEGATIVE SAMPLE 0.1 EMIT IMMEDIATE TO TRAIN FTRLClassifier LABEL clicked INTO m
+                |                                           ^^^^
+            line 9 col 39: NEGATIVE SAMPLE takes a share from 0.000001 to 1; write NEGATIVE SAMPLE 0.1 to learn from one negative in ten
+              9 | SELECT * FROM samples NEGATIVE SAMPLE 0.0000000001 TO TRAIN FTRLClassifier LABEL clicked INTO m
+                |                                       ^^^^^^^^^^^^
             line 9 col 39: expected the share of negatives that are learned from, like 0.1, found 'much'
               9 | SELECT * FROM samples NEGATIVE SAMPLE much TO TRAIN FTRLClassifier LABEL clicked INTO m
                 |                                       ^^^^

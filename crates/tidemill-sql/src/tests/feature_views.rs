@@ -319,9 +319,9 @@ fn what_a_feature_view_cannot_be_is_refused() {
             line 18 col 54: a feature view is joined on its key, 'user_id', and nothing else; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
               18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id AND i.price > 3
                  |                                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-            line 18 col 22: not supported yet: FOR SYSTEM_TIME AS OF on what is no feature view; only feature views are read as of a time: CREATE FEATURE VIEW ...
+            line 18 col 13: no feature view 'user_crt f'; did you mean 'user_ctr'?
               18 |   LEFT JOIN user_crt FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
-                 |                      ^^^^^^^^^^^^^^^^^^^^^^^^^^
+                 |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
             line 15 col 55: no column 'clk_1' in 'f'; did you mean 'clk_1h'?
               15 | SELECT i.user_id, i.price * 2 AS double_price, f.*, f.clk_1 + 1 AS more, (c.imp_id IS NOT NULL) AS clicked
                  |                                                       ^^^^^

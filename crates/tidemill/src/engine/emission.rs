@@ -21,6 +21,12 @@ pub fn check(job: &TrainJob, spec: &TrainSpec) -> Result<()> {
             job.learner
         )));
     }
+    if is_logistic && job.label_counts {
+        return Err(Error::invalid(format!(
+            "label '{0}' counts feedback, and {1} learns 0 or 1; select (COUNT(...) > 0) AS {0}, or train a regression",
+            job.label_name, job.learner
+        )));
+    }
     match sample {
         Some(NegativeSample { mode: SamplingMode::Logit, .. }) if !is_logistic => Err(Error::invalid(format!(
             "NEGATIVE SAMPLE ... CORRECT BY LOGIT shifts a logit, and {} has none; write CORRECT BY WEIGHT",
@@ -36,8 +42,8 @@ pub fn warning(job: &TrainJob) -> Option<String> {
     let spec = &join.spec;
     if spec.emit == Emit::OnMatch {
         return Some(
-            "EMIT ON MATCH is biased when traffic changes: positives come at once and negatives at the window's end, so \
-             while traffic grows predictions are too high; EMIT EARLY is not"
+            "EMIT ON MATCH is biased when traffic changes: impressions with feedback are learned at once and those without \
+             at the window's end, so while traffic grows predictions are too high; EMIT EARLY is not"
                 .into(),
         );
     }

@@ -37,6 +37,15 @@ fn a_bad_row_is_counted_kept_and_passed_over() {
     assert!(out["counters"]["refused"].as_u64().unwrap() >= 6, "{out}");
 }
 
+/// Nothing to read is no fault, and nobody means it: that is said.
+#[test]
+fn a_source_without_events_is_told_of() {
+    let scratch = Scratch::new("nothing");
+    let path = scratch.write("rows.csv", "id,colour,x,label\n");
+    let out = run_json(&source(path.to_str().unwrap(), ""), &scratch.path("data"), &[]);
+    assert!(out["warning"].as_str().is_some_and(|warning| warning.contains("no event came")), "{out}");
+}
+
 #[test]
 fn what_cannot_be_run_is_refused_with_the_place_and_the_way_out() {
     let scratch = Scratch::new("refused");

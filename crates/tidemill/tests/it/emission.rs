@@ -113,11 +113,12 @@ fn aggregates_are_labels_of_regressions() {
 fn policies_that_do_not_fit_the_learner_are_refused_and_biased_ones_are_named() {
     let scratch = Scratch::new("misfits");
     let streams = streams(&scratch);
-    for (emit, learner, words) in [
-        (format!("{EARLY} CORRECT FNW"), "LinearRegression", "write CORRECT RETRACT"),
-        ("NEGATIVE SAMPLE 0.1 CORRECT BY LOGIT".to_string(), "LinearRegression", "write CORRECT BY WEIGHT"),
+    for (emit, learner, label, words) in [
+        (format!("{EARLY} CORRECT FNW"), "LinearRegression", "clicked", "write CORRECT RETRACT"),
+        ("NEGATIVE SAMPLE 0.1 CORRECT BY LOGIT".to_string(), "LinearRegression", "clicked", "write CORRECT BY WEIGHT"),
+        (String::new(), "LogisticRegression", "clicks", "(COUNT(...) > 0) AS clicks"),
     ] {
-        let out = run(&program(&streams, &emit, learner, "clicked", ""), &scratch.path("d"), &[]);
+        let out = run(&program(&streams, &emit, learner, label, ""), &scratch.path("d"), &[]);
         let text = String::from_utf8_lossy(&out.stderr).to_string();
         assert!(!out.status.success() && text.contains(words), "{emit}: {text}");
     }
