@@ -69,9 +69,12 @@ impl Engine {
     /// An engine that has seen nothing; partitions are added to its sequencer.
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
         let mut sequencer = Sequencer::new(windows(&job.pipeline), cut_events(job));
-        sequencer.bound_ahead(0, job.pipeline.left.source.ahead_max_ms);
+        let left = &job.pipeline.left.source;
+        sequencer.bound_ahead(0, left.ahead_max_ms);
+        sequencer.bound_drift(0, left.drift_max_ms);
         for (i, right) in job.pipeline.join.iter().flat_map(|join| &join.right).enumerate() {
             sequencer.bound_ahead(i + 1, right.source.ahead_max_ms);
+            sequencer.bound_drift(i + 1, right.source.drift_max_ms);
         }
         Ok(Self {
             sequencer,
