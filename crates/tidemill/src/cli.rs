@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod checkpoints;
 mod demo;
 mod models;
 mod run;
@@ -37,6 +38,9 @@ enum Command {
     /// Look at models and their versions, go back to one, derive one again
     #[command(subcommand)]
     Models(models::Models),
+    /// Look at checkpoints: list them, check every byte, write what they hold into a table
+    #[command(subcommand)]
+    Checkpoints(checkpoints::Checkpoints),
     /// Measure this build on this machine, beside what the machine allows
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -99,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Check(text) => check::run(&text),
         Command::Models(models) => models.run(),
+        Command::Checkpoints(checkpoints) => checkpoints.run(),
         Command::Bench(bench) => bench.run(),
     };
     match result {

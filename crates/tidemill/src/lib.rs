@@ -4,6 +4,7 @@
 //! server; [`cli`] is the program's face. Only this floor reads the clock, the environment and the command line.
 
 pub mod bench;
+pub mod checkpoints;
 pub mod cli;
 pub mod engine;
 pub mod evaluate;

@@ -90,7 +90,7 @@ impl Bucket {
     /// Where its place `i` stands among all places of the part.
     #[inline(always)]
     pub(super) fn place(&self, i: usize) -> usize {
-        self.line(i / LINE_PLACES) * LINE_PLACES | i & (LINE_PLACES - 1)
+        (self.line(i / LINE_PLACES) * LINE_PLACES) | (i & (LINE_PLACES - 1))
     }
 
     /// Where its line `i` stands among all lines of the part.

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bench;
 mod changed_files;
+mod checkpoints;
 mod cli;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod connect;
