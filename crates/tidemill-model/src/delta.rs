@@ -10,7 +10,7 @@ use tidemill_base::{
     hash64,
 };
 
-use crate::entries::Entries;
+use crate::{entries::Entries, weights::WeightTable};
 
 const MAGIC: &[u8; 8] = b"TMDELTA\n";
 const FORMAT: u32 = 2;
@@ -34,6 +34,18 @@ impl Delta {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.dense.is_empty() && !self.anew
+    }
+
+    /// What of it changes something for whoever has these weights: without the removal of what is not there.
+    pub fn needed_by(&self, weights: &WeightTable) -> Delta {
+        let mut entries = Entries::with_room(self.entries.width, self.entries.len());
+        for (key, params) in self.entries.iter() {
+            let is_zero = |params: &[f32]| params.iter().all(|x| *x == 0.0);
+            if !is_zero(params) || !is_zero(&weights.params(key)) {
+                entries.push(key, params);
+            }
+        }
+        Delta { entries, dense: self.dense.clone(), ..*self }
     }
 
     /// Makes one delta of this and the one that follows it.

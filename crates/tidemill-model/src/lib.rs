@@ -8,6 +8,7 @@ pub mod delta;
 pub mod entries;
 pub mod feature;
 pub mod learner;
+mod lines;
 pub mod loss;
 pub mod math;
 pub mod model;

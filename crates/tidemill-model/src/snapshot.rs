@@ -1,15 +1,20 @@
 //! A snapshot: everything serving needs of a model at one moment, and nothing else.
 //!
 //! In: what kind of model it is, slot names, parameters by key, dense parameters. Out: bytes that tell when they were
-//! damaged, and where. No optimizer state; entries whose parameters are all zero are left out.
+//! damaged, and where. No optimizer state; entries whose parameters are all zero are left out. A part of it can be used
+//! without the rest being read: entries stand where their key says ([`crate::lines`]), and each page has its checksum.
 //!
 //! ```text
-//! magic 8 | format u32 | sequence u64 | model | sampling | slots: count, names | width, entries, dense u64 | checksum u64
-//!                                            (format 3)                                        of all before
-//! padding to a multiple of 64 | keys, u64 each, ascending       | checksum u64
-//!                             | parameters, width f32 each      | checksum u64
-//!                             | dense parameters, f32 each      | checksum u64
+//! magic 8 | format u32 | sequence u64 | model | sampling | slots: count, names | width, entries, dense, lines u64 | check u64
+//! zeros to a multiple of 64 | lines | rows: width f32 each, where width > 1 | dense parameters, f32 each
+//!                           | check u64 of each page of lines, rows and dense | root u64: of all checks, the header's first
 //! ```
+//!
+//! A page is 16 KiB of one of the three; the last one of each what is left. Formats 1 to 3 had keys and parameters apart and
+//! are read.
+
+mod earlier;
+mod layout;
 
 use std::io::{self, Write};
 
@@ -20,12 +25,12 @@ use tidemill_base::{
     hash64,
 };
 
-use crate::{entries::Entries, model::ModelSpec, sampling::Sampling};
+use crate::{entries::Entries, lines, model::ModelSpec, sampling::Sampling};
+pub(crate) use layout::{Layout, PAGE_BYTES};
 
 const MAGIC: &[u8; 8] = b"TMSNAP\n\0";
-/// The newest that is read. What has no sampling is written as format 2, so that older binaries read it.
-const FORMAT: u32 = 3;
-const FORMAT_UNSAMPLED: u32 = 2;
+/// What is written. All before it are read.
+const FORMAT: u32 = 4;
 const ALIGN: usize = 64;
 /// Numbers that become bytes together.
 const NUMBERS_AT_ONCE: usize = 8192;
@@ -33,7 +38,7 @@ const NUMBERS_AT_ONCE: usize = 8192;
 /// What serving needs of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// The trainer's delta number up to which changes are surely in it.
+    /// The moment up to which changes are surely in it.
     pub sequence: u64,
     /// Which learner and which loss the parameters are of.
     pub model: ModelSpec,
@@ -47,6 +52,23 @@ pub struct Snapshot {
     pub dense: Vec<f32>,
 }
 
+/// What stands before the parameters.
+pub(crate) struct Head {
+    pub format: u32,
+    pub sequence: u64,
+    pub model: ModelSpec,
+    pub sampling: Sampling,
+    pub slots: Vec<String>,
+    pub width: u64,
+    pub entries: u64,
+    pub dense: u64,
+    /// Since format 4.
+    pub lines: u64,
+    pub check: u64,
+    /// Where the parameters begin.
+    pub end: usize,
+}
+
 impl Snapshot {
     /// The snapshot as bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -55,29 +77,60 @@ impl Snapshot {
         out
     }
 
-    /// Writes the snapshot piece by piece.
-    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+    /// Writes the snapshot piece by piece; its root, which is another one for any other content.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<u64> {
+        if self.entries.len() > u32::MAX as usize {
+            return Err(io::Error::other("a snapshot holds at most 4,294,967,295 entries"));
+        }
         let mut header = Encoder::new();
         MAGIC.iter().for_each(|byte| _ = header.put_u8(*byte));
-        let is_sampled = self.sampling != Sampling::None;
-        header.put_u32(if is_sampled { FORMAT } else { FORMAT_UNSAMPLED }).put_u64(self.sequence);
+        header.put_u32(FORMAT).put_u64(self.sequence);
         self.model.encode(&mut header);
-        if is_sampled {
-            self.sampling.encode(&mut header);
-        }
+        self.sampling.encode(&mut header);
         header.put_varint(self.slots.len() as u64);
         self.slots.iter().for_each(|slot| _ = header.put_str(slot));
         header.put_u64(self.entries.width as u64).put_u64(self.entries.len() as u64).put_u64(self.dense.len() as u64);
-        put_checksum(&mut header, 0);
+        header.put_u64(lines::count(&self.entries.keys));
+        let check = hash64(header.as_slice(), 0);
+        header.put_u64(check);
         (0..padding(header.as_slice().len())).for_each(|_| _ = header.put_u8(0));
         out.write_all(header.as_slice())?;
-        write_section(out, &self.entries.keys, |key| key.to_le_bytes())?;
-        write_section(out, &self.entries.params, |x| x.to_le_bytes())?;
-        write_section(out, &self.dense, |x| x.to_le_bytes())
+
+        let mut pages = Pages { out, hasher: Hasher64::new(0), room: PAGE_BYTES, checks: vec![check] };
+        let params = &self.entries.params;
+        let word = |i: usize| if self.entries.width == 1 { params[i].to_bits() } else { i as u32 };
+        lines::write(&self.entries.keys, word, &mut pages)?;
+        pages.end();
+        if self.entries.width > 1 {
+            write_numbers(params, &mut pages)?;
+            pages.end();
+        }
+        write_numbers(&self.dense, &mut pages)?;
+        pages.end();
+        let Pages { out, checks, .. } = pages;
+        let mut footer = Encoder::new();
+        checks[1..].iter().for_each(|check| _ = footer.put_u64(*check));
+        let root = root(check, footer.as_slice());
+        out.write_all(footer.put_u64(root).as_slice())?;
+        Ok(root)
     }
 
     /// Reads back what [`Snapshot::encode`] wrote; `what` names it in errors ("ctr, version 42").
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        let mut head = Head::read(bytes, what)?;
+        let (entries, dense) = match head.format {
+            FORMAT => Layout::of(&head, bytes, what)?.read(bytes)?,
+            _ => earlier::read(&mut head, bytes, what)?,
+        };
+        match entries.keys.is_sorted_by(|a, b| a < b) {
+            true => Ok(Self { entries, dense, ..head.into_shell() }),
+            false => Err(Error::corrupt(format!("{what}: keys do not ascend"))),
+        }
+    }
+}
+
+impl Head {
+    pub fn read(bytes: &[u8], what: &str) -> Result<Self> {
         let mut d = Decoder::new(bytes, what);
         if d.take(MAGIC.len())? != MAGIC {
             return Err(Error::corrupt(format!("{what}: not a snapshot (byte 0)")));
@@ -91,86 +144,106 @@ impl Snapshot {
         let sampling = if format < 3 { Sampling::None } else { Sampling::decode(&mut d, what)? };
         let slots = (0..d.count(1)?).map(|_| Ok(d.str()?.to_string())).collect::<Result<_>>()?;
         // Format 1: logistic regression, one weight for each key and nothing dense.
-        let (width, count, dense) = if format == 1 { (1, d.u64()?, 0) } else { (d.u64()?, d.u64()?, d.u64()?) };
-        check(&mut d, bytes, 0, "header", what)?;
+        let (width, entries, dense) = if format == 1 { (1, d.u64()?, 0) } else { (d.u64()?, d.u64()?, d.u64()?) };
+        let lines = if format < 4 { 0 } else { d.u64()? };
+        let check = hash64(&bytes[..bytes.len() - d.left()], 0);
+        if d.u64()? != check {
+            return Err(damaged(what, "header", 0, bytes.len() - d.left() - 8));
+        }
         let padded = d.take(padding(bytes.len() - d.left()))?;
         if padded.iter().any(|byte| *byte != 0) {
             return Err(Error::corrupt(format!("{what}: padding is damaged")));
         }
-        let keys = section(&mut d, bytes, count, 8, "keys", what)?;
-        let params = section(&mut d, bytes, count, width.saturating_mul(4), "parameters", what)?;
-        let dense = if format == 1 { &[] } else { section(&mut d, bytes, dense, 4, "dense parameters", what)? };
-        d.end()?;
-        let numbers = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        let keys: Vec<u64> = keys.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
-        let entries = Entries { width: width as usize, keys, params: numbers(params) };
-        match entries.keys.is_sorted_by(|a, b| a < b) {
-            true => Ok(Self { sequence, model, sampling, slots, entries, dense: numbers(dense) }),
-            false => Err(Error::corrupt(format!("{what}: keys do not ascend"))),
+        let end = bytes.len() - d.left();
+        Ok(Self { format, sequence, model, sampling, slots, width, entries, dense, lines, check, end })
+    }
+
+    /// A snapshot without parameters.
+    fn into_shell(self) -> Snapshot {
+        let Self { sequence, model, sampling, slots, .. } = self;
+        Snapshot { sequence, model, sampling, slots, ..Snapshot::default() }
+    }
+}
+
+/// Passes bytes on, and takes the checksum of each page.
+struct Pages<'a> {
+    out: &'a mut dyn Write,
+    hasher: Hasher64,
+    /// Bytes until the page is full.
+    room: usize,
+    checks: Vec<u64>,
+}
+
+impl Pages<'_> {
+    /// The section is complete; its last page is what there is.
+    fn end(&mut self) {
+        if self.room < PAGE_BYTES {
+            self.checks.push(std::mem::replace(&mut self.hasher, Hasher64::new(0)).finish());
+            self.room = PAGE_BYTES;
         }
     }
 }
 
-/// Bytes of zero that bring `at` to a multiple of [`ALIGN`]: a mapped file then has its keys on line boundaries.
+impl Write for Pages<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let some = &bytes[..bytes.len().min(self.room)];
+        self.out.write_all(some)?;
+        self.hasher.update(some);
+        self.room -= some.len();
+        if self.room == 0 {
+            self.end();
+        }
+        Ok(some.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Bytes of zero that bring `at` to a multiple of [`ALIGN`]: a mapped file then has its lines on those of the cache.
 fn padding(at: usize) -> usize {
     at.next_multiple_of(ALIGN) - at
 }
 
-fn put_checksum(out: &mut Encoder, from: usize) {
-    let checksum = hash64(&out.as_slice()[from..], 0);
-    out.put_u64(checksum);
+/// Stands for the whole content: another header or another page gives another root.
+fn root(head_check: u64, checks: &[u8]) -> u64 {
+    let mut hasher = Hasher64::new(0);
+    hasher.update(&head_check.to_le_bytes());
+    hasher.update(checks);
+    hasher.finish()
 }
 
-/// Writes numbers and their checksum.
-fn write_section<T: Copy, const BYTES: usize>(
-    out: &mut dyn Write,
-    numbers: &[T],
-    bytes_of: impl Fn(T) -> [u8; BYTES],
-) -> io::Result<()> {
-    let mut checksum = Hasher64::new(0);
+fn damaged(what: &str, section: &str, from: usize, to: usize) -> Error {
+    Error::corrupt(format!("{what}: section {section} (bytes {from} to {to}) is damaged: its checksum does not match"))
+}
+
+fn write_numbers(numbers: &[f32], out: &mut dyn Write) -> io::Result<()> {
     let mut bytes = Vec::new();
     for some in numbers.chunks(NUMBERS_AT_ONCE) {
         bytes.clear();
-        bytes.extend(some.iter().flat_map(|x| bytes_of(*x)));
-        checksum.update(&bytes);
+        bytes.extend(some.iter().flat_map(|x| x.to_le_bytes()));
         out.write_all(&bytes)?;
     }
-    out.write_all(&checksum.finish().to_le_bytes())
+    Ok(())
 }
 
-/// Compares the checksum that stands next with that of the bytes from `from` to here.
-fn check(d: &mut Decoder, bytes: &[u8], from: usize, section: &str, what: &str) -> Result<()> {
-    let to = bytes.len() - d.left();
-    match d.u64()? == hash64(&bytes[from..to], 0) {
-        true => Ok(()),
-        false => Err(Error::corrupt(format!(
-            "{what}: section {section} (bytes {from} to {to}) is damaged: its checksum does not match"
-        ))),
-    }
-}
-
-fn section<'a>(
-    d: &mut Decoder<'a>,
-    bytes: &[u8],
-    count: u64,
-    bytes_each: u64,
-    name: &str,
-    what: &str,
-) -> Result<&'a [u8]> {
-    let from = bytes.len() - d.left();
-    let content = d.take(count.saturating_mul(bytes_each) as usize)?;
-    check(d, bytes, from, name, what)?;
-    Ok(content)
+fn read_numbers(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn snapshot() -> Snapshot {
+    fn snapshot(width: usize, count: u64) -> Snapshot {
         let slots = vec!["user_id".into(), "user_id*item".into(), "bias".into()];
-        let mut entries = Entries::new(2);
-        (1..100).for_each(|i| entries.push(i * 1_000_003, &[i as f32 * 0.25, 1.0]));
+        let mut entries = Entries::new(width);
+        let mut keys: Vec<u64> = (1..count).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
+        keys.sort_unstable();
+        for (i, key) in keys.into_iter().enumerate() {
+            entries.push(key, &vec![i as f32 * 0.25 + 1.0; width]);
+        }
         Snapshot { sequence: 7, slots, entries, dense: vec![0.5; 7], ..Snapshot::default() }
     }
 
@@ -180,20 +253,30 @@ mod tests {
 
     #[test]
     fn a_snapshot_comes_back() {
-        let sampled = |sampling| Snapshot { sampling, ..snapshot() };
+        let sampled = |sampling| Snapshot { sampling, ..snapshot(2, 100) };
         let (weight, logit) = (Sampling::Weight { share: 0.1 }, Sampling::Logit { share: 0.25 });
-        for s in [snapshot(), Snapshot::default(), sampled(weight), sampled(logit)] {
+        let many = [snapshot(1, 10), snapshot(1, 10_000), snapshot(5, 3_000)];
+        for s in [snapshot(2, 100), Snapshot::default(), sampled(weight), sampled(logit)].into_iter().chain(many) {
             assert_eq!(Snapshot::decode(&s.encode(), "test").unwrap(), s);
         }
+    }
+
+    #[test]
+    fn the_root_stands_for_the_content() {
+        let root = |s: &Snapshot| s.write(&mut Vec::new()).unwrap();
+        let (a, mut b) = (snapshot(2, 100), snapshot(2, 100));
+        assert_eq!(root(&a), root(&b));
+        b.entries.params[77] += 1.0;
+        assert_ne!(root(&a), root(&b));
+        assert_ne!(root(&a), root(&Snapshot { sequence: 8, ..a.clone() }));
     }
 
     /// Each byte flipped, and the file cut at each byte: always refused, and the section named once past the header.
     #[test]
     fn any_flipped_or_missing_byte_is_refused_and_its_section_named() {
-        let bytes = snapshot().encode();
-        let dense = bytes.len() - (7 * 4 + 8);
-        let params = dense - (99 * 8 + 8);
-        let keys = params - (99 * 8 + 8);
+        let bytes = snapshot(2, 100).encode();
+        let head = Head::read(&bytes, "test").unwrap();
+        let layout = Layout::of(&head, &bytes, "test").unwrap();
         for i in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[i] ^= 0x10;
@@ -201,10 +284,11 @@ mod tests {
             let expected = match i {
                 0..8 => "not a snapshot",
                 8..12 => "this binary reads 1 to",
-                _ if i < keys => "", // a damaged length may end the header anywhere
-                _ if i < params => "section keys",
-                _ if i < dense => "section parameters",
-                _ => "section dense parameters",
+                _ if i < layout.lines.start => "", // a damaged length may end the header anywhere
+                _ if i < layout.lines.end => "section lines",
+                _ if i < layout.rows.end => "section rows",
+                _ if i < layout.dense.end => "section dense parameters",
+                _ => "section checksums",
             };
             assert!(message.starts_with("ctr, version 42: ") && message.contains(expected), "byte {i}: {message}");
         }
@@ -212,6 +296,8 @@ mod tests {
             let message = message(&bytes[..i]);
             assert!(message.contains("ends at byte"), "cut at {i}: {message}");
         }
+        let message = message(&[&bytes[..], &[0]].concat());
+        assert!(message.contains("goes on behind its end"), "{message}");
     }
 
     /// Serving must not guess what a sampling that it does not know did to the scores.
@@ -226,29 +312,10 @@ mod tests {
         assert!(message(&bad).contains("sampled in mode 3"), "{}", message(&bad));
     }
 
-    /// As 0.1.0 wrote it: docs/0001 has the layout.
-    #[test]
-    fn a_snapshot_of_format_1_is_read() {
-        let mut out = Encoder::new();
-        MAGIC.iter().for_each(|byte| _ = out.put_u8(*byte));
-        out.put_u32(1).put_u64(7).put_varint(2).put_str("a").put_str("b").put_u64(3);
-        put_checksum(&mut out, 0);
-        (0..padding(out.as_slice().len())).for_each(|_| _ = out.put_u8(0));
-        for section in [[1u64, 5, 9].map(u64::to_le_bytes).concat(), [0.5f32, -1.0, 2.0].map(f32::to_le_bytes).concat()]
-        {
-            let begin = out.as_slice().len();
-            section.iter().for_each(|byte| _ = out.put_u8(*byte));
-            put_checksum(&mut out, begin);
-        }
-        let s = Snapshot::decode(&out.finish(), "ctr, version 1").unwrap();
-        assert_eq!((s.sequence, &s.model, s.slots.len(), s.dense.len()), (7, &ModelSpec::default(), 2, 0));
-        assert_eq!((s.entries.width, s.entries.keys, s.entries.params), (1, vec![1, 5, 9], vec![0.5, -1.0, 2.0]));
-    }
-
     #[test]
     fn a_newer_format_is_refused_by_number() {
-        let mut bytes = snapshot().encode();
+        let mut bytes = snapshot(2, 100).encode();
         bytes[8] = 9;
-        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 1 to 3");
+        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 1 to 4");
     }
 }

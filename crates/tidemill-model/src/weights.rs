@@ -2,9 +2,14 @@
 //!
 //! In: a snapshot, then deltas in sequence. Out: scores, bit for bit those of the trainer, because both call the same
 //! learner. Open addressing like the trainer's table. Entries of one parameter keep it beside the key; longer ones stand
-//! in rows of their own. A removed key keeps its place with zeros until the table next grows.
+//! in rows of their own. A removed key keeps its place with zeros until the table next grows. A snapshot that is mapped
+//! into memory is read where it lies, key by key ([`mapped`]); a delta makes a table of it first.
+
+mod mapped;
 
 use std::{ops::Range, sync::Arc};
+
+use tidemill_base::{Error, Result};
 
 use crate::{
     delta::Delta,
@@ -14,8 +19,10 @@ use crate::{
     loss::Loss,
     model::ModelSpec,
     prefetch::prefetch,
-    snapshot::Snapshot,
+    snapshot::{Head, Layout, Snapshot},
 };
+use mapped::Mapped;
+pub use mapped::SharedBytes;
 
 #[derive(Clone, Copy, Default)]
 struct Place {
@@ -42,6 +49,8 @@ pub struct WeightTable {
     taken: usize,
     /// Rows of longer entries; row 0 holds zeros, for keys that were never seen.
     rows: Vec<f32>,
+    /// The entries, where they are not in this table but in a snapshot's bytes.
+    mapped: Option<Arc<Mapped>>,
 }
 
 /// Room to score in, kept between calls.
@@ -61,10 +70,47 @@ impl WeightTable {
         table
     }
 
+    /// The parameters of a snapshot that stay in its bytes, of which nothing is read but what is asked for; also its root.
+    /// `None`: it is of an older format, or does not lie as numbers do; [`Snapshot::decode`] reads it.
+    pub fn map(bytes: SharedBytes, what: &str) -> Result<Option<(Self, u64)>> {
+        let all = (*bytes).as_ref();
+        let head = Head::read(all, what)?;
+        if head.format < 4 {
+            return Ok(None);
+        }
+        let layout = Layout::of(&head, all, what)?;
+        let (dense, root) = (layout.read_dense(all)?, layout.root);
+        let learner = head.model.build(head.slots.len());
+        let width_agrees = layout.entries == 0 || layout.width == learner.width();
+        if !width_agrees || dense.len() != learner.dense_dimension() {
+            return Err(Error::corrupt(format!("{what}: its parameters are not of its model")));
+        }
+        let Some(mapped) = Mapped::open(bytes, layout) else { return Ok(None) };
+        let mut table = Self::empty(learner, &head.model, dense, 0);
+        table.mapped = Some(Arc::new(mapped));
+        Ok(Some((table, root)))
+    }
+
+    /// What is wrong with the bytes that parameters were read from since the table was made: scores may lack some then, and
+    /// must not be used.
+    #[inline(always)]
+    pub fn damage(&self) -> Option<Error> {
+        self.mapped.as_ref().and_then(|mapped| mapped.damage())
+    }
+
     fn empty(learner: Arc<dyn Learner>, model: &ModelSpec, dense: Vec<f32>, room_for: usize) -> Self {
         let width = learner.width();
-        let mut table =
-            Self { learner, loss: model.loss, width, dense, places: Vec::new(), shift: 0, taken: 0, rows: Vec::new() };
+        let mut table = Self {
+            learner,
+            loss: model.loss,
+            width,
+            dense,
+            places: Vec::new(),
+            shift: 0,
+            taken: 0,
+            rows: Vec::new(),
+            mapped: None,
+        };
         if width > 1 {
             table.rows.reserve_exact((room_for + 1) * width);
             table.rows.resize(width, 0.0);
@@ -74,7 +120,16 @@ impl WeightTable {
     }
 
     /// Brings the parameters to the moment `delta.to`. They must be at `delta.from`, or between the two.
+    ///
+    /// # Panics
+    ///
+    /// Of a mapped table that is damaged; see [`WeightTable::damage`].
     pub fn apply(&mut self, delta: &Delta) {
+        if let Some(mapped) = self.mapped.take() {
+            let entries = mapped.read().expect("a damaged snapshot is not learned on");
+            self.allocate(entries.len());
+            self.set_all(&entries);
+        }
         if delta.anew {
             self.allocate(delta.entries.len());
             self.rows.truncate(if self.width > 1 { self.width } else { 0 });
@@ -85,6 +140,34 @@ impl WeightTable {
         }
     }
 
+    /// Whether a delta is of parameters like these. One that is not would be misread, so it must not be applied.
+    pub fn check(&self, delta: &Delta) -> Result<()> {
+        check_shape(&*self.learner, &delta.entries, delta.dense.len(), delta.dense.is_empty(), "delta")
+    }
+
+    /// Whether a snapshot holds parameters as its model has them.
+    pub fn check_snapshot(snapshot: &Snapshot) -> Result<()> {
+        let learner = snapshot.model.build(snapshot.slots.len());
+        check_shape(&*learner, &snapshot.entries, snapshot.dense.len(), false, "snapshot")
+    }
+
+    /// All entries with a parameter other than zero, by ascending key: those of a snapshot. None of a mapped table, whose
+    /// bytes are a snapshot already.
+    pub fn entries(&self) -> Entries {
+        let taken = |place: &&Place| place.key != 0 && self.of(place).iter().any(|x| *x != 0.0);
+        let mut places: Vec<Place> = self.places.iter().filter(taken).copied().collect();
+        // Nearly in order already: a place is found by the first bits of its key.
+        places.sort_unstable_by_key(|place| place.key);
+        let mut entries = Entries::with_room(self.width, places.len());
+        places.iter().for_each(|place| entries.push(place.key, &self.of(place)));
+        entries
+    }
+
+    /// Parameters that belong to no key.
+    pub fn dense(&self) -> &[f32] {
+        &self.dense
+    }
+
     /// What scores are compared with labels by.
     pub fn loss(&self) -> Loss {
         self.loss
@@ -93,6 +176,11 @@ impl WeightTable {
     /// Scores per sample.
     pub fn outputs(&self) -> usize {
         self.learner.outputs()
+    }
+
+    /// Whether slots act alone or in pairs on a score: see [`Learner::is_pairwise`].
+    pub fn is_pairwise(&self) -> bool {
+        self.learner.is_pairwise()
     }
 
     /// Appends the scores of all samples of `features` to `scores`, [`WeightTable::outputs`] each. Keys the model has
@@ -110,9 +198,14 @@ impl WeightTable {
         let first = features.range(rows.start).start;
         let range = first..features.range(rows.end - 1).end;
         let keys = &features.keys[range.clone()];
-        keys.iter().for_each(|key| prefetch(&self.places, self.home(*key)));
         scratch.params.clear();
-        keys.iter().for_each(|key| scratch.params.extend_from_slice(&self.params(*key)));
+        match &self.mapped {
+            Some(mapped) => mapped.gather(keys, &self.rows, &mut scratch.params),
+            None => {
+                keys.iter().for_each(|key| prefetch(&self.places, self.home(*key)));
+                keys.iter().for_each(|key| scratch.params.extend_from_slice(&self.of(&self.places[self.probe(*key)])));
+            }
+        }
         scratch.ends.clear();
         scratch.ends.extend(features.ends[rows.clone()].iter().map(|end| end - first as u32));
         let slice = Slice {
@@ -131,7 +224,15 @@ impl WeightTable {
     /// The parameters of a key; zeros when it has none.
     #[inline(always)]
     pub fn params(&self, key: u64) -> Params<'_> {
-        let place = &self.places[self.probe(key)];
+        match &self.mapped {
+            Some(mapped) if self.width == 1 => Params::One([mapped.one(key)]),
+            Some(mapped) => Params::Row(mapped.several(key).unwrap_or(&self.rows)),
+            None => self.of(&self.places[self.probe(key)]),
+        }
+    }
+
+    #[inline(always)]
+    fn of(&self, place: &Place) -> Params<'_> {
         if self.width == 1 {
             // A free place holds 0.0, so it need not be told from the key's own.
             return Params::One([f32::from_bits(place.word)]);
@@ -141,6 +242,9 @@ impl WeightTable {
 
     /// Keys with a parameter other than zero.
     pub fn len(&self) -> usize {
+        if let Some(mapped) = &self.mapped {
+            return mapped.len();
+        }
         self.places.iter().filter(|place| self.params(place.key).iter().any(|x| *x != 0.0)).count()
     }
 
@@ -149,10 +253,11 @@ impl WeightTable {
         self.len() == 0
     }
 
-    /// Bytes the table takes, free places included.
+    /// Bytes the table takes, free places included; of a mapped one the pages that were touched.
     pub fn bytes(&self) -> usize {
+        let mapped = self.mapped.as_ref().map_or(0, |mapped| mapped.bytes());
         let floats = self.rows.capacity() + self.dense.capacity();
-        size_of::<Self>() + self.places.capacity() * size_of::<Place>() + floats * size_of::<f32>()
+        size_of::<Self>() + mapped + self.places.capacity() * size_of::<Place>() + floats * size_of::<f32>()
     }
 
     fn allocate(&mut self, entries: usize) {
@@ -227,6 +332,24 @@ impl WeightTable {
             place = (place + 1) & (self.places.len() - 1);
         }
     }
+}
+
+fn check_shape(
+    learner: &dyn Learner,
+    entries: &Entries,
+    dense: usize,
+    dense_may_be_absent: bool,
+    what: &str,
+) -> Result<()> {
+    let (width, dimension) = (learner.width(), learner.dense_dimension());
+    let widths_agree = entries.is_empty() || entries.width == width;
+    if widths_agree && (dense == dimension || dense_may_be_absent) {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "a {what} of {} parameters an entry and {dense} dense ones is not of this model, which has {width} and {dimension}",
+        entries.width
+    )))
 }
 
 /// The parameters of one entry.

@@ -8,14 +8,18 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 use tidemill_base::{Error, Result};
 use tidemill_model::{delta::Delta, snapshot::Snapshot, weights::WeightTable};
 
-use crate::{split::Split, trial::Trial};
+use crate::{
+    follow::{Mark, feed::Feed},
+    split::Split,
+    trial::Trial,
+};
 
 /// Collected entries beyond which they are merged to one per key: a request that never ends makes the writer keep a few
 /// entries for each key, and no more.
@@ -30,6 +34,15 @@ pub struct ServedVersion {
     pub version: u64,
     /// Mini-batches learned from.
     pub mini_batch: u64,
+    /// The moment the last delta in them led to.
+    pub sequence: u64,
+}
+
+impl ServedVersion {
+    /// How far they have come.
+    pub fn mark(&self) -> Mark {
+        Mark { position: self.sequence, mini_batch: self.mini_batch, version: self.version }
+    }
 }
 
 /// Which weights a request is for.
@@ -46,6 +59,14 @@ pub enum Which<'a> {
 }
 
 impl Which<'_> {
+    /// The version, where one is asked for by its number.
+    pub fn version(&self) -> Option<u64> {
+        match self {
+            Which::Version(version) => Some(*version),
+            _ => None,
+        }
+    }
+
     /// Whether the caller left it to the server: only such requests speak about versions, for nobody chose who asks which.
     pub fn is_open(&self) -> bool {
         matches!(self, Which::Live | Which::Key(_))
@@ -75,8 +96,15 @@ pub struct Routes {
 pub struct LiveModel {
     newest: ArcSwap<ServedVersion>,
     routes: ArcSwap<Routes>,
+    /// Versions that somebody asked for by number, the latest first.
+    asked: ArcSwap<Vec<Arc<ServedVersion>>>,
     behind: Mutex<Behind>,
+    /// Where replicas read what is published here, if they may.
+    feed: OnceLock<Arc<Feed>>,
 }
+
+/// Versions kept beside the newest and the pinned one because they were asked for.
+const ASKED_MAX: usize = 4;
 
 /// The writer's side.
 struct Behind {
@@ -93,20 +121,54 @@ struct Behind {
 }
 
 impl LiveModel {
+    /// Serves these weights as they are: no delta will come, so one table is enough.
+    pub fn fixed(weights: WeightTable, version: u64, mini_batch: u64) -> Self {
+        let only = Arc::new(ServedVersion { weights, version, mini_batch, sequence: 0 });
+        Self::with_tables(only.clone(), only, 0)
+    }
+
     /// Begins with these weights.
     pub fn open(snapshot: &Snapshot, version: u64, mini_batch: u64) -> Self {
-        let table = || Arc::new(ServedVersion { weights: WeightTable::from_snapshot(snapshot), version, mini_batch });
+        let table = || Arc::new(ServedVersion::of(snapshot, version, mini_batch));
+        Self::with_tables(table(), table(), snapshot.sequence)
+    }
+
+    fn with_tables(newest: Arc<ServedVersion>, spare: Arc<ServedVersion>, to: u64) -> Self {
+        let (version, mini_batch) = (newest.version, newest.mini_batch);
         Self {
-            newest: ArcSwap::new(table()),
+            newest: ArcSwap::new(newest),
             routes: ArcSwap::default(),
-            behind: Mutex::new(Behind {
-                spare: table(),
-                owed: Vec::new(),
-                served: 0,
-                version,
-                mini_batch,
-                to: snapshot.sequence,
-            }),
+            asked: ArcSwap::default(),
+            behind: Mutex::new(Behind { spare, owed: Vec::new(), served: 0, version, mini_batch, to }),
+            feed: OnceLock::new(),
+        }
+    }
+
+    /// Begins again with these weights, in place of whatever was learned or published so far. Requests see the old ones
+    /// until the new ones are complete.
+    pub fn replace(&self, snapshot: &Snapshot, version: u64, mini_batch: u64) {
+        let table = || Arc::new(ServedVersion::of(snapshot, version, mini_batch));
+        let (newest, spare) = (table(), table());
+        let mut behind = self.behind();
+        *behind = Behind { spare, owed: Vec::new(), served: 0, version, mini_batch, to: snapshot.sequence };
+        self.newest.store(newest);
+    }
+
+    /// Lets replicas read what is published from now on.
+    pub fn feed_to(&self, feed: Arc<Feed>) {
+        let _ = self.feed.set(feed);
+    }
+
+    /// Where replicas read.
+    pub fn feed(&self) -> Option<&Arc<Feed>> {
+        self.feed.get()
+    }
+
+    /// Somebody follows.
+    pub(crate) fn is_followed(&self) {
+        if let Some(feed) = self.feed() {
+            let behind = self.behind();
+            feed.asked(behind.mark());
         }
     }
 
@@ -181,11 +243,26 @@ impl LiveModel {
             )));
         }
         behind.to = behind.to.max(delta.to);
+        (behind.version, behind.mini_batch) = (version, mini_batch);
+        if let Some(feed) = self.feed() {
+            // Replicas have what the served table has, where nothing else is owed to it.
+            let newest = (behind.owed.len() == behind.served).then(|| self.newest.load());
+            feed.delta(&delta, behind.mark(), newest.as_ref().map(|newest| &newest.weights));
+        }
         if !delta.is_empty() {
             behind.owed.push(delta);
         }
-        (behind.version, behind.mini_batch) = (version, mini_batch);
         Ok(self.swap(&mut behind))
+    }
+
+    /// What has been given here is called `version` from now on; replicas are handed its manifest.
+    pub fn published(&self, version: u64, manifest: String) {
+        let mut behind = self.behind();
+        behind.version = version;
+        if let Some(feed) = self.feed() {
+            feed.version(behind.mark(), manifest);
+        }
+        self.swap(&mut behind);
     }
 
     /// Shows what [`LiveModel::publish`] could not; `true` when nothing is left to show. To be called now and then where
@@ -200,8 +277,12 @@ impl LiveModel {
 
     /// Makes an earlier version what requests see, until [`LiveModel::promote`].
     pub fn pin(&self, snapshot: &Snapshot, version: u64, mini_batch: u64) {
-        let weights = WeightTable::from_snapshot(snapshot);
-        let pinned = Arc::new(ServedVersion { weights, version, mini_batch });
+        self.pin_weights(WeightTable::from_snapshot(snapshot), version, mini_batch);
+    }
+
+    /// [`LiveModel::pin`] of weights that are there already.
+    pub fn pin_weights(&self, weights: WeightTable, version: u64, mini_batch: u64) {
+        let pinned = Arc::new(ServedVersion { weights, version, mini_batch, sequence: 0 });
         self.reroute(|routes| routes.pinned = Some(pinned.clone()));
     }
 
@@ -215,7 +296,17 @@ impl LiveModel {
         self.routes.load().pinned.as_ref().map(|p| p.version)
     }
 
-    /// The weights called `version`: the served ones, those under a label, or the newest. Others are on disk only.
+    /// Keeps an earlier version for those who ask for it by its number; of those kept so, the one that was asked for first
+    /// leaves when there are too many.
+    pub fn keep(&self, weights: WeightTable, version: u64, mini_batch: u64) {
+        let kept = Arc::new(ServedVersion { weights, version, mini_batch, sequence: 0 });
+        self.asked.rcu(|asked| {
+            let others = asked.iter().filter(|other| other.version != version).take(ASKED_MAX - 1);
+            std::iter::once(&kept).chain(others).cloned().collect::<Vec<_>>()
+        });
+    }
+
+    /// The weights called `version`: the served ones, those under a label, the newest, or kept ones. Others are on disk only.
     pub fn read_version(&self, version: u64) -> Result<Arc<ServedVersion>> {
         let routes = self.routes.load();
         let loaded = routes.pinned.iter().chain(routes.labels.values()).find(|l| l.version == version);
@@ -226,18 +317,24 @@ impl LiveModel {
         if newest.version == version {
             return Ok(newest);
         }
+        if let Some(kept) = self.asked.load().iter().find(|kept| kept.version == version) {
+            return Ok(kept.clone());
+        }
         let served = routes.pinned.as_ref().unwrap_or(&newest).version;
         Err(Error::not_found(format!("version {version} is not loaded (served is {served})")))
     }
 
-    /// Bytes held: both tables, the pinned one, and those under labels.
+    /// Bytes held: both tables, the pinned one, those under labels, and those kept.
     pub fn bytes(&self) -> u64 {
-        let routes = self.routes.load();
-        let mut others: Vec<&Arc<ServedVersion>> = routes.pinned.iter().chain(routes.labels.values()).collect();
+        let (routes, asked) = (self.routes.load(), self.asked.load());
+        let labelled = routes.pinned.iter().chain(routes.labels.values());
+        let mut others: Vec<&Arc<ServedVersion>> = labelled.chain(asked.iter()).collect();
         others.sort_by_key(|v| Arc::as_ptr(v));
         others.dedup_by(|a, b| Arc::ptr_eq(a, b));
         let others: u64 = others.iter().map(|v| v.weights.bytes() as u64).sum();
-        2 * self.newest.load().weights.bytes() as u64 + others
+        let newest = self.newest.load_full();
+        let tables = if Arc::ptr_eq(&newest, &self.behind().spare) { 1 } else { 2 };
+        tables * newest.weights.bytes() as u64 + others
     }
 
     fn swap(&self, behind: &mut Behind) -> bool {
@@ -248,7 +345,7 @@ impl LiveModel {
         for delta in &behind.owed {
             spare.weights.apply(delta);
         }
-        (spare.version, spare.mini_batch) = (behind.version, behind.mini_batch);
+        (spare.version, spare.mini_batch, spare.sequence) = (behind.version, behind.mini_batch, behind.to);
         behind.spare = self.newest.swap(behind.spare.clone());
         behind.owed.drain(..behind.served);
         behind.served = behind.owed.len();
@@ -260,7 +357,17 @@ impl LiveModel {
     }
 }
 
+impl ServedVersion {
+    fn of(snapshot: &Snapshot, version: u64, mini_batch: u64) -> Self {
+        Self { weights: WeightTable::from_snapshot(snapshot), version, mini_batch, sequence: snapshot.sequence }
+    }
+}
+
 impl Behind {
+    fn mark(&self) -> Mark {
+        Mark { position: self.to, mini_batch: self.mini_batch, version: self.version }
+    }
+
     /// Later entries of a key win. What was merged counts as not served: putting a weight that is there already changes
     /// nothing.
     fn merge_if_long(&mut self) {

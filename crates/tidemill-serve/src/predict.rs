@@ -4,15 +4,18 @@
 //! the model. A reply names the version that made it, and all its predictions come from that one. What is wrong with a
 //! request is said with row and column; nothing is guessed, clamped or left out in silence.
 
+mod arrow;
+mod explain;
 mod infer;
 mod inputs;
+mod recent;
 mod rows;
 mod shared;
 pub mod tensor;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::{
+use ::arrow::{
     array::RecordBatch,
     datatypes::{Schema, SchemaRef},
 };
@@ -20,11 +23,13 @@ use tidemill_base::{Error, Result};
 use tidemill_model::{
     feature::{Extractor, Features},
     loss::Loss,
-    weights::ScoreScratch,
+    weights::{ScoreScratch, WeightTable},
 };
 use tidemill_stream::{Transform, source::json::JsonDecoder};
 
+pub use self::arrow::{ARROW_ROWS_MAX, ARROW_STREAM, ArrowReply};
 use crate::live::{LiveModel, ServedVersion, Which};
+pub use explain::{EXPLAIN_ROWS_MAX, ExplainReply, Explanation};
 pub use infer::{Inferred, Output};
 use inputs::Inputs;
 pub use inputs::{ALL_FLOATS, Input};
@@ -46,6 +51,7 @@ pub struct Predictor {
     outputs: (&'static [Output], usize),
     live: Arc<LiveModel>,
     scratch: Mutex<Vec<Scratch>>,
+    recent: recent::Recent,
 }
 
 /// One row's answer.
@@ -113,7 +119,8 @@ impl Predictor {
         let scratch = Mutex::new(vec![first]);
         let inputs = Inputs::new(&input, &*request, &extractor);
         let outputs = infer::outputs_of(live.read().weights.loss());
-        Ok(Self { model: model.to_string(), input, request, extractor, inputs, outputs, live, scratch })
+        let recent = recent::Recent::default();
+        Ok(Self { model: model.to_string(), input, request, extractor, inputs, outputs, live, scratch, recent })
     }
 
     /// The model's name.
@@ -124,6 +131,12 @@ impl Predictor {
     /// What requests read.
     pub fn live(&self) -> &Arc<LiveModel> {
         &self.live
+    }
+
+    /// Lets weights answer the last live requests before they take traffic; how many samples. The error says why they must
+    /// not be served.
+    pub fn warm_up(&self, weights: &WeightTable) -> Result<usize> {
+        self.recent.replay(weights)
     }
 
     /// Answers `{"rows":[{...},...]}`, by the live version or by the one that is asked for.
@@ -165,10 +178,12 @@ impl Predictor {
     }
 
     fn score(&self, rows: &RecordBatch, which: Which<'_>, work: &mut Work) -> Result<PredictReply> {
-        self.extract(rows, work)?;
+        self.extract(rows, work, 0)?;
         // As late as possible: what was learned while the request was read is in.
         let served = self.live.pick(which)?;
         let predictions = predictions(&served, work);
+        served.weights.damage().map_or(Ok(()), Err)?;
+        self.recent.note(&work.features);
         self.mirror(which, &served, work, || predictions.iter().map(Prediction::number));
         Ok(PredictReply {
             model: self.model.clone(),
@@ -194,17 +209,17 @@ impl Predictor {
         }
     }
 
-    /// The features of all rows; a row that is refused refuses the request.
-    fn extract(&self, rows: &RecordBatch, work: &mut Work) -> Result<()> {
+    /// The features of all rows; a row that is refused refuses the request. `first` is the number of the first row.
+    fn extract(&self, rows: &RecordBatch, work: &mut Work, first: usize) -> Result<()> {
         let transformed = self.request.apply(rows)?;
         if let Some((row, reason)) = transformed.refused.first() {
-            return Err(row_error(*row as usize, reason));
+            return Err(row_error(first + *row as usize, reason));
         }
         if transformed.rows.num_rows() != rows.num_rows() {
             return Err(Error::internal("a row was lost on its way to the model"));
         }
         self.extractor.extract(&transformed.rows, &mut work.features)?;
-        work.check_none_refused()
+        work.check_none_refused(first)
     }
 
     fn unknown_columns<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
@@ -235,9 +250,9 @@ impl Predictor {
 }
 
 impl Work {
-    fn check_none_refused(&self) -> Result<()> {
+    fn check_none_refused(&self, first: usize) -> Result<()> {
         match self.features.refused.first() {
-            Some((row, reason)) => Err(row_error(*row as usize, reason)),
+            Some((row, reason)) => Err(row_error(first + *row as usize, reason)),
             None => Ok(()),
         }
     }

@@ -17,7 +17,6 @@ mod random;
 mod read;
 mod request;
 mod select;
-mod time;
 mod token;
 
 #[cfg(test)]
@@ -26,6 +25,7 @@ mod tests;
 use serde_json::Value;
 use tidemill_base::{Error, Result};
 
+use crate::moment;
 pub use answer::{RankReply, RankedItem};
 pub use compile::{Column, ColumnType, Given, Known, Output};
 pub use config::Config;
@@ -85,7 +85,7 @@ fn external_number(external: &Value, path: &str, default: Option<f64>) -> Result
         None => default.ok_or_else(|| compile::no_external(path)),
         Some(Value::Bool(truth)) => Ok(f64::from(u8::from(*truth))),
         Some(value) => {
-            let moment = value.as_str().and_then(time::parse);
+            let moment = value.as_str().and_then(moment::parse);
             value.as_f64().or(moment).ok_or_else(|| {
                 let path = token::short(path);
                 Error::invalid(format!("external.{path}: expected a number, found {}", config::kind(value)))

@@ -13,6 +13,7 @@
 //! ```
 
 mod manifest;
+mod mapped;
 mod routing;
 
 use std::{
@@ -162,10 +163,10 @@ impl Registry {
             )));
         }
         let path = self.path(meta.version, "snapshot");
-        let (mut snapshot_bytes, mut snapshot_check) = (0, 0);
+        let (mut snapshot_bytes, mut snapshot_check, mut root) = (0, 0, 0);
         let mut write = |file: &mut dyn Write| {
             let mut counted = Counted { file, bytes: 0, check: Hasher64::new(SNAPSHOT_SEED) };
-            snapshot.write(&mut counted)?;
+            root = snapshot.write(&mut counted)?;
             (snapshot_bytes, snapshot_check) = (counted.bytes, counted.check.finish());
             Ok(())
         };
@@ -174,12 +175,57 @@ impl Registry {
             Err(e) if e.kind() == Kind::Conflict => atomic_file::replace_by(&path, &mut write)?,
             put => put?,
         }
-        let manifest = Manifest { meta: meta.clone(), snapshot_bytes, snapshot_check };
+        let manifest = Manifest { meta: meta.clone(), snapshot_bytes, snapshot_check, snapshot_root: Some(root) };
         atomic_file::put_if_absent(&self.path(meta.version, "manifest"), manifest.to_text().as_bytes())?;
         let mut known = self.known();
         known.manifests.push(manifest);
         known.manifests.sort_by_key(|m| m.meta.version);
         Ok(())
+    }
+
+    /// Keeps a version that another registry has: its manifest as it stands there, and the snapshot derived here. Where the
+    /// two are not the same bytes, nothing is kept and the error is [`Kind::Corrupt`].
+    pub fn add_copy(&self, manifest: &str, snapshot: Snapshot) -> Result<VersionMeta> {
+        let copied = manifest::parse(manifest.as_bytes()).map_err(|e| e.at("manifest of a version"))?;
+        let snapshot = Snapshot { sequence: copied.meta.mini_batch, ..snapshot };
+        let version = copied.meta.version;
+        let _writing = self.writing();
+        if let Some(there) = self.known().find(version) {
+            return match there.snapshot_check == copied.snapshot_check {
+                true => Ok(copied.meta),
+                false => Err(Error::conflict(format!(
+                    "version {version} of model '{}' is there already and is another one; versions never change",
+                    self.model
+                ))),
+            };
+        }
+        let path = self.path(version, "snapshot");
+        let (mut bytes, mut check) = (0, 0);
+        atomic_file::replace_by(&path, &mut |file| {
+            let mut counted = Counted { file, bytes: 0, check: Hasher64::new(SNAPSHOT_SEED) };
+            snapshot.write(&mut counted)?;
+            (bytes, check) = (counted.bytes, counted.check.finish());
+            Ok(())
+        })?;
+        if (bytes, check) != (copied.snapshot_bytes, copied.snapshot_check) {
+            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            return Err(Error::corrupt(format!(
+                "version {version} of model '{}' differs from the one that was published",
+                self.model
+            )));
+        }
+        atomic_file::put_if_absent(&self.path(version, "manifest"), manifest.as_bytes())?;
+        let meta = copied.meta.clone();
+        let mut known = self.known();
+        known.manifests.push(copied);
+        known.manifests.sort_by_key(|m| m.meta.version);
+        Ok(meta)
+    }
+
+    /// The manifest of a version, as it stands on disk.
+    pub fn manifest_text(&self, version: u64) -> Result<String> {
+        let known = self.known();
+        known.find(version).map(Manifest::to_text).ok_or_else(|| self.no_version(&known, version))
     }
 
     /// All versions, ascending.
@@ -217,18 +263,10 @@ impl Registry {
             _ => Error::io("read", &path, e),
         })?;
         if bytes.len() as u64 != manifest.snapshot_bytes {
-            return Err(Error::corrupt(format!(
-                "{} is {} of {} bytes; restore it from a copy or roll back to another version",
-                path.display(),
-                bytes.len(),
-                manifest.snapshot_bytes
-            )));
+            return Err(self.cut_short(&path, bytes.len() as u64, manifest.snapshot_bytes));
         }
         if hash64(&bytes, SNAPSHOT_SEED) != manifest.snapshot_check {
-            return Err(Error::corrupt(format!(
-                "{} does not match the checksum in its manifest; restore it from a copy or roll back to another version",
-                path.display()
-            )));
+            return Err(self.another(&path));
         }
         Snapshot::decode(&bytes, &path.display().to_string())
     }
@@ -431,6 +469,18 @@ impl Registry {
             "{} is missing; restore it from a copy, or remove {} to go on without version {version}",
             path.display(),
             manifest.display()
+        ))
+    }
+
+    fn cut_short(&self, path: &Path, is: u64, was: u64) -> Error {
+        let path = path.display();
+        Error::corrupt(format!("{path} is {is} of {was} bytes; restore it from a copy or roll back to another version"))
+    }
+
+    fn another(&self, path: &Path) -> Error {
+        Error::corrupt(format!(
+            "{} does not match the checksum in its manifest; restore it from a copy or roll back to another version",
+            path.display()
         ))
     }
 

@@ -5,18 +5,24 @@
 //! [`Limits`]: connections, headers, bodies, streams, and the time each may take. Requests from other web sites are
 //! refused. A panic in a handler costs its request, nothing else.
 
+mod access;
 mod assets;
 mod body;
+mod border;
 mod connection;
 mod events;
+mod frames;
 mod grpc;
 mod guard;
 mod host;
+mod load;
 mod metrics;
 mod oip;
 mod reply;
 mod route;
 mod router;
+mod stream;
+mod tls;
 mod versions;
 
 use std::{
@@ -35,9 +41,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use host::{BoxFuture, Host, PushReply, RefusedLine, ServedModel};
+pub use access::{Access, token_hash};
+pub use border::Border;
+pub use host::{BoxFuture, Host, PushReply, RefusedLine, ServedModel, no_model};
 use reply::Refusal;
 pub(crate) use reply::shown;
+pub use tls::{Pem, Tls};
 
 /// Bounds on what comes from outside.
 #[derive(Clone, Debug)]
@@ -60,6 +69,10 @@ pub struct Limits {
     pub stop_timeout: Duration,
     /// Requests at once on a connection of HTTP/2; further ones wait.
     pub streams_max: u32,
+    /// Requests at once on all connections; beyond it 429.
+    pub requests_max: usize,
+    /// Bytes of bodies that wait for their rest, on all connections; beyond it 429.
+    pub bodies_bytes_max: usize,
     /// Threads that answer: as many as there are cores for, at most two, unless told otherwise. A second one on the same core
     /// only takes turns with the first.
     pub threads: usize,
@@ -77,6 +90,8 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),
             streams_max: 128,
+            requests_max: 4096,
+            bodies_bytes_max: 256 << 20,
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().min(2)),
         }
     }
@@ -95,11 +110,18 @@ pub struct Running {
 struct Shared {
     host: Arc<dyn Host>,
     limits: Limits,
+    border: Border,
+    load: Arc<load::Load>,
     /// Whether only this machine can reach the server.
     loopback: bool,
     metrics: metrics::Metrics,
     events: events::Broadcast,
     stop: watch::Receiver<bool>,
+}
+
+/// Whether a body is an inference request as the Open Inference Protocol has it; `bytes` follow the JSON.
+pub fn check_infer_json(json: &[u8], bytes: &[u8]) -> Result<()> {
+    oip::read(json, bytes).map(drop)
 }
 
 /// Starts a server on `address`; port 0 takes any free one.
@@ -109,6 +131,13 @@ pub fn start(address: SocketAddr, host: Arc<dyn Host>) -> Result<Running> {
 
 /// [`start`], with other limits.
 pub fn start_with(address: SocketAddr, host: Arc<dyn Host>, limits: Limits) -> Result<Running> {
+    start_behind(address, host, limits, Border::default())
+}
+
+/// [`start_with`], with TLS and tokens where they are given. An address that others can reach is refused without both,
+/// unless the border says that it is meant to be open.
+pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, border: Border) -> Result<Running> {
+    border.check(address)?;
     let listener = TcpListener::bind(address).map_err(|e| bind_error(address, e))?;
     let unavailable = |e: io::Error| Error::unavailable(format!("listen on {address}: {e}"));
     listener.set_nonblocking(true).map_err(unavailable)?;
@@ -130,7 +159,9 @@ pub fn start_with(address: SocketAddr, host: Arc<dyn Host>, limits: Limits) -> R
     let loopback = address.ip().is_loopback();
     let metrics = metrics::Metrics::default();
     let events = events::Broadcast::new();
-    let shared = Arc::new(Shared { host, limits, loopback, metrics, events, stop: stopped });
+    let load = Arc::new(load::Load::default());
+    runtime.spawn(load.clone().watch());
+    let shared = Arc::new(Shared { host, limits, border, load, loopback, metrics, events, stop: stopped });
     let accepting = runtime.spawn(connection::accept(listener, shared));
     Ok(Running { address, stop, stop_timeout, accepting: Some(accepting), runtime: Some(runtime) })
 }

@@ -427,7 +427,7 @@ fn weights(share: f64) -> Vec<(String, f64)> {
 }
 
 fn served(snapshot: &Snapshot, version: u64, mini_batch: u64) -> ServedVersion {
-    ServedVersion { weights: WeightTable::from_snapshot(snapshot), version, mini_batch }
+    ServedVersion { weights: WeightTable::from_snapshot(snapshot), version, mini_batch, sequence: snapshot.sequence }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -72,7 +72,13 @@ fn what_is_wrong_with_a_prediction_request_is_said() {
         site.refuses(predict, "", body, 400, message);
     }
     let xml = "Content-Type: text/xml\r\n";
-    site.refuses(predict, xml, "<a/>", 415, "Content-Type 'text/xml' is not understood; send application/json");
+    site.refuses(
+        predict,
+        xml,
+        "<a/>",
+        415,
+        "Content-Type 'text/xml' is not understood; send application/json or application/vnd.apache.arrow.stream",
+    );
     let gzip = "Content-Encoding: gzip\r\n";
     site.refuses(predict, gzip, "abc", 415, "Content-Encoding 'gzip' is not understood; send the body as it is");
     site.refuses("POST /v1/models/ctx:predict", "", &rows(1), 404, "no model 'ctx' (have ctr)");

@@ -1,7 +1,14 @@
 //! Decisions about versions, without threads: false alarms where nothing is wrong, and how soon what is wrong is found.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 use tidemill_base::Rng;
-use tidemill_serve::rollout::{Decision, Figures, Judge, Plan, sequential::MeanTest};
+use tidemill_serve::rollout::{
+    Decision, Figures, Judge, Plan,
+    mann_whitney::{Direction, compare},
+    sequential::MeanTest,
+};
 
 /// A world in which two versions answer and predict. The live one has 1 everywhere.
 #[derive(Clone, Copy)]
@@ -241,4 +248,44 @@ fn a_stage_waits_for_its_evidence() {
     (0..1_000).for_each(|_| run.figures.paired.add(0.1, 0.1, true));
     assert_eq!(run.step(), Decision::Advance(10.0));
     assert_eq!(run.judge.share(), 10.0);
+}
+
+/// 80 published cases with interval, estimate and verdict. They are not part of the project: `TIDEMILL_DATA` names the
+/// folder that has `anomaly/canary/vectors.json`; without it this test says that it was skipped.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test is told where its data lies")]
+fn verdicts_are_those_of_kayenta() {
+    let Ok(folder) = std::env::var("TIDEMILL_DATA") else {
+        eprintln!("skipped: set TIDEMILL_DATA to the folder that has anomaly/canary/vectors.json");
+        return;
+    };
+    let path = std::path::Path::new(&folder).join("anomaly/canary/vectors.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let vectors: Value = serde_json::from_str(&text).unwrap();
+    let cases = vectors["cases"].as_array().unwrap();
+    assert!(cases.len() >= 80);
+    let mut verdicts = BTreeMap::new();
+    for case in cases {
+        let list = |name: &str| case[name].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+        let direction = match case["direction"].as_str().unwrap() {
+            "increase" => Direction::Increase,
+            "decrease" => Direction::Decrease,
+            _ => Direction::Either,
+        };
+        let (control, experiment) = (list("control"), list("experiment"));
+        let got = compare(&control, &experiment, direction, 0.98);
+        assert_eq!(format!("{:?}", got.shift), case["expected"].as_str().unwrap(), "case {}: {got:?}", case["id"]);
+        *verdicts.entry(format!("{:?}", got.shift)).or_insert(0) += 1;
+        let detail = &case["detail"];
+        let near = |got: f64, expected: &Value, what: &str| {
+            // Their numbers have six digits.
+            let expected = expected.as_f64().unwrap();
+            assert!((got - expected).abs() < 1.1e-6, "case {} {what}: {got} {expected}", case["id"]);
+        };
+        near(got.interval.0, &detail["ci"][0], "lower");
+        near(got.interval.1, &detail["ci"][1], "upper");
+        near(got.estimate, &detail["estimate"], "estimate");
+        near(got.ratio, &detail["ratio"], "ratio");
+    }
+    assert_eq!(verdicts.len(), 3, "{verdicts:?}");
 }

@@ -19,6 +19,11 @@ pub trait Transform: Send + Sync {
         None
     }
 
+    /// Of the columns it looks at, ascending, those that a request may well do without: NULL has a meaning of its own there.
+    fn optional(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
     /// Of each output column the input column that it is, unchanged, in every row. Empty where rows may be dropped, and
     /// where nobody said.
     fn passes_on(&self) -> Vec<Option<usize>> {

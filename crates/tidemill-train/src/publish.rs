@@ -22,6 +22,10 @@ impl Trainer {
                 Listener::Deltas,
                 |entry| {
                     self.published(entry.state, &mut params);
+                    // As in a snapshot: what is left out there is removed here.
+                    if params.iter().all(|x| x.abs() <= self.spec.prune) {
+                        params.fill(0.0);
+                    }
                     entries.push(entry.key, &params);
                 },
                 |key| removed.push(key),
@@ -38,6 +42,13 @@ impl Trainer {
         }
         entries.sort();
         Delta { from: self.deltas - 1, to: self.deltas, entries, dense, anew }
+    }
+
+    /// What changed until now is nobody's news: the next delta holds what changes behind it.
+    pub fn forget_changes(&mut self) {
+        for part in 0..self.table.parts() {
+            let _ = self.table.write(part).take_changed(Listener::Deltas, |_| (), |_| ());
+        }
     }
 
     /// The whole model as it is now. Deltas taken after it may be applied to it.

@@ -5,9 +5,12 @@ mod bench;
 mod check;
 mod checkpoints;
 mod demo;
+mod door;
 mod models;
 mod run;
 mod screen;
+mod serve;
+mod token;
 
 use std::{
     fmt::Display,
@@ -33,6 +36,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run a SQL program
     Run(run::Run),
+    /// Serve models that were learned before, without a job
+    Serve(serve::Serve),
     /// Parse and bind a SQL program without running it; exit code 0, or 2 with the diagnostic
     Check(ProgramText),
     /// Look at models and their versions, go back to one, derive one again
@@ -41,6 +46,8 @@ enum Command {
     /// Look at checkpoints: list them, check every byte, write what they hold into a table
     #[command(subcommand)]
     Checkpoints(checkpoints::Checkpoints),
+    /// Make a token for a server that asks for them
+    Token(token::Token),
     /// Measure this build on this machine, beside what the machine allows
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -68,12 +75,14 @@ struct DataDirectory {
 /// Serving beside learning.
 #[derive(Args, Clone)]
 struct Serving {
-    /// Port of the page and the API on 127.0.0.1; 0 takes any free one
+    /// Port of the page and the API; 0 takes any free one
     #[arg(long, default_value_t = 8470)]
     port: u16,
     /// Learn only: no page, no API
     #[arg(long)]
     no_serve: bool,
+    #[command(flatten)]
+    door: door::Door,
 }
 
 impl ProgramText {
@@ -101,9 +110,11 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Demo(demo) => demo.run(),
         Command::Run(run) => run.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Check(text) => check::run(&text),
         Command::Models(models) => models.run(),
         Command::Checkpoints(checkpoints) => checkpoints.run(),
+        Command::Token(token) => token.run(),
         Command::Bench(bench) => bench.run(),
     };
     match result {

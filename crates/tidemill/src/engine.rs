@@ -163,9 +163,15 @@ impl Engine {
         }
         let mut delta = self.line.learning.trainer().take_delta();
         delta.from = self.delta_sequence;
-        self.delta_sequence += 1;
+        // Whoever follows counts deltas that change something.
+        self.delta_sequence += u64::from(!delta.is_empty());
         delta.to = self.delta_sequence;
         live.publish(delta, version, learned)
+    }
+
+    /// Deltas are numbered from here on.
+    pub fn number_deltas_from(&mut self, sequence: u64) {
+        self.delta_sequence = sequence;
     }
 
     /// What requests ask about the job's feature views, as of now and of every [`Engine::publish`] to come; `None` without
@@ -185,6 +191,8 @@ impl Engine {
         let trainer = self.line.learning.trainer();
         let (summary, mut snapshot) = (trainer.validation().overall(), trainer.snapshot());
         snapshot.sampling = self.line.sampling();
+        // A replica that derived the same parameters by deltas writes the same bytes.
+        snapshot.sequence = self.mini_batch_number();
         let meta = VersionMeta {
             version,
             mini_batch: self.mini_batch_number(),

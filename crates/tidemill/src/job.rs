@@ -9,6 +9,7 @@ mod dead_letter;
 mod gate;
 mod journal;
 mod part;
+mod replicas;
 mod save;
 
 use std::{
@@ -29,6 +30,7 @@ use tidemill_base::{
 use tidemill_connect::Connections;
 use tidemill_model::params::Walked;
 use tidemill_serve::{
+    follow::{self, feed::Base},
     live::LiveModel,
     live_views::LiveViews,
     registry::{Live, Outcome, Registry, Verdict},
@@ -52,6 +54,7 @@ pub use checkpoint::{Checkpoint, Checkpoints};
 use dead_letter::DeadLetter;
 use gate::GateKeeper;
 pub use journal::{Journal, Past};
+use replicas::Lineage;
 use save::{Body, Saver};
 
 /// What the person asked for.
@@ -63,6 +66,8 @@ pub struct Options {
     pub from_scratch: bool,
     /// End when the ordered partitions end, though events may still be pushed.
     pub end_with_ordered: bool,
+    /// The model will be served: replicas may go on where they were before this start.
+    pub serves: bool,
 }
 
 /// How a run ended.
@@ -95,6 +100,8 @@ pub struct Job {
     connections: Connections,
     registry: Arc<Registry>,
     live: Option<Arc<LiveModel>>,
+    /// The mini-batch of the checkpoint it was restored from.
+    restored_at: Option<u64>,
     version: u64,
     version_rows: u64,
     gate: GateKeeper,
@@ -191,6 +198,10 @@ impl Job {
             engine.restore(&spec, options.threads, &mut d, entries)?;
             d.end()?;
         }
+        let restored_at = (newest.is_some() && options.serves).then(|| engine.mini_batch_number());
+        if restored_at.is_some() {
+            engine.line.learning.trainer().forget_changes();
+        }
         let version = registry.list().last().map_or(0, |v| v.version);
         let dead_letter = DeadLetter::open(&dir, dead_letter_bytes)?;
         let gate = GateKeeper::new(&spec, &engine.line.learning.trainer().validation().overall());
@@ -201,6 +212,7 @@ impl Job {
             watermark: i64::MIN,
             history: History::default(),
             live: None,
+            restored_at,
             not_saved: None,
             not_published: None,
             bound,
@@ -263,14 +275,26 @@ impl Job {
     }
 
     /// Makes the model readable by requests while it learns.
-    pub fn serve(&mut self) -> Arc<LiveModel> {
+    pub fn serve(&mut self) -> Result<Arc<LiveModel>> {
+        let lineage = Lineage::begin(&self.dir, &*self.clock)?;
+        self.engine.line.learning.settle()?;
+        let mini_batch = self.engine.mini_batch_number();
         let mut trainer = self.engine.line.learning.trainer();
-        let live = LiveModel::open(&trainer.snapshot(), self.version, self.engine.mini_batch_number());
-        trainer.take_delta();
+        let (mut snapshot, delta) = (trainer.snapshot(), trainer.take_delta());
         drop(trainer);
-        let live = self.live.insert(Arc::new(live)).clone();
+        snapshot.sequence = follow::first_position(lineage.starts) + 1;
+        snapshot.sampling = self.engine.line.sampling();
+        self.engine.number_deltas_from(snapshot.sequence);
+        let live = Arc::new(LiveModel::open(&snapshot, self.version, mini_batch));
+        // Replicas do not have what feature views have seen, and would answer without it.
+        if self.bound.pipeline.views.is_none() {
+            let base = self.restored_at.filter(|_| !delta.anew);
+            let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
+            live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
+        }
+        let live = self.live.insert(live).clone();
         self.engine.line.compare(Compare::new(live.clone()));
-        live
+        Ok(live)
     }
 
     /// Makes the feature views readable by requests while events change them; `None` where the model has none.
@@ -516,6 +540,11 @@ impl Job {
         self.journal.sync()?;
         let version = self.registry.next_version();
         self.engine.version(&self.registry, version, self.bound.fingerprint, self.clock.wall_ms())?;
+        // Replicas have exactly this when they are told that it is a version.
+        self.publish_live()?;
+        if let Some(live) = &self.live {
+            live.published(version, self.registry.manifest_text(version)?);
+        }
         let keep_since_ms = self.spec.publish_keep_for_ms.map_or(i64::MIN, |age| self.clock.wall_ms() - age);
         self.registry.retain_since(self.spec.publish_keep, keep_since_ms)?;
         (self.version, self.version_rows) = (version, self.rows_learned());
@@ -689,6 +718,9 @@ impl Job {
             events_per_s: self.timing.rate.2,
             counts: self.engine.line.counts(),
             join: self.engine.line.join_counts(),
+            views: self.engine.line.views().map_or(Vec::new(), |views| {
+                views.views().iter().map(|v| (v.name().to_string(), v.counts(), v.keys(), v.bytes())).collect()
+            }),
             pending: self.engine.line.pending(),
             turned_away: self.turned_away.count(),
             awaiting_score: trainer.validation().pending(),

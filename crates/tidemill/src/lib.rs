@@ -4,6 +4,7 @@
 //! server; [`cli`] is the program's face. Only this floor reads the clock, the environment and the command line.
 
 pub mod bench;
+pub mod catalog;
 pub mod checkpoints;
 pub mod cli;
 pub mod engine;
@@ -13,6 +14,7 @@ pub mod host;
 pub mod job;
 pub mod program;
 pub mod push;
+pub mod replica;
 pub mod signal;
 pub mod status;
 pub mod verify;

@@ -35,10 +35,15 @@ pub fn stored_job(data_root: &Path, model: &str) -> Result<TrainJob> {
         }
         Err(e) => return Err(Error::io("read", &path, e)),
     };
-    let program = bind(&text, &[]).map_err(|e| e.at(path.display()))?;
-    let job = program.statements.into_iter().find_map(|s| match s {
+    let job = train_job(&text).map_err(|e| e.at(path.display()))?;
+    job.ok_or_else(|| Error::corrupt(format!("{} holds no TO TRAIN statement", path.display())))
+}
+
+/// The training job of a program that has one.
+pub fn train_job(text: &str) -> Result<Option<TrainJob>> {
+    let program = bind(text, &[])?;
+    Ok(program.statements.into_iter().find_map(|s| match s {
         Statement::Train(job) => Some(*job),
         _ => None,
-    });
-    job.ok_or_else(|| Error::corrupt(format!("{} holds no TO TRAIN statement", path.display())))
+    }))
 }

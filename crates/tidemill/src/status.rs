@@ -6,7 +6,7 @@ use std::{collections::VecDeque, fmt::Write, fs};
 
 use serde_json::{Value, json};
 use tidemill_base::StateHash;
-use tidemill_stream::join::JoinCounts;
+use tidemill_stream::{aggregate::ViewCounts, join::JoinCounts};
 use tidemill_train::{Summary, TrainStats};
 
 use crate::{
@@ -39,6 +39,8 @@ pub struct Status {
     pub counts: LineCounts,
     /// The join's counters.
     pub join: JoinCounts,
+    /// Of each feature view its name, what it has counted, its keys and its bytes.
+    pub views: Vec<(String, ViewCounts, usize, usize)>,
     /// Impressions whose label is not final, and bytes of what waits.
     pub pending: (usize, usize),
     /// Pushed lines that were not let in, since the process began.
@@ -350,7 +352,29 @@ impl Status {
             put("staleness_milliseconds", "gauge", "Age of the newest learned event when it can be read.", ms);
         }
         put("resident_bytes", "gauge", "Resident memory.", proc_status_bytes("VmRSS:") as f64);
+        self.views_to_metrics(&mut out);
         out
+    }
+
+    fn views_to_metrics(&self, out: &mut String) {
+        type Figure = fn(&(String, ViewCounts, usize, usize)) -> u64;
+        let figures: [(&str, &str, &str, Figure); 8] = [
+            ("updates_total", "counter", "Events taken into a feature view.", |v| v.1.updates),
+            ("reads_total", "counter", "Impressions that read a feature view.", |v| v.1.reads),
+            ("late_total", "counter", "Events older than a window of a feature view still reaches.", |v| v.1.late),
+            ("without_key_total", "counter", "Events and reads without the view's key.", |v| v.1.without_key),
+            ("keys_expired_total", "counter", "Keys forgotten because they were silent.", |v| v.1.expired),
+            ("keys_evicted_total", "counter", "Keys forgotten because there were too many.", |v| v.1.evicted),
+            ("keys", "gauge", "Keys in a feature view.", |v| v.2 as u64),
+            ("bytes", "gauge", "Bytes of a feature view, once; serving has two more.", |v| v.3 as u64),
+        ];
+        for (name, kind, help, figure) in figures.iter().filter(|_| !self.views.is_empty()) {
+            let _ = writeln!(out, "# HELP tidemill_view_{name} {help}\n# TYPE tidemill_view_{name} {kind}");
+            for view in &self.views {
+                let (model, value) = (&self.model, figure(view));
+                let _ = writeln!(out, "tidemill_view_{name}{{model=\"{model}\",view=\"{}\"}} {value}", view.0);
+            }
+        }
     }
 }
 

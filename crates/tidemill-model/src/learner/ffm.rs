@@ -32,6 +32,10 @@ impl Learner for Ffm {
         1
     }
 
+    fn is_pairwise(&self) -> bool {
+        true
+    }
+
     fn slice_samples(&self) -> usize {
         8
     }

@@ -35,6 +35,10 @@ impl Learner for Fm {
         1
     }
 
+    fn is_pairwise(&self) -> bool {
+        true
+    }
+
     fn has_dropout(&self) -> bool {
         self.dropout > 0.0
     }

@@ -21,6 +21,10 @@ impl Learner for Linear {
         self.outputs
     }
 
+    fn is_pairwise(&self) -> bool {
+        true
+    }
+
     fn forward(&self, slice: &Slice, _dense: &[f32], _work: &mut Vec<f32>, scores: &mut [f32]) {
         for (i, scores) in scores.chunks_exact_mut(self.outputs).enumerate() {
             let range = slice.range(i);

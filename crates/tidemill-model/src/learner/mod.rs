@@ -85,6 +85,12 @@ pub trait Learner: Send + Sync {
     /// Scores per sample.
     fn outputs(&self) -> usize;
 
+    /// Whether a score is a sum over features and pairs of them and of nothing beyond: then it can be told what each slot
+    /// adds.
+    fn is_pairwise(&self) -> bool {
+        false
+    }
+
     /// Samples of a slice while learning: so few that their parameters stay in the nearer caches. Fixed for a learner,
     /// because gradients of dense parameters are added up slice by slice.
     fn slice_samples(&self) -> usize {

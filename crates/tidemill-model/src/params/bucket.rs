@@ -97,7 +97,8 @@ impl Bucket {
     #[inline(always)]
     fn line(&self, i: usize) -> usize {
         const PAGE_LINE_BITS: u32 = (PAGE_PLACES / LINE_PLACES).ilog2();
-        (self.0[i >> PAGE_LINE_BITS & PAGES_MAX] as usize) << PAGE_LINE_BITS | i & ((1 << PAGE_LINE_BITS) - 1)
+        let page = self.0[(i >> PAGE_LINE_BITS) & PAGES_MAX] as usize;
+        (page << PAGE_LINE_BITS) | (i & ((1 << PAGE_LINE_BITS) - 1))
     }
 
     /// The bucket's place where the search for a key begins, whose shard bits were shifted out: the first of a line.
@@ -158,7 +159,7 @@ impl Directory {
 
     /// The bucket of a key of the shard with this number among those here, whose shard bits were shifted out.
     pub(super) fn bucket_of(&self, shard: usize, shifted: u64) -> &Bucket {
-        &self.buckets[shard << self.depth | (shifted >> (u64::BITS - self.depth)) as usize]
+        &self.buckets[(shard << self.depth) | (shifted >> (u64::BITS - self.depth)) as usize]
     }
 
     /// Puts a bucket where `shifted` belongs, in place of all that share its `depth` bits. The directory doubles until
@@ -173,7 +174,7 @@ impl Directory {
         }
         let copies = 1 << (self.depth - bucket.depth());
         let first = (shifted >> (u64::BITS - self.depth)) as usize & !(copies - 1);
-        let first = shard << self.depth | first;
+        let first = (shard << self.depth) | first;
         self.buckets[first..first + copies].fill(bucket);
     }
 

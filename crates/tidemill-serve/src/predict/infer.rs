@@ -93,18 +93,20 @@ impl Predictor {
     ) -> Result<Inferred> {
         let rows = match self.inputs.extract(tensors, &mut work.features)? {
             Some(rows) => {
-                work.check_none_refused()?;
+                work.check_none_refused(0)?;
                 rows
             }
             None => {
                 let rows = self.inputs.rows(tensors, missing_as_null)?;
-                self.extract(&rows, work)?;
+                self.extract(&rows, work, 0)?;
                 rows.num_rows()
             }
         };
         // As late as possible: what was learned while the request was read is in.
         let served = self.live.pick(which)?;
         let (width, values) = values(&served, work);
+        served.weights.damage().map_or(Ok(()), Err)?;
+        self.recent.note(&work.features);
         self.mirror(which, &served, work, || values.chunks_exact(width).map(|p| f64::from(p[likeliest(p)])));
         Ok(Inferred { version: served.version, mini_batch: served.mini_batch, rows, width, values })
     }

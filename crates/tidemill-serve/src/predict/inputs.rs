@@ -44,6 +44,8 @@ pub struct Input {
     pub name: String,
     /// What the column holds; tensors of some other datatypes are taken as well.
     pub datatype: Datatype,
+    /// Whether a request may leave it out.
+    pub optional: bool,
     column: usize,
 }
 
@@ -58,9 +60,11 @@ enum Found {
 impl Inputs {
     pub fn new(schema: &SchemaRef, request: &dyn Transform, extractor: &Extractor) -> Self {
         let read = request.reads().unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let optional = request.optional();
         let input = |column: usize| {
             let field = schema.field(column);
-            Input { name: field.name().clone(), datatype: datatype_of(field.data_type()), column }
+            let optional = optional.contains(&column);
+            Input { name: field.name().clone(), datatype: datatype_of(field.data_type()), optional, column }
         };
         let list: Vec<Input> = read.into_iter().map(input).collect();
         let mut floats: Vec<usize> =
@@ -156,7 +160,8 @@ impl Inputs {
                 None => rows = Some((n, &tensor.name)),
             }
         }
-        if let Some(i) = found.iter().position(Option::is_none)
+        let missing = (0..found.len()).find(|i| found[*i].is_none() && !self.list[*i].optional);
+        if let Some(i) = missing
             && !missing_as_null
         {
             return Err(Error::invalid(format!(

@@ -11,9 +11,9 @@ use tidemill_base::{Error, Result};
 use super::{
     nearest,
     parse::{Tree, parse},
-    time,
     token::{Source, Token, short},
 };
+use crate::moment;
 
 /// What can be called; functions of a config may not be named so.
 pub(super) const BUILT_IN: [&str; 18] = [
@@ -186,7 +186,7 @@ fn decay(written: &Map<String, Value>, place: &str) -> Result<Decay> {
     decay.origin = match written.get("origin") {
         None => None,
         Some(Value::String(text)) if text == "now" => None,
-        Some(Value::String(text)) => match time::parse(text) {
+        Some(Value::String(text)) => match moment::parse(text) {
             Some(ms) => Some(ms),
             None => Some(length(&Value::String(text.clone()), &format!("{place}.origin"))?.size),
         },
@@ -221,7 +221,7 @@ fn defaults(written: &Map<String, Value>, functions: &[(String, Decay)]) -> Resu
         let fallback = match value {
             Value::Null => Fallback::Number(f64::NAN),
             Value::Bool(truth) => Fallback::Number(f64::from(u8::from(*truth))),
-            Value::String(text) => time::parse(text).map_or(Fallback::Text(text.clone()), Fallback::Number),
+            Value::String(text) => moment::parse(text).map_or(Fallback::Text(text.clone()), Fallback::Number),
             value => Fallback::Number(number(value, &place)?),
         };
         defaults.insert(name.clone(), fallback);

@@ -9,7 +9,8 @@ use std::borrow::Cow;
 
 use tidemill_base::hash64;
 
-use super::{select::ItemId, time, token::short};
+use super::{select::ItemId, token::short};
+use crate::moment;
 
 /// Names that nobody knows, kept for the reply.
 const UNKNOWN_MAX: usize = 32;
@@ -142,7 +143,7 @@ impl Scalar<'_> {
             Scalar::Truth(truth) => Some(f64::from(u8::from(truth))),
             Scalar::Whole(x) => Some(x as f64),
             Scalar::Number(x) => Some(x),
-            Scalar::Text(text) => time::parse(text),
+            Scalar::Text(text) => moment::parse(text),
         }
     }
 

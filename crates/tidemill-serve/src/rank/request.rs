@@ -8,9 +8,10 @@ use tidemill_base::{Error, Result, hash64};
 
 use super::{
     config::{kind, known_keys, object},
-    nearest, time,
+    nearest,
     token::short,
 };
+use crate::moment;
 
 /// Candidates in one request at most.
 pub const CANDIDATES_MAX: usize = 4096;
@@ -136,7 +137,7 @@ impl<'a> Request<'a> {
                 }
             },
             ("now", value) => {
-                let moment = value.as_i64().or(value.as_str().and_then(time::parse).map(|ms| ms as i64));
+                let moment = value.as_i64().or(value.as_str().and_then(moment::parse).map(|ms| ms as i64));
                 self.now_ms = Some(moment.ok_or_else(|| {
                     Error::invalid(format!(
                         "now: expected milliseconds since 1970 or a text like 2026-11-21T10:30:00Z, found {}",

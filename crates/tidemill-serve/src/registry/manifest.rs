@@ -46,6 +46,8 @@ pub(super) struct Manifest {
     pub meta: VersionMeta,
     pub snapshot_bytes: u64,
     pub snapshot_check: u64,
+    /// The snapshot's root, since its format 4.
+    pub snapshot_root: Option<u64>,
 }
 
 impl VersionMeta {
@@ -75,6 +77,9 @@ impl Manifest {
         }
         fields.insert("snapshot_bytes".into(), self.snapshot_bytes.into());
         fields.insert("snapshot_xxh3".into(), format!("{:016x}", self.snapshot_check).into());
+        if let Some(root) = self.snapshot_root {
+            fields.insert("snapshot_root".into(), format!("{root:016x}").into());
+        }
         let text = format!("{:#}", Value::Object(fields));
         let body = text.strip_suffix("\n}").unwrap_or(&text);
         format!("{body}{CHECK_KEY}{:016x}{CHECK_END}", hash64(body.as_bytes(), MANIFEST_SEED))
@@ -94,7 +99,7 @@ impl Manifest {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Manifest> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Manifest> {
     let damaged = || {
         Error::corrupt(
             "the manifest does not match its own checksum; restore it from a copy, or remove the file to go on without this version",
@@ -134,6 +139,7 @@ fn read_fields(fields: &Value, body: &str) -> Option<Manifest> {
         },
         snapshot_bytes: number("snapshot_bytes")?,
         snapshot_check: hex("snapshot_xxh3")?,
+        snapshot_root: hex("snapshot_root"),
     })
 }
 

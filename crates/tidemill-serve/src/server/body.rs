@@ -2,8 +2,9 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
-    task::Poll,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -11,19 +12,20 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::{
     HeaderMap, StatusCode,
-    body::{Body, Incoming},
+    body::{Body, Frame, Incoming, SizeHint},
     header,
 };
 
-use super::{Limits, reply::Refusal};
+use super::{Limits, Shared, load::Held, metrics::Reason, reply::Refusal};
 
 /// How much of a body that is too long is read and thrown away, and for how long, so that a caller who sends everything
 /// before it listens gets to see the refusal.
 const DISCARD_BYTES_MAX: usize = 256 << 20;
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The whole body.
-pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, limits: &Limits) -> Result<Bytes, Refusal> {
+/// The whole body, and the place it has for as long as it is needed.
+pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, shared: &Shared) -> Result<(Bytes, Held), Refusal> {
+    let limits = &shared.limits;
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|v| v.as_bytes() != b"identity") {
         let encoding = super::reply::shown(&String::from_utf8_lossy(encoding.as_bytes()));
         let refusal = Refusal::new(
@@ -36,8 +38,9 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, limits: &Limit
     if body.size_hint().lower() > limits.body_bytes_max as u64 {
         return Err(discard(headers, body, too_large(limits)));
     }
+    let mut held = shared.load.hold();
     let collected = {
-        let mut collecting = pin!(collect(&mut body, limits.body_bytes_max));
+        let mut collecting = pin!(collect(&mut body, limits, &mut held));
         // Most bodies are there already, and need no clock.
         match poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await {
             Poll::Ready(collected) => Ok(collected),
@@ -45,8 +48,14 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, limits: &Limit
         }
     };
     match collected {
-        Ok(Ok(Some(bytes))) => Ok(bytes),
-        Ok(Ok(None)) => Err(discard(headers, body, too_large(limits))),
+        Ok(Ok(Collected::Whole(bytes))) => Ok((bytes, held)),
+        Ok(Ok(Collected::TooLong)) => Err(discard(headers, body, too_large(limits))),
+        Ok(Ok(Collected::TooMuch)) => {
+            shared.metrics.refused(Reason::Bodies);
+            let message = format!("{} bytes of other requests wait here already", limits.bodies_bytes_max);
+            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "exhausted", message);
+            Err(discard(headers, body, refusal.hint("nothing was taken; try again")))
+        }
         Ok(Err(e)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid", format!("request body: {e}")).closing()),
         Err(_) => {
             let message = format!("the request body did not arrive within {:?}", limits.body_timeout);
@@ -55,24 +64,79 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, limits: &Limit
     }
 }
 
-/// `None`: longer than `bytes_max`.
-async fn collect(body: &mut Incoming, bytes_max: usize) -> Result<Option<Bytes>, hyper::Error> {
+enum Collected {
+    Whole(Bytes),
+    /// Longer than one body may be.
+    TooLong,
+    /// More than all bodies may hold together.
+    TooMuch,
+}
+
+async fn collect(body: &mut Incoming, limits: &Limits, held: &mut Held) -> Result<Collected, hyper::Error> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        if first.len() + all.len() + data.len() > bytes_max {
-            return Ok(None);
+        if first.len() + all.len() + data.len() > limits.body_bytes_max {
+            return Ok(Collected::TooLong);
         }
         // Most bodies come in one piece and are not copied.
         if all.is_empty() && first.is_empty() {
             first = data;
+            // What is not whole yet takes room for as long as its sender likes.
+            if !body.is_end_stream() && !held.add(first.len(), limits.bodies_bytes_max) {
+                return Ok(Collected::TooMuch);
+            }
             continue;
+        }
+        if !held.add(data.len(), limits.bodies_bytes_max) {
+            return Ok(Collected::TooMuch);
         }
         all.extend_from_slice(&std::mem::take(&mut first));
         all.extend_from_slice(&data);
     }
-    Ok(Some(if all.is_empty() { first } else { all.freeze() }))
+    Ok(Collected::Whole(if all.is_empty() { first } else { all.freeze() }))
+}
+
+/// A body that is read elsewhere, counted while it is held.
+pub(super) struct Counted {
+    body: Incoming,
+    held: Held,
+    shared: Arc<Shared>,
+}
+
+impl Counted {
+    pub fn new(body: Incoming, shared: Arc<Shared>) -> Self {
+        Self { body, held: shared.load.hold(), shared }
+    }
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = tonic::codegen::StdError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let bytes = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            _ => 0,
+        };
+        let max = self.shared.limits.bodies_bytes_max;
+        if bytes > 0 && !self.held.add(bytes, max) {
+            self.shared.metrics.refused(Reason::Bodies);
+            let text = format!("{max} bytes of other requests wait here already; nothing was taken; try again");
+            return Poll::Ready(Some(Err(tonic::Status::resource_exhausted(text).into())));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn too_large(limits: &Limits) -> Refusal {

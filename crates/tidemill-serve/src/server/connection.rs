@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::Waker,
     time::Duration,
 };
 
@@ -18,13 +18,16 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Sleep, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
+use tokio_rustls::server::TlsStream;
 
-use super::{Shared, grpc, reply::Refusal, router, stopped};
+use super::{
+    Shared, frames::Frames, grpc, metrics::Reason, reply::Refusal, router, stopped, stream::Guarded, tls::Tls,
+};
 
 /// Callers told at once that there are too many; more than these are hung up on.
 const TURNED_AWAY_MAX: usize = 64;
@@ -72,11 +75,52 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // Replies are written whole: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
     let _open = shared.metrics.connection();
-    match begins_http2(&stream, &shared).await {
-        Some(true) => return serve_http2(stream, shared).await,
-        Some(false) => {}
-        None => return,
+    if let Some(tls) = &shared.border.tls {
+        // In boxes: what a connection without TLS holds stays small.
+        let Some(stream) = Box::pin(encrypted(stream, tls, &shared)).await else { return };
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Box::pin(serve_http2(stream, shared)).await,
+            _ => Box::pin(serve_http1(stream, shared)).await,
+        }
+        return;
     }
+    match begins_http2(&stream, &shared).await {
+        Some(true) => serve_http2(stream, shared).await,
+        Some(false) => serve_http1(stream, shared).await,
+        None => {}
+    }
+}
+
+/// The stream once both ends have agreed on how to encrypt it; `None` when they did not.
+async fn encrypted(mut stream: TcpStream, tls: &Tls, shared: &Shared) -> Option<TlsStream<TcpStream>> {
+    let mut stop = shared.stop.clone();
+    let handshake = timeout(shared.limits.header_timeout, async {
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 1 && first[0] != TLS_BEGINS {
+            let _ = stream.write_all(&raw(plain_text())).await;
+            linger(&mut stream).await;
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        tls.acceptor().accept(stream).await
+    });
+    let agreed = tokio::select! {
+        agreed = handshake => agreed.ok().and_then(io::Result::ok),
+        _ = stopped(&mut stop) => return None,
+    };
+    if agreed.is_none() {
+        shared.metrics.refused(Reason::Tls);
+    }
+    agreed
+}
+
+/// The first byte of a connection that wants TLS.
+const TLS_BEGINS: u8 = 0x16;
+
+fn plain_text() -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "invalid", "this port speaks TLS; use https://")
+}
+
+async fn serve_http1(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let io = TokioIo::new(Guarded::new(stream, shared.limits.write_timeout));
     let limits = &shared.limits;
     let answering = &shared;
@@ -153,9 +197,11 @@ async fn begins_http2(stream: &TcpStream, shared: &Shared) -> Option<bool> {
 }
 
 /// HTTP/2 is what gRPC speaks; everything else is answered on it as well.
-async fn serve_http2(stream: TcpStream, shared: Arc<Shared>) {
-    let io = TokioIo::new(Guarded::new(stream, shared.limits.write_timeout));
+async fn serve_http2(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let limits = &shared.limits;
+    let flooded = shared.clone();
+    let frames = Frames::new(Instant::now(), move || flooded.metrics.refused(Reason::Flood));
+    let io = TokioIo::new(Guarded::counting(stream, limits.write_timeout, frames));
     let answering = shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = answering.clone();
@@ -193,7 +239,7 @@ async fn turn_away(mut stream: TcpStream) {
 }
 
 /// A reply for where hyper has no say.
-fn raw(refusal: Refusal) -> Vec<u8> {
+pub(super) fn raw(refusal: Refusal) -> Vec<u8> {
     let body = refusal.body();
     let mut out = format!(
         "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
@@ -214,101 +260,4 @@ async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
         io::Result::Ok(())
     })
     .await;
-}
-
-/// What stands for a reply that hyper made by itself, which has no body: ours always have one.
-fn instead_of(bare: &[u8]) -> Option<Vec<u8>> {
-    if !bare.ends_with(b"\r\n\r\n") {
-        return None;
-    }
-    let text = std::str::from_utf8(bare).ok()?;
-    let status = text.strip_prefix("HTTP/1.1 ")?.get(..3)?;
-    if !text.to_ascii_lowercase().contains("\r\ncontent-length: 0\r\n") {
-        return None;
-    }
-    let (status, message) = match status {
-        "400" => (StatusCode::BAD_REQUEST, "the request is not HTTP/1.1"),
-        "414" => (StatusCode::URI_TOO_LONG, "the request's path is too long"),
-        "431" => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's headers are too many or too long"),
-        _ => return None,
-    };
-    Some(raw(Refusal::new(status, "invalid", message)))
-}
-
-/// A stream that is cut when its other end does not read for too long.
-struct Guarded {
-    stream: TcpStream,
-    write_timeout: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-    /// Bytes that go out in place of those handed over, and how many have gone.
-    instead: Option<(Vec<u8>, usize)>,
-}
-
-impl Guarded {
-    fn new(stream: TcpStream, write_timeout: Duration) -> Self {
-        Self { stream, write_timeout, stalled: None, instead: None }
-    }
-
-    fn watched<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        let wrote = write(Pin::new(&mut self.stream), cx);
-        if wrote.is_ready() {
-            self.stalled = None;
-            return wrote;
-        }
-        let deadline = || Box::pin(sleep(self.write_timeout));
-        ready!(self.stalled.get_or_insert_with(deadline).as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Guarded {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.instead.is_none() {
-            self.instead = instead_of(buf).map(|bytes| (bytes, 0));
-        }
-        while let Some((bytes, gone)) = self.instead.take() {
-            if gone == bytes.len() {
-                return Poll::Ready(Ok(buf.len()));
-            }
-            let wrote = self.watched(cx, |stream, cx| stream.poll_write(cx, &bytes[gone..]));
-            let more = if let Poll::Ready(Ok(n)) = wrote { n } else { 0 };
-            self.instead = Some((bytes, gone + more));
-            ready!(wrote)?;
-        }
-        self.watched(cx, |stream, cx| stream.poll_write(cx, buf))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        // A reply without a body comes in one piece.
-        match bufs {
-            [one] => self.poll_write(cx, one),
-            _ => self.watched(cx, |stream, cx| stream.poll_write_vectored(cx, bufs)),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

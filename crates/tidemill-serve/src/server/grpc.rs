@@ -17,9 +17,22 @@ use tonic::{
     Code, Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder},
     codegen::{Context, Poll, Service},
+    metadata::MetadataValue,
 };
 
-use super::{Shared, contained, host::ServedModel, oip, reply::Refusal, route::ModelName, router::find};
+use super::{
+    Shared,
+    access::{Grant, Need, Role},
+    body::Counted,
+    contained,
+    host::ServedModel,
+    load::{Deadline, Verdict},
+    metrics::Reason,
+    oip,
+    reply::Refusal,
+    route::ModelName,
+    router::{self, find},
+};
 use inference::*;
 
 /// Where the calls stand.
@@ -34,27 +47,46 @@ pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
 
 /// Answers one call.
 pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<tonic::body::Body> {
-    let deadline = match deadline(request.headers()) {
+    let Some(_place) = shared.load.enter(shared.limits.requests_max) else {
+        return counted(shared, status(shared, router::too_many(shared)).into_http());
+    };
+    let (deadline, said) = match deadline(request.headers()) {
         Ok(deadline) => deadline,
         Err(status) => return counted(shared, status.into_http()),
     };
-    let late = || Status::deadline_exceeded("the call did not end before its deadline");
-    if deadline <= Instant::now() {
+    if deadline.at <= Instant::now() {
+        shared.metrics.refused(Reason::Deadline);
         return counted(shared, late().into_http());
     }
-    let reply = timeout_at(deadline, call(shared, request)).await;
+    // A call that does not say how long it may take is not judged by it.
+    let reply = timeout_at(deadline.at, call(shared, request, said.then_some(deadline))).await;
     counted(shared, reply.unwrap_or_else(|_| late().into_http()))
 }
 
-async fn call(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<tonic::body::Body> {
+fn late() -> Status {
+    Status::deadline_exceeded("the call did not end before its deadline")
+}
+
+async fn call(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    deadline: Option<Deadline>,
+) -> Response<tonic::body::Body> {
     let method = request.uri().path().strip_prefix(SERVICE).unwrap_or_default().to_string();
+    let of_model = method.starts_with("Model");
+    let caller = match of_model.then(|| router::caller(shared, request.headers())).transpose() {
+        Ok(caller) => caller.flatten(),
+        Err(refusal) => return status(shared, refusal).into_http(),
+    };
+    let caller = caller.as_deref();
+    let unary = Unary { shared, deadline };
     match method.as_str() {
-        "ServerLive" => unary(shared, request, |_, ServerLiveRequest {}| Ok(ServerLiveResponse { live: true })).await,
+        "ServerLive" => unary.call(request, |_, ServerLiveRequest {}| Ok(ServerLiveResponse { live: true })).await,
         "ServerReady" => {
             let ready = |shared: &Shared, ServerReadyRequest {}| {
                 Ok(ServerReadyResponse { ready: contained(|| oip::is_ready(shared))? })
             };
-            unary(shared, request, ready).await
+            unary.call(request, ready).await
         }
         "ServerMetadata" => {
             let metadata = |_: &Shared, ServerMetadataRequest {}| {
@@ -64,11 +96,29 @@ async fn call(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<toni
                     extensions: oip::EXTENSIONS.map(String::from).to_vec(),
                 })
             };
-            unary(shared, request, metadata).await
+            unary.call(request, metadata).await
         }
-        "ModelReady" => unary(shared, request, model_ready).await,
-        "ModelMetadata" => unary(shared, request, model_metadata).await,
-        "ModelInfer" => unary(shared, request, model_infer).await,
+        "ModelReady" => {
+            let ready = |shared: &Shared, request: ModelReadyRequest| {
+                check(shared, caller, &request.name, Ask::See)?;
+                model_ready(shared, request)
+            };
+            unary.call(request, ready).await
+        }
+        "ModelMetadata" => {
+            let metadata = |shared: &Shared, request: ModelMetadataRequest| {
+                check(shared, caller, &request.name, Ask::See)?;
+                model_metadata(shared, request)
+            };
+            unary.call(request, metadata).await
+        }
+        "ModelInfer" => {
+            let infer = |shared: &Shared, request: ModelInferRequest| {
+                check(shared, caller, &request.model_name, Ask::Infer)?;
+                model_infer(shared, request)
+            };
+            unary.call(request, infer).await
+        }
         _ => {
             let path = super::shown(request.uri().path());
             let calls = "ServerLive, ServerReady, ServerMetadata, ModelReady, ModelMetadata, ModelInfer";
@@ -77,16 +127,38 @@ async fn call(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<toni
     }
 }
 
+/// What a call asks of a model.
+#[derive(Clone, Copy)]
+enum Ask {
+    See,
+    Infer,
+}
+
+/// Whether this caller may ask that.
+fn check(shared: &Shared, caller: Option<&Grant>, name: &str, ask: Ask) -> Result<(), Refusal> {
+    let Some(grant) = caller else { return Ok(()) };
+    let name = ModelName::parse(name)?.name;
+    let need = match ask {
+        Ask::See => Need::See(name),
+        Ask::Infer => Need::Model(Role::Predict, "infer", name),
+    };
+    grant.check(&need, &*shared.host)
+}
+
 fn model_ready(shared: &Shared, request: ModelReadyRequest) -> Result<ModelReadyResponse, Refusal> {
     contained(|| {
-        let (_, ready) = oip::model_ready(shared, model_name(&request.name, &request.version)?)?;
+        let name = model_name(&request.name, &request.version)?;
+        load(shared, name)?;
+        let (_, ready) = oip::model_ready(shared, name)?;
         Ok(ModelReadyResponse { ready })
     })?
 }
 
 fn model_metadata(shared: &Shared, request: ModelMetadataRequest) -> Result<ModelMetadataResponse, Refusal> {
     let metadata = contained(|| -> Result<_, Refusal> {
-        Ok(oip::metadata(shared, model_name(&request.name, &request.version)?)?)
+        let name = model_name(&request.name, &request.version)?;
+        load(shared, name)?;
+        Ok(oip::metadata(shared, name)?)
     })??;
     let tensor = |name: &str, datatype: &str, shape: Vec<i64>| model_metadata_response::TensorMetadata {
         name: name.to_string(),
@@ -108,6 +180,7 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     let began = Instant::now();
     let (rows, reply) = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.model_name, &request.model_version)?;
+        load(shared, name)?;
         let model: Arc<ServedModel> = find(shared, name.name)?;
         let (outputs, _) = model.predictor().outputs();
         let chosen = tensors::chosen(&request, model.name(), outputs)?;
@@ -123,6 +196,14 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)
+}
+
+/// Waits for a model that is not in memory; requests on other threads go on.
+fn load(shared: &Shared, name: ModelName<'_>) -> Result<(), Refusal> {
+    match shared.host.load(name.name, name.which.version()) {
+        Some(loading) => Ok(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(loading))?),
+        None => Ok(()),
+    }
 }
 
 /// What tells calls apart where traffic is split: the parameter `routing_key`, the call's id, or what it asks about.
@@ -146,18 +227,50 @@ fn model_name<'a>(name: &'a str, version: &'a str) -> Result<ModelName<'a>, Refu
 }
 
 /// One request, one answer.
-async fn unary<M, N>(
-    shared: &Arc<Shared>,
-    request: Request<Incoming>,
-    run: impl Fn(&Shared, M) -> Result<N, Refusal>,
-) -> Response<tonic::body::Body>
-where
-    M: prost::Message + Default + Send + 'static,
-    N: prost::Message + Send + 'static,
-{
-    let mut grpc =
-        tonic::server::Grpc::new(Messages::<M, N>::default()).max_decoding_message_size(shared.limits.body_bytes_max);
-    grpc.unary(Call(|message| run(shared, message).map_err(status)), request).await
+struct Unary<'a> {
+    shared: &'a Arc<Shared>,
+    deadline: Option<Deadline>,
+}
+
+impl Unary<'_> {
+    async fn call<M, N>(
+        &self,
+        request: Request<Incoming>,
+        run: impl Fn(&Shared, M) -> Result<N, Refusal>,
+    ) -> Response<tonic::body::Body>
+    where
+        M: prost::Message + Default + Send + 'static,
+        N: prost::Message + Send + 'static,
+    {
+        let bytes_max = self.shared.limits.body_bytes_max;
+        let request = request.map(|body| Counted::new(body, self.shared.clone()));
+        let mut grpc = tonic::server::Grpc::new(Messages::<M, N>::default()).max_decoding_message_size(bytes_max);
+        grpc.unary(Call(|message| self.in_time(message, &run)), request).await
+    }
+
+    /// Runs what there is time for; what came too late for its caller is not passed off as an answer.
+    fn in_time<M: prost::Message, N>(
+        &self,
+        message: M,
+        run: impl Fn(&Shared, M) -> Result<N, Refusal>,
+    ) -> Result<N, Status> {
+        let shared = &**self.shared;
+        let refused = |refusal| status(shared, refusal);
+        let Some(deadline) = self.deadline else { return run(shared, message).map_err(refused) };
+        let (bytes, began) = (message.encoded_len(), Instant::now());
+        match shared.load.judge(deadline, bytes, began) {
+            Verdict::Enough => {}
+            Verdict::Past => {
+                shared.metrics.refused(Reason::Deadline);
+                return Err(late());
+            }
+            verdict => return Err(refused(deadline.refusal(verdict, shared.load.expected(bytes)))),
+        }
+        let reply = run(shared, message).map_err(refused)?;
+        let now = Instant::now();
+        shared.load.took(bytes, now - began);
+        if now > deadline.at { Err(late()) } else { Ok(reply) }
+    }
 }
 
 /// A function as tonic calls it.
@@ -219,8 +332,13 @@ impl<M: prost::Message + Default> Decoder for Reader<M> {
     }
 }
 
-/// The code that means what the HTTP status means.
-fn status(refusal: Refusal) -> Status {
+/// The refusal, counted, by the code that means what its HTTP status means.
+fn status(shared: &Shared, refusal: Refusal) -> Status {
+    shared.metrics.refusal(refusal.status.as_u16(), refusal.code);
+    to_status(refusal)
+}
+
+fn to_status(refusal: Refusal) -> Status {
     let code = match refusal.status.as_u16() {
         400 | 413 | 415 => Code::InvalidArgument,
         401 => Code::Unauthenticated,
@@ -235,12 +353,19 @@ fn status(refusal: Refusal) -> Status {
         Some(hint) => format!("{}; {hint}", refusal.message),
         None => refusal.message,
     };
-    Status::new(code, text)
+    let mut status = Status::new(code, text);
+    if code == Code::ResourceExhausted {
+        // What Retry-After is over HTTP.
+        let wait = MetadataValue::from(refusal.retry_after_s.saturating_mul(1000));
+        status.metadata_mut().insert("grpc-retry-pushback-ms", wait);
+    }
+    status
 }
 
-/// When a call must have ended, by its `grpc-timeout`: up to eight digits and a unit.
-fn deadline(headers: &hyper::HeaderMap) -> Result<Instant, Status> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(Instant::now() + DEADLINE) };
+/// When a call must have ended, by its `grpc-timeout`: up to eight digits and a unit. And whether it says so itself.
+fn deadline(headers: &hyper::HeaderMap) -> Result<(Deadline, bool), Status> {
+    let within = |allowed| Deadline { at: Instant::now() + allowed, allowed };
+    let Some(value) = headers.get("grpc-timeout") else { return Ok((within(DEADLINE), false)) };
     let text = String::from_utf8_lossy(value.as_bytes());
     let wrong = || {
         let shown = super::shown(&text);
@@ -263,7 +388,7 @@ fn deadline(headers: &hyper::HeaderMap) -> Result<Instant, Status> {
         'n' => Duration::from_nanos(n),
         _ => return Err(wrong()),
     };
-    Ok(Instant::now() + allowed.min(DEADLINE))
+    Ok((within(allowed.min(DEADLINE)), true))
 }
 
 /// Counts a call as a request over HTTP is counted, and gives a message that is too large its usual code.
@@ -301,7 +426,7 @@ mod tests {
             (Kind::Corrupt, Code::Internal),
             (Kind::Internal, Code::Internal),
         ] {
-            assert_eq!(status(Error::new(kind, "x").into()).code(), code);
+            assert_eq!(to_status(Error::new(kind, "x").into()).code(), code);
         }
     }
 
@@ -311,7 +436,7 @@ mod tests {
             let mut headers = hyper::HeaderMap::new();
             headers.insert("grpc-timeout", text.parse().unwrap());
             let began = Instant::now();
-            deadline(&headers).map(|at| at.saturating_duration_since(began)).map_err(|e| e.code())
+            deadline(&headers).map(|(d, _)| d.at.saturating_duration_since(began)).map_err(|e| e.code())
         };
         let near = |text: &str, expected: Duration| {
             let allowed = parse(text).unwrap();

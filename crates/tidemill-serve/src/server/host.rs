@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     live::Which,
-    predict::{Inferred, PredictReply, Predictor, tensor::Tensor},
+    predict::{ArrowReply, ExplainReply, Inferred, PredictReply, Predictor, tensor::Tensor},
     rank::{RankReply, answer, named::Rankings},
     registry::Registry,
     versions::Versions,
@@ -34,6 +34,26 @@ pub trait Host: Send + Sync + 'static {
     /// One model by name.
     fn model(&self, name: &str) -> Option<Arc<ServedModel>> {
         self.models().into_iter().find(|m| m.name() == name)
+    }
+
+    /// Names of all models, those too that are not in memory.
+    fn names(&self) -> Vec<String> {
+        self.models().iter().map(|m| m.name().to_string()).collect()
+    }
+
+    /// What is to be waited for before a model, or a version of it, can be asked; `None` where nothing is.
+    fn load(&self, _model: &str, _version: Option<u64>) -> Option<BoxFuture<Result<()>>> {
+        None
+    }
+
+    /// Whether requests may be sent here.
+    fn is_ready(&self) -> bool {
+        !self.names().is_empty()
+    }
+
+    /// The models that may be seen, as `GET /v1/models` lists them.
+    fn models_json(&self, sees: &dyn Fn(&str) -> bool) -> Vec<Value> {
+        self.models().iter().filter(|m| sees(m.name())).map(|m| m.to_json()).collect()
     }
 
     /// Takes JSON lines of events for a source. Resolves once the accepted ones are durable, or with
@@ -132,6 +152,20 @@ impl ServedModel {
         self.watched(which, answer, |reply| (reply.version, reply.predictions.iter().all(|p| p.number().is_finite())))
     }
 
+    /// Answers a stream of rows as Arrow has it, by the version asked for if one was.
+    pub fn predict_arrow<'a>(&self, body: Bytes, which: impl Into<Which<'a>>) -> Result<ArrowReply> {
+        let which = which.into();
+        self.check_loaded(which)?;
+        self.predictor.predict_arrow(body, which)
+    }
+
+    /// Explains the rows of a request, by the version asked for if one was.
+    pub fn explain<'a>(&self, body: &[u8], which: impl Into<Which<'a>>) -> Result<ExplainReply> {
+        let which = which.into();
+        self.check_loaded(which)?;
+        self.predictor.explain(body, which)
+    }
+
     /// Orders the candidates of a request, by the version asked for if one was. `now_ms` is the time if the request does
     /// not say it.
     pub fn rank<'a>(&self, body: &[u8], which: impl Into<Which<'a>>, now_ms: i64) -> Result<RankReply> {
@@ -218,6 +252,10 @@ impl ServedModel {
 
     /// Makes an earlier version live: on disk first, so that a restart serves the same.
     pub fn rollback(&self, version: u64) -> Result<()> {
+        if self.registry.check_rollback(version).is_ok() {
+            // Before anything points at it: what cannot answer the last requests does not take the next ones.
+            self.predictor.warm_up(&self.registry.open_weights(version)?)?;
+        }
         self.versions.rollback(version)
     }
 
@@ -263,15 +301,23 @@ impl ServedModel {
 }
 
 /// The error for a model that is not there; it names those that are.
-pub(super) fn no_model(host: &(impl Host + ?Sized), name: &str) -> Error {
-    let models = host.models();
-    let names: Vec<&str> = models.iter().map(|m| m.name()).collect();
+pub fn no_model(host: &(impl Host + ?Sized), name: &str) -> Error {
+    no_model_of(&host.names(), name)
+}
+
+/// The same, where only these are there.
+pub(super) fn no_model_of(names: &[String], name: &str) -> Error {
     let name = super::reply::shown(name);
-    Error::not_found(match names.is_empty() {
-        true => format!("no model '{name}'; none is served yet"),
-        false => format!("no model '{name}' (have {})", names.join(", ")),
+    let listed = names.iter().take(NAMES_LISTED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    Error::not_found(match names.len() {
+        0 => format!("no model '{name}'; none is served yet"),
+        n if n > NAMES_LISTED_MAX => format!("no model '{name}' (have {listed} and {} more)", n - NAMES_LISTED_MAX),
+        _ => format!("no model '{name}' (have {listed})"),
     })
 }
+
+/// Names that an error lists at most.
+const NAMES_LISTED_MAX: usize = 20;
 
 fn mark_live(mut meta: Value, live: u64) -> Value {
     meta["live"] = (meta["version"] == live).into();

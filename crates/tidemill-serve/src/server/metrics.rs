@@ -9,10 +9,12 @@ use std::{
     time::Duration,
 };
 
+use super::load::Load;
+
 /// Routes as metrics name them; `none` is for requests that no route takes.
-const ROUTES: [&str; 21] = [
-    "page", "healthz", "metrics", "status", "events", "feed", "models", "model", "predict", "rank", "rankings",
-    "rollback", "promote", "label", "split", "rollout", "push", "oip", "infer", "grpc", "none",
+const ROUTES: [&str; 23] = [
+    "page", "healthz", "metrics", "status", "events", "feed", "models", "model", "predict", "explain", "rank",
+    "rankings", "rollback", "promote", "label", "split", "rollout", "follow", "push", "oip", "infer", "grpc", "none",
 ];
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 /// Upper ends of the buckets of the predict time, microseconds.
@@ -27,7 +29,43 @@ pub(super) struct Metrics {
     rows: AtomicU64,
     connections: Arc<AtomicU64>,
     turned_away: AtomicU64,
+    refused: [AtomicU64; REASONS.len()],
 }
+
+/// Why a request or a connection was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// No token, or none that holds.
+    Unauthorized,
+    /// A token without the role.
+    Forbidden,
+    /// A tenant or token that asks too often.
+    Rate,
+    /// A deadline that cannot be met.
+    Deadline,
+    /// Too many requests at once.
+    Requests,
+    /// Too many bytes of bodies at once.
+    Bodies,
+    /// A body that did not come in time.
+    Slow,
+    /// A connection of HTTP/2 that sent little but control frames.
+    Flood,
+    /// A connection that could not agree on TLS.
+    Tls,
+}
+
+const REASONS: [(Reason, &str); 9] = [
+    (Reason::Unauthorized, "unauthorized"),
+    (Reason::Forbidden, "forbidden"),
+    (Reason::Rate, "rate"),
+    (Reason::Deadline, "deadline"),
+    (Reason::Requests, "requests"),
+    (Reason::Bodies, "bodies"),
+    (Reason::Slow, "slow"),
+    (Reason::Flood, "flood"),
+    (Reason::Tls, "tls"),
+];
 
 /// A connection that is open.
 pub(super) struct OpenConnection(Arc<AtomicU64>);
@@ -40,6 +78,22 @@ impl Metrics {
 
     pub fn turned_away(&self) {
         self.turned_away.fetch_add(1, Relaxed);
+    }
+
+    pub fn refused(&self, reason: Reason) {
+        self.refused[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a refusal that has a reason of its own.
+    pub fn refusal(&self, status: u16, code: &str) {
+        match (status, code) {
+            (401, _) => self.refused(Reason::Unauthorized),
+            (403, _) => self.refused(Reason::Forbidden),
+            (408, _) => self.refused(Reason::Slow),
+            (429, "rate_limited") => self.refused(Reason::Rate),
+            (429, "deadline") => self.refused(Reason::Deadline),
+            _ => {}
+        }
     }
 
     pub fn request(&self, route: &str, status: u16) {
@@ -60,8 +114,30 @@ impl Metrics {
         self.rows.fetch_add(rows as u64, Relaxed);
     }
 
-    pub fn to_text(&self) -> String {
+    pub fn to_text(&self, load: &Load, tenants: &[(String, u64, u64)]) -> String {
         let mut out = String::new();
+        head(&mut out, "tidemill_http_refused_total", "counter", "Requests and connections not let in, by reason.");
+        for (reason, name) in REASONS {
+            line(
+                &mut out,
+                &format!("tidemill_http_refused_total{{reason=\"{name}\"}}"),
+                &self.refused[reason as usize],
+            );
+        }
+        let gauges = [
+            ("tidemill_http_requests_in_flight", "Requests that are being answered.", load.requests() as f64),
+            ("tidemill_http_body_bytes", "Bytes of bodies that have not come whole.", load.bodies_bytes() as f64),
+            (
+                "tidemill_http_lateness_seconds",
+                "How long what is ready waits for a thread.",
+                load.lateness().as_secs_f64(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            head(&mut out, name, "gauge", help);
+            let _ = writeln!(out, "{name} {value}");
+        }
+        tenants_text(&mut out, tenants);
         head(&mut out, "tidemill_http_requests_total", "counter", "Requests answered, by route and class of status.");
         for (route, classes) in ROUTES.iter().zip(&self.requests) {
             for (class, count) in CLASSES.iter().zip(classes).filter(|(_, count)| count.load(Relaxed) > 0) {
@@ -94,6 +170,22 @@ impl Metrics {
         }
         let _ = writeln!(out, "{name}_sum {}", self.predict_us.load(Relaxed) as f64 / 1e6);
         let _ = writeln!(out, "{name}_count {total}");
+    }
+}
+
+fn tenants_text(out: &mut String, tenants: &[(String, u64, u64)]) {
+    if tenants.is_empty() {
+        return;
+    }
+    let name = "tidemill_tenant_requests_total";
+    head(out, name, "counter", "Requests with a token of the tenant.");
+    for (tenant, requests, _) in tenants {
+        let _ = writeln!(out, "{name}{{tenant=\"{tenant}\"}} {requests}");
+    }
+    let name = "tidemill_tenant_limited_total";
+    head(out, name, "counter", "Requests refused because tenant or token asked too often.");
+    for (tenant, _, limited) in tenants {
+        let _ = writeln!(out, "{name}{{tenant=\"{tenant}\"}} {limited}");
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     live::Which,
     predict::{Input, Output},
 };
-pub(super) use json::InferRequest;
+pub(super) use json::{InferRequest, read};
 pub(super) use route::{Oip, is_oip, with_version};
 
 /// What the server calls itself.
@@ -57,7 +57,7 @@ pub(super) fn read_only(shared: &Shared, route: Oip<'_>) -> Result<Reply, Refusa
 
 /// Whether there is a model to ask, and there will be one a moment later.
 pub(super) fn is_ready(shared: &Shared) -> bool {
-    !*shared.stop.borrow() && !shared.host.models().is_empty()
+    !*shared.stop.borrow() && shared.host.is_ready()
 }
 
 /// Whether a model answers under its name, or under a version of it that is there.
@@ -135,7 +135,7 @@ pub(super) fn infer(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, b
     let (rows, reply) = contained(|| -> Result<_> {
         let model = find(shared, name.name)?;
         let (json, bytes) = parts(headers, body)?;
-        let request = json::read(json, bytes)?;
+        let request = read(json, bytes)?;
         let which = model.by_key(name.which, || routing_key(headers, body));
         infer_with(&model, which, &request)
     })??;

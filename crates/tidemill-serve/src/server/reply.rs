@@ -14,6 +14,7 @@ use hyper::{
 };
 use serde_json::{Map, Value, json};
 use tidemill_base::{Error, Kind};
+use tokio::sync::mpsc;
 
 use super::events::EventStream;
 
@@ -24,6 +25,7 @@ pub(super) type Reply = Response<ReplyBody>;
 pub(super) enum ReplyBody {
     Whole(Bytes),
     Events(EventStream),
+    Frames(mpsc::Receiver<Bytes>),
 }
 
 /// A request that is not answered as asked.
@@ -39,12 +41,26 @@ pub(super) struct Refusal {
     pub details: Option<Box<Map<String, Value>>>,
     /// What is left of the request is not read: the connection ends with the reply.
     pub close: bool,
+    /// What to send to be let in, for 401.
+    pub challenge: Option<&'static str>,
+    /// How many seconds to wait before the next try, for 429 and 503.
+    pub retry_after_s: u64,
 }
 
 impl Refusal {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status, code, message, hint: None, allow: None, details: None, close: false }
+        Self {
+            status,
+            code,
+            message,
+            hint: None,
+            allow: None,
+            details: None,
+            close: false,
+            challenge: None,
+            retry_after_s: 1,
+        }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -95,7 +111,10 @@ impl Refusal {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after_s));
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         reply
     }
@@ -137,6 +156,15 @@ pub(super) fn events(stream: EventStream) -> Reply {
     reply
 }
 
+/// A 200 whose body is what a replica reads.
+pub(super) fn frames(frames: mpsc::Receiver<Bytes>) -> Reply {
+    let mut reply = Response::new(ReplyBody::Frames(frames));
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(crate::follow::CONTENT_TYPE));
+    no_store(headers);
+    reply
+}
+
 /// Text that came from outside, made fit for a message: no control characters, not long.
 pub(crate) fn shown(text: &str) -> String {
     let short: String = text.chars().take(80).collect();
@@ -157,6 +185,7 @@ impl Body for ReplyBody {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Events(stream) => stream.poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
+            Self::Frames(frames) => frames.poll_recv(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
         }
     }
 
@@ -167,7 +196,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::Frames(_) => SizeHint::default(),
         }
     }
 }

@@ -23,10 +23,13 @@ pub(super) enum Route<'a> {
     Model(ModelName<'a>),
     Predict(ModelName<'a>),
     Rank(ModelName<'a>),
+    Explain(ModelName<'a>),
     /// Of a model, all or one.
     Rankings(&'a str, Option<&'a str>),
     Rollback(&'a str),
     Promote(&'a str),
+    /// What a replica reads.
+    Follow(&'a str),
     /// Labels, split and rollout.
     Change(&'a str, Change),
     Push(&'a str),
@@ -80,27 +83,40 @@ impl<'a> Route<'a> {
         match verb {
             None => Ok(Route::Model(ModelName::parse(name)?)),
             Some("predict") => Ok(Route::Predict(ModelName::parse(name)?)),
+            Some("explain") => Ok(Route::Explain(ModelName::parse(name)?)),
             Some("rank") => Ok(Route::Rank(ModelName::parse(name)?)),
             Some("rollback") => Ok(Route::Rollback(name)),
             Some("promote") => Ok(Route::Promote(name)),
+            Some("follow") => Ok(Route::Follow(name)),
             Some("label") => Ok(Route::Change(name, Change::Label)),
             Some("split") => Ok(Route::Change(name, Change::Split)),
             Some("rollout") => Ok(Route::Change(name, Change::Rollout)),
-            Some(_) => {
-                Err(no_route(path)
-                    .hint("a model knows :predict, :rank, :rollback, :promote, :label, :split and :rollout"))
-            }
+            Some(_) => Err(no_route(path)
+                .hint("a model knows :predict, :explain, :rank, :rollback, :promote, :label, :split and :rollout")),
         }
     }
 
     /// The methods it takes, as `Allow` lists them.
     pub fn allow(&self) -> &'static str {
         match self {
-            Route::Predict(_) | Route::Rank(_) | Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
+            Route::Predict(_) | Route::Explain(_) | Route::Rank(_) => SEND,
+            Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
             Route::Change(..) => SEND,
             Route::Rankings(_, Some(_)) => KEEP,
             Route::Oip(oip) if oip.is_post() => SEND,
             _ => READ,
+        }
+    }
+
+    /// The model it asks, if any.
+    pub fn model(&self) -> Option<ModelName<'a>> {
+        match self {
+            Route::Model(model) | Route::Predict(model) | Route::Rank(model) => Some(*model),
+            Route::Rankings(name, _) | Route::Rollback(name) | Route::Promote(name) | Route::Change(name, _) => {
+                Some(ModelName { name, which: Which::Live })
+            }
+            Route::Oip(Oip::Model(model) | Oip::ModelReady(model) | Oip::Infer(model)) => Some(*model),
+            _ => None,
         }
     }
 
@@ -117,9 +133,11 @@ impl<'a> Route<'a> {
             Route::Model(_) => "model",
             Route::Predict(_) => "predict",
             Route::Rank(_) => "rank",
+            Route::Explain(_) => "explain",
             Route::Rankings(..) => "rankings",
             Route::Rollback(_) => "rollback",
             Route::Promote(_) => "promote",
+            Route::Follow(_) => "follow",
             Route::Change(_, Change::Label) => "label",
             Route::Change(_, Change::Split) => "split",
             Route::Change(_, Change::Rollout) => "rollout",
@@ -174,9 +192,9 @@ pub(super) fn percent_decoded(path: &str) -> Option<Cow<'_, str>> {
 pub(super) fn no_route(path: &str) -> Refusal {
     Refusal::new(hyper::StatusCode::NOT_FOUND, "not_found", format!("no route {}", shown(path))).hint(
         "routes: /, /healthz, /metrics, /v1/status, /v1/events, /v1/feed, /v1/models, /v1/models/NAME, \
-         /v1/models/NAME:predict, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, \
+         /v1/models/NAME:predict, /v1/models/NAME:explain, /v1/models/NAME:rank, /v1/models/NAME/rankings/NAME, /v1/models/NAME:rollback, \
          /v1/models/NAME:promote, /v1/models/NAME:label, /v1/models/NAME:split, /v1/models/NAME:rollout, \
-         /v1/sources/NAME, /v2 (Open Inference Protocol)",
+         /v1/models/NAME:follow, /v1/sources/NAME, /v2 (Open Inference Protocol)",
     )
 }
 
@@ -194,10 +212,12 @@ mod tests {
             ("/v1/models/ctr@42", Some(Route::Model(ModelName { name: "ctr", which: Which::Version(42) }))),
             ("/v1/models/ctr:predict", Some(Route::Predict(ctr))),
             ("/v1/models/ctr@42:predict", Some(Route::Predict(ModelName { name: "ctr", which: Which::Version(42) }))),
+            ("/v1/models/ctr:explain", Some(Route::Explain(ctr))),
             ("/v1/models/ctr:rank", Some(Route::Rank(ctr))),
             ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", which: Which::Version(42) }))),
             ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
             ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
+            ("/v1/models/ctr:follow", Some(Route::Follow("ctr"))),
             ("/v1/sources/clicks", Some(Route::Push("clicks"))),
             ("/v1/modles", None),
             ("/v1/models/", None),

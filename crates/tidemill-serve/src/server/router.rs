@@ -1,26 +1,35 @@
 //! From a request to its reply: who may ask, what is asked, the body, the handler.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::Incoming,
     header::{self, HeaderValue},
+    http::request::Parts,
 };
 use serde_json::{Map, Value, json};
 use tidemill_base::{Error, Result};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Shared, body, contained, guard,
+    Shared,
+    access::{Grant, Need, no_source, refuse_token_in_url},
+    body, contained, guard,
     host::{PushReply, ServedModel, no_model},
+    load::{Deadline, Verdict},
+    metrics::Reason,
     oip, our_mistake,
     reply::{self, Refusal, Reply, shown},
     route::{ModelName, Route, no_route, percent_decoded},
     versions,
 };
-use crate::live::Which;
+use crate::{
+    follow::{Ask, stream},
+    live::Which,
+    predict::ARROW_STREAM,
+};
 
 /// Refused lines that a reply lists at most; all are counted.
 const REFUSED_LISTED_MAX: usize = 100;
@@ -36,12 +45,22 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
         None => Err(no_route(uri.path())),
     };
     let label = route.as_ref().map_or("none", Route::label);
+    // Where there was a length as well, a proxy may have taken what follows for another request than we do: nothing follows.
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut reply = match dispatch(shared, route, request).await {
         Ok(reply) => reply,
-        Err(refusal) if oip::is_oip(uri.path()) => refusal.into_oip_reply(),
-        Err(refusal) => refusal.into_reply(),
+        Err(refusal) => {
+            shared.metrics.refusal(refusal.status.as_u16(), refusal.code);
+            match oip::is_oip(uri.path()) {
+                true => refusal.into_oip_reply(),
+                false => refusal.into_reply(),
+            }
+        }
     };
     shared.metrics.request(label, reply.status().as_u16());
+    if chunked {
+        reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply
 }
@@ -52,16 +71,70 @@ async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Reply, Refusal> {
     let (head, body) = request.into_parts();
-    let route = match let_in(shared, route, &head.method, &head.headers) {
-        Ok(route) => route,
+    let place = shared.load.enter(shared.limits.requests_max);
+    let entry = match &place {
+        Some(_) => let_in(shared, route, &head),
+        None => Err(too_many(shared)),
+    };
+    let Entry { route, caller, deadline } = match entry {
+        Ok(entry) => entry,
         // A body nobody wants is not read, unless it is small enough to keep the connection.
         Err(refusal) if head.method == Method::GET || head.method == Method::HEAD => return Err(refusal),
         Err(refusal) => return Err(body::discard(&head.headers, body, refusal)),
     };
     if matches!(head.method, Method::GET | Method::HEAD) {
-        return read_only(shared, route);
+        load(shared, &route).await?;
+        if let (Route::Follow(model), &Method::GET) = (&route, &head.method) {
+            return follow(shared, model, head.uri.query().unwrap_or_default());
+        }
+        return read_only(shared, route, caller.as_deref());
     }
-    let body = body::read(&head.headers, body, &shared.limits).await?;
+    let Some(deadline) = deadline else {
+        let (body, _held) = body::read(&head.headers, body, shared).await?;
+        load(shared, &route).await?;
+        return handle(shared, route, caller, &head, body).await;
+    };
+    // In a box: most requests have no deadline, and their future stays as small as it was.
+    Box::pin(async move {
+        let late = || deadline.refusal(Verdict::Past, Duration::ZERO).closing();
+        let ready = async {
+            let body = body::read(&head.headers, body, shared).await?;
+            load(shared, &route).await.map(|()| body)
+        };
+        let (body, _held) = timeout_at(deadline.at, ready).await.map_err(|_| late())??;
+        let bytes = if costs(&route) { body.len() } else { 0 };
+        let began = Instant::now();
+        match shared.load.judge(deadline, bytes, began) {
+            Verdict::Enough => {}
+            verdict => return Err(deadline.refusal(verdict, shared.load.expected(bytes))),
+        }
+        let reply = handle(shared, route, caller, &head, body).await;
+        if bytes > 0 && reply.is_ok() {
+            shared.load.took(bytes, began.elapsed());
+        }
+        reply
+    })
+    .await
+}
+
+/// Whether what a request takes depends on its body, and is learned.
+fn costs(route: &Route<'_>) -> bool {
+    matches!(route, Route::Predict(_) | Route::Rank(_) | Route::Oip(oip::Oip::Infer(_)))
+}
+
+pub(super) fn too_many(shared: &Shared) -> Refusal {
+    shared.metrics.refused(Reason::Requests);
+    let message = format!("{} requests are being answered, which is the limit", shared.limits.requests_max);
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "exhausted", message).hint("nothing was taken; try again")
+}
+
+async fn handle(
+    shared: &Arc<Shared>,
+    route: Route<'_>,
+    caller: Option<Arc<Grant>>,
+    head: &Parts,
+    body: Bytes,
+) -> Result<Reply, Refusal> {
     match route {
         Route::Rankings(model, Some(name)) => {
             let (name, put) = (name.to_string(), head.method == Method::PUT);
@@ -71,7 +144,15 @@ async fn dispatch(
             };
             Box::pin(blocking(shared, model, run)).await
         }
+        Route::Predict(model) if is_arrow(&head.headers) => {
+            Box::pin(predict_arrow(shared, model, &head.headers, body)).await
+        }
         Route::Predict(model) => predict(shared, model, &head.headers, &body),
+        Route::Explain(model) => contained(|| {
+            let served = find(shared, model.name)?;
+            let which = served.by_key(model.which, || versions::routing_key(&head.headers, &body));
+            Ok(reply::json(&served.explain(&body, which)?.to_json()))
+        })?,
         Route::Rank(model) => rank(shared, model, &head.headers, &body),
         // In boxes, so that they do not make the future of every request as large as theirs.
         Route::Rollback(model) => Box::pin(rollback(shared, model, &body)).await,
@@ -80,19 +161,38 @@ async fn dispatch(
             let run = move |model: &ServedModel| versions::change(model, what, &body).map(|()| model.to_json());
             Box::pin(blocking(shared, model, run)).await
         }
-        Route::Push(source) => Box::pin(push(shared, source, body)).await,
+        Route::Push(source) => Box::pin(push(shared, source, body)).await.map_err(|refusal| {
+            // What sources there are is not for everybody who has a token.
+            if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
+        }),
         Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, &head.headers, &body),
         _ => Err(our_mistake()),
     }
 }
 
-fn let_in<'a>(
-    shared: &Shared,
-    route: Result<Route<'a>, Refusal>,
-    method: &Method,
-    headers: &HeaderMap,
-) -> Result<Route<'a>, Refusal> {
+/// Waits for the model that a request asks, where it is not in memory.
+async fn load(shared: &Shared, route: &Route<'_>) -> Result<(), Refusal> {
+    let Some(model) = route.model() else { return Ok(()) };
+    // Of a version, what is known of it is on disk and needs no weights.
+    let version = if matches!(route, Route::Model(_)) { None } else { model.which.version() };
+    match contained(|| shared.host.load(model.name, version))? {
+        Some(loading) => Ok(loading.await?),
+        None => Ok(()),
+    }
+}
+
+/// A request that is let in.
+struct Entry<'a> {
+    route: Route<'a>,
+    /// Nobody is asked for a token where there are none.
+    caller: Option<Arc<Grant>>,
+    deadline: Option<Deadline>,
+}
+
+fn let_in<'a>(shared: &Shared, route: Result<Route<'a>, Refusal>, head: &Parts) -> Result<Entry<'a>, Refusal> {
+    let (method, headers) = (&head.method, &head.headers);
     guard::check(method, headers, shared.loopback)?;
+    refuse_token_in_url(&head.uri)?;
     let route = route?;
     let allow = route.allow();
     if !allow.split(", ").any(|m| m == method.as_str()) {
@@ -100,33 +200,53 @@ fn let_in<'a>(
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         return Err(Refusal { allow: Some(allow), ..refusal });
     }
+    let caller = match Need::of(&route, method) {
+        Need::Nothing => None,
+        need => caller(shared, headers)?.map(|grant| grant.check(&need, &*shared.host).map(|()| grant)).transpose()?,
+    };
     match route {
-        Route::Predict(_) | Route::Rank(_) => check_predict_type(headers)?,
+        Route::Predict(_) if is_arrow(headers) => {}
+        Route::Predict(_) => check_predict_type(headers, " or application/vnd.apache.arrow.stream")?,
+        Route::Explain(_) | Route::Rank(_) => check_predict_type(headers, "")?,
         // Bytes behind the JSON have a type of their own, which clients name as they like.
-        Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_predict_type(headers)?,
+        Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_predict_type(headers, "")?,
         _ => {}
     }
-    Ok(route)
+    Ok(Entry { route, caller, deadline: Deadline::of(headers)? })
 }
 
-fn check_predict_type(headers: &HeaderMap) -> Result<(), Refusal> {
+/// Who asks, and may ask now; `None` where nobody is asked for a token.
+pub(super) fn caller(shared: &Shared, headers: &HeaderMap) -> Result<Option<Arc<Grant>>, Refusal> {
+    let Some(access) = &shared.border.access else { return Ok(None) };
+    let grant = access.caller(headers, shared.host.wall_ms())?;
+    grant.take()?;
+    Ok(Some(grant))
+}
+
+fn is_arrow(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().eq_ignore_ascii_case(ARROW_STREAM.as_bytes()))
+}
+
+/// `or`: what else is taken there.
+fn check_predict_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let value = String::from_utf8_lossy(value.as_bytes());
     let media_type = value.split(';').next().unwrap_or_default().trim();
     if PREDICT_TYPES.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {
         return Ok(());
     }
-    let message = format!("Content-Type '{}' is not understood; send application/json", shown(media_type));
+    let message = format!("Content-Type '{}' is not understood; send application/json{or}", shown(media_type));
     Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
-fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
+fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Result<Reply, Refusal> {
     let host = &shared.host;
     match route {
         Route::Page(asset) => Ok(asset.reply()),
         Route::Health => Ok(reply::bytes(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")),
         Route::Metrics => {
-            let text = contained(|| host.metrics())? + &shared.metrics.to_text();
+            let tenants = shared.border.access.as_ref().map_or(Vec::new(), |access| access.tenants());
+            let text = contained(|| host.metrics())? + &shared.metrics.to_text(&shared.load, &tenants);
             Ok(reply::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
         Route::Status => Ok(reply::json(&contained(|| host.status())?)),
@@ -136,7 +256,7 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
             None => Err(Error::not_found("no feed is shown here; the demo has one").into()),
         },
         Route::Models => contained(|| {
-            let models: Vec<Value> = host.models().iter().map(|m| m.to_json()).collect();
+            let models: Vec<Value> = host.models_json(&|name| caller.is_none_or(|grant| grant.sees(name)));
             reply::json(&json!({ "models": models }))
         }),
         Route::Model(ModelName { name, which }) => contained(|| {
@@ -153,6 +273,18 @@ fn read_only(shared: &Shared, route: Route<'_>) -> Result<Reply, Refusal> {
     }
 }
 
+/// Begins to send a replica what is learned, for as long as it reads.
+fn follow(shared: &Shared, model: &str, query: &str) -> Result<Reply, Refusal> {
+    let model = find(shared, model)?;
+    let ask = Ask::from_query(query)
+        .ok_or_else(|| Error::invalid("a follower says lineage (hexadecimal), position and mini_batch (numbers)"))?;
+    let live = model.predictor().live();
+    let feed = live.feed().ok_or_else(|| {
+        Error::conflict(format!("model '{}' is not learned here; follow the process that learns it", model.name()))
+    })?;
+    Ok(reply::frames(stream::follow(live.clone(), feed.clone(), ask, shared.stop.clone())))
+}
+
 fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
     let began = Instant::now();
     let (rows, text) = contained(|| -> Result<_> {
@@ -166,6 +298,29 @@ fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply::bytes(StatusCode::OK, "application/json", text))
+}
+
+/// On a thread where it holds up no other request.
+async fn predict_arrow(
+    shared: &Shared,
+    name: ModelName<'_>,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Reply, Refusal> {
+    let (began, model) = (Instant::now(), find(shared, name.name)?);
+    let key = versions::routing_key(headers, &body).to_vec();
+    let (version, label) = match name.which {
+        Which::Version(version) => (Some(version), None),
+        Which::Label(label) => (None, Some(label.to_string())),
+        Which::Live | Which::Key(_) => (None, None),
+    };
+    let done = tokio::task::spawn_blocking(move || {
+        let which = label.as_deref().map_or(version.into(), Which::Label);
+        model.predict_arrow(body, model.by_key(which, || &key))
+    });
+    let reply = done.await.map_err(|_| our_mistake())??;
+    shared.metrics.predicted(reply.rows, began.elapsed());
+    Ok(reply::bytes(StatusCode::OK, ARROW_STREAM, reply.bytes))
 }
 
 fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {

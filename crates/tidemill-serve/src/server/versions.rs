@@ -20,6 +20,17 @@ pub(super) enum Change {
     Rollout,
 }
 
+impl Change {
+    /// As the path and refusals say it.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Change::Label => "label",
+            Change::Split => "split",
+            Change::Rollout => "rollout",
+        }
+    }
+}
+
 /// What tells requests apart where traffic is split.
 pub(super) fn routing_key<'a>(headers: &'a HeaderMap, otherwise: &'a [u8]) -> &'a [u8] {
     headers.get(KEY).map_or(otherwise, |key| key.as_bytes())

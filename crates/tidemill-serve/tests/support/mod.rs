@@ -2,6 +2,7 @@
 //! `history` (which takes no events). A pushed click raises the weights of its impression at once.
 #![allow(dead_code, reason = "each test and example uses a part")]
 
+pub mod call;
 pub mod site;
 
 use std::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tidemill_serve::server::{Limits, Running, start_with};
+use tidemill_serve::server::{Border, Limits, Running, start_behind};
 
 use super::{FakeHost, Handle};
 
@@ -48,8 +48,12 @@ pub fn open(name: &str) -> Site {
 }
 
 pub fn open_with(name: &str, limits: Limits) -> Site {
+    open_behind(name, limits, Border::default())
+}
+
+pub fn open_behind(name: &str, limits: Limits, border: Border) -> Site {
     let host = FakeHost::open(name);
-    let server = start_with(ANY.parse().unwrap(), Arc::new(Handle(host.clone())), limits).unwrap();
+    let server = start_behind(ANY.parse().unwrap(), Arc::new(Handle(host.clone())), limits, border).unwrap();
     Site { host, server }
 }
 

@@ -214,10 +214,23 @@ fn request(
     let own = flat_columns(source, LEFT);
     let output = schema(items.iter().map(|w| (w.name.as_str(), &w.ty)));
     let before = build.project_some(&own, &items, &needed, output)?;
+    let before_needed = needed;
     let output = schema(wanted.iter().map(|w| (w.name.as_str(), &w.ty)));
     let needed: Vec<bool> = wanted.iter().map(|w| is_feature(&w)).collect();
     let after = build.project_some(columns, wanted, &needed, output)?;
-    Ok(RequestParts { before: Arc::new(before), after: Arc::new(after), read_keys, event_time, specs: specs.to_vec() })
+    let time_is_read = read_keys.contains(&event_time)
+        || matches!(&carried.columns[event_time].expr, Expr::Column(c) if read.contains(&c.name));
+    let optional = if time_is_read { Vec::new() } else { optional(&own, &items, &before_needed, event_time) };
+    let (before, after) = (Arc::new(before), Arc::new(after));
+    Ok(RequestParts { before, after, read_keys, event_time, optional, specs: specs.to_vec() })
+}
+
+/// The source's own columns that a request reads for its event time alone: without them it is as of now.
+fn optional(own: &[(String, DataType)], items: &[Wanted], needed: &[bool], event_time: usize) -> Vec<usize> {
+    let of_others = items.iter().zip(needed).enumerate().filter(|(i, (_, needed))| **needed && *i != event_time);
+    let others: BTreeSet<String> = of_others.flat_map(|(_, (w, _))| reads(&w.expr)).collect();
+    let time = reads(&items[event_time].expr);
+    (0..own.len()).filter(|&i| time.contains(&own[i].0) && !others.contains(&own[i].0)).collect()
 }
 
 impl Build<'_> {

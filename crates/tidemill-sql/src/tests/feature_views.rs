@@ -137,6 +137,22 @@ fn a_request_is_answered_by_the_views() {
     assert_eq!(unfed.column_by_name("ctr_1h").unwrap().as_primitive::<Float64Type>().value(0), 20.0 * 0.03 / 20.0);
 }
 
+/// Whoever asks what a request needs is told what features and look-ups read, and that it may do without a time.
+#[test]
+fn a_request_reads_what_features_and_keys_are_made_of() {
+    let job = train_job(&program(QUERY));
+    let columns = job.pipeline.left.source.columns.clone();
+    let request = job.pipeline.request_with(Arc::new(Echo));
+    let names = |of: Vec<usize>| of.into_iter().map(|i| columns.field(i).name().clone()).collect::<Vec<_>>();
+    assert_eq!(names(request.reads().expect("not all")), ["user_id", "price", "ts"]);
+    assert_eq!(names(request.optional()), ["ts"]);
+    // A feature that is made of the time needs it.
+    let job = train_job(&program(&QUERY.replace("i.price * 2 AS double_price", "i.ts % 7 AS weekday")));
+    let request = job.pipeline.request_with(Arc::new(Echo));
+    assert_eq!(names(request.reads().expect("not all")), ["user_id", "ts"]);
+    assert_eq!(request.optional(), Vec::<usize>::new());
+}
+
 /// Filters come behind the views: what the query leaves out was carried, and is dropped then; what fails on it never runs.
 #[test]
 fn filters_follow_the_views() {

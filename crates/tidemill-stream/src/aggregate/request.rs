@@ -52,6 +52,8 @@ pub struct RequestParts {
     pub read_keys: Vec<usize>,
     /// Of the carried columns: the event time.
     pub event_time: usize,
+    /// Of the source's own columns those that say the event time and nothing else.
+    pub optional: Vec<usize>,
     /// The views.
     pub specs: Vec<ViewSpec>,
 }
@@ -80,6 +82,14 @@ pub fn with_views(carried: &SchemaRef, specs: &[ViewSpec]) -> SchemaRef {
 impl Transform for AsOfRequest {
     fn output(&self) -> SchemaRef {
         self.parts.after.output()
+    }
+
+    fn reads(&self) -> Option<Vec<usize>> {
+        self.parts.before.reads()
+    }
+
+    fn optional(&self) -> Vec<usize> {
+        self.parts.optional.clone()
     }
 
     fn apply(&self, rows: &RecordBatch) -> Result<Transformed> {

@@ -18,6 +18,7 @@ pub(super) use routing::{alter, alter_here};
 
 use super::{
     DataDirectory,
+    door::control_header,
     run::{print_line, registry},
     say,
 };
@@ -234,17 +235,18 @@ fn verify(root: &Path, name: &str) -> Result<()> {
 }
 
 /// One small request to a process on this machine.
-pub(super) fn post(address: &str, path: &str, body: &str) -> Result<()> {
-    exchange(address, "POST", path, body).map(drop)
+pub(super) fn post(root: &Path, address: &str, path: &str, body: &str) -> Result<()> {
+    exchange(root, address, "POST", path, body).map(drop)
 }
 
 /// One small request to a process on this machine, and the body of its answer.
-pub(super) fn exchange(address: &str, method: &str, path: &str, body: &str) -> Result<String> {
+pub(super) fn exchange(root: &Path, address: &str, method: &str, path: &str, body: &str) -> Result<String> {
     let fail = |e: std::io::Error| Error::unavailable(format!("http://{address}{path}: {e}"));
     let mut stream = TcpStream::connect(address).map_err(fail)?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(fail)?;
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n{}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        control_header(root),
         body.len()
     );
     stream.write_all(request.as_bytes()).map_err(fail)?;

@@ -1,21 +1,14 @@
 //! `tidemill run`: carries out a program, statement by statement.
 
-use std::{
-    io::Write,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{io::Write, sync::Arc};
 
 use clap::Args;
 use serde_json::Value;
 use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir};
-use tidemill_serve::{
-    registry::Registry,
-    server::{self, Host},
-};
+use tidemill_serve::{registry::Registry, server::Host};
 use tidemill_sql::{Input, Program, Statement, TrainJob};
 
-use super::{DataDirectory, ProgramText, Serving, models, say, screen::Screen};
+use super::{DataDirectory, ProgramText, Serving, door::Servers, models, say, screen::Screen};
 use crate::{
     evaluate::evaluate,
     figures,
@@ -81,8 +74,7 @@ impl Run {
         let data = DataDir::open(&self.data.data_dir)?;
         let program = program::bind(&text, &data.models())?;
         let session = Session::start(data, &program, &self.serving, &self.common, None)?;
-        let options =
-            Options { from_scratch: self.from_scratch, threads: self.common.threads(), end_with_ordered: false };
+        let options = Options { from_scratch: self.from_scratch, threads: self.common.threads(), ..Options::default() };
         session.run(program, &options)
     }
 }
@@ -93,7 +85,7 @@ pub(super) struct Session {
     clock: Arc<dyn Clock>,
     signal: Arc<Signal>,
     host: Arc<AppHost>,
-    server: Option<server::Running>,
+    server: Option<Servers>,
     common: Common,
     address_told: bool,
 }
@@ -115,16 +107,14 @@ impl Session {
         let host = Arc::new(AppHost::new(push, feed));
         let mut server = None;
         if !serving.no_serve && train_jobs(program).next().is_some() {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, serving.port));
-            let running = server::start(address, host.clone())?;
-            data.announce(&running.address().to_string())?;
-            server = Some(running);
+            server = Some(serving.door.open(serving.port, &data, host.clone())?);
         }
         Ok(Self { data, clock, signal, host, server, common: common.clone(), address_told: false })
     }
 
     /// Carries out the statements in order.
     pub fn run(mut self, program: Program, options: &Options) -> Result<()> {
+        let options = &Options { serves: self.server.is_some(), ..options.clone() };
         let unbounded = train_jobs(&program).filter(|j| inputs(j).iter().any(|i| !i.source.bounded())).count();
         if unbounded > 0 && !matches!(program.statements.last(), Some(Statement::Train(_))) || unbounded > 1 {
             return Err(Error::invalid(
@@ -160,7 +150,7 @@ impl Session {
             && !self.common.quiet
             && !std::mem::replace(&mut self.address_told, true)
         {
-            say(format!("page and API at http://{}/", server.address()));
+            say(format!("page and API at {}", server.url()));
         }
     }
 
@@ -168,7 +158,7 @@ impl Session {
         let mut job = Job::open(&self.data, bound, options.clone(), self.host.push_hub(), self.clock.clone())?;
         let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
         if self.server.is_some() {
-            let live = job.serve();
+            let live = job.serve()?;
             let views = job.serve_views()?;
             self.host.serve(job.bound(), live, views, job.registry().clone())?;
             // First the figures, then the address: who is told it finds them there.
@@ -199,7 +189,7 @@ fn train_jobs(program: &Program) -> impl Iterator<Item = &TrainJob> {
 }
 
 /// SIGINT and SIGTERM ask for a clean stop; a second one ends the process at once, which is as safe as a crash.
-fn stop_on_signals(signal: Arc<Signal>) -> Result<()> {
+pub(super) fn stop_on_signals(signal: Arc<Signal>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal as listen};
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

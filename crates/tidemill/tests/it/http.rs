@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::support::{Scratch, Serving, eventually, run, send_signal, tidemill};
 
-const PUSHED: &str = "CREATE SOURCE shown (imp_id BIGINT PRIMARY KEY, ts BIGINT, user STRING, item STRING,
+pub const PUSHED: &str = "CREATE SOURCE shown (imp_id BIGINT PRIMARY KEY, ts BIGINT, user STRING, item STRING,
        rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt) WITH (connector = 'http', idle_timeout = '50ms');
      CREATE SOURCE clicked (imp_id BIGINT, ts BIGINT, rt AS TO_TIMESTAMP_MS(ts), WATERMARK FOR rt) WITH (connector = 'http', idle_timeout = '50ms');
      SELECT i.*, (c.imp_id IS NOT NULL) AS label FROM shown i LEFT JOIN clicked c

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bench;
+mod border;
 mod changed_files;
 mod checkpoints;
 mod cli;
@@ -11,9 +12,14 @@ mod cli;
 mod connect;
 mod emission;
 mod event_time;
+mod fuzz;
 mod http;
+mod infer;
 mod kill;
+mod large;
 mod reference;
+mod replica;
+mod serve;
 mod support;
 mod tidy;
 mod versions;

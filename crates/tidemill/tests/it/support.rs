@@ -97,8 +97,19 @@ impl Serving {
         Self::spawn(with_disk_of(kib).args(args))
     }
 
+    /// Starts it on a port where something served before, as soon as that is free.
+    pub fn start_at(address: &str, args: &[&str]) -> Self {
+        let port = address.rsplit(':').next().unwrap();
+        eventually("the port is free", || std::net::TcpListener::bind(address).ok().map(drop));
+        Self::spawn_at(tidemill().args(args), port)
+    }
+
     fn spawn(command: &mut Command) -> Self {
-        let mut child = command.args(["--port", "0"]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::spawn_at(command, "0")
+    }
+
+    fn spawn_at(command: &mut Command, port: &str) -> Self {
+        let mut child = command.args(["--port", port]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut seen = String::new();
         let address = loop {
@@ -107,8 +118,8 @@ impl Serving {
                 panic!("ended before it served: {seen}");
             }
             seen.push_str(&line);
-            if let Some(at) = line.find("http://") {
-                break line[at + 7..].trim_end().trim_end_matches('/').to_string();
+            if let Some(at) = line.find("://") {
+                break line[at + 3..].trim_end().trim_end_matches('/').to_string();
             }
         };
         // Keeps reading, so that the program never waits for us.

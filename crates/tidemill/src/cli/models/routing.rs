@@ -66,7 +66,7 @@ pub(super) fn change(root: &Path, model: &str, change: &ModelChange) -> Result<(
     check_name("model", model)?;
     if let Some(address) = DataDir::owner_address(root) {
         let (verb, body) = request(change);
-        return post(&address, &format!("/v1/models/{model}:{verb}"), &body.to_string());
+        return post(root, &address, &format!("/v1/models/{model}:{verb}"), &body.to_string());
     }
     // First the model, so that a wrong name is told as one and makes no directory.
     registry(root, model)?;
@@ -173,7 +173,7 @@ pub(super) fn show(root: &Path, model: &str, registry: &Registry) -> Result<()> 
 /// What a rollout waits for, by the process that serves it.
 fn waits_for(root: &Path, model: &str) -> Option<String> {
     let address = DataDir::owner_address(root)?;
-    let body = exchange(&address, "GET", &format!("/v1/models/{model}"), "").ok()?;
+    let body = exchange(root, &address, "GET", &format!("/v1/models/{model}"), "").ok()?;
     let model: Value = serde_json::from_str(&body).ok()?;
     model["rollout"]["waits_for"].as_str().map(str::to_string)
 }

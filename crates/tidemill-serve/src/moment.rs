@@ -1,11 +1,12 @@
 //! Moments as people write them: `2026-11-21`, `2026-11-21T10:30:00Z`, `2026-11-21 10:30:00.5+01:00`.
 //!
-//! In: a text. Out: milliseconds since 1970, or nothing if it is no such moment. Without a zone it is UTC.
+//! In: a text. Out: milliseconds since 1970, or nothing if it is no such moment. Without a zone it is UTC. [`written`] goes
+//! the other way, in whole seconds of UTC.
 
 const DAY_MS: i64 = 86_400_000;
 
 /// Milliseconds since 1970.
-pub(super) fn parse(text: &str) -> Option<f64> {
+pub(crate) fn parse(text: &str) -> Option<f64> {
     let text = text.trim();
     let mut c = Cursor(text.as_bytes());
     let (year, month, day) = (c.digits(4)?, c.behind(b'-')?.digits(2)?, c.behind(b'-')?.digits(2)?);
@@ -30,6 +31,21 @@ pub(super) fn parse(text: &str) -> Option<f64> {
     }
     ms -= c.zone()? * 60_000.0;
     c.0.is_empty().then_some(ms)
+}
+
+/// `2026-11-21T10:30:00Z`.
+pub(crate) fn written(ms: i64) -> String {
+    let (days, seconds) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS) / 1000);
+    // Years of 146,097 / 400 days from a March on: the day of such a year says the month. Hinnant, civil_from_days.
+    let era_days = days + 719_468;
+    let (era, day) = (era_days.div_euclid(146_097), era_days.rem_euclid(146_097));
+    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day + 2) / 153;
+    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = 400 * era + year_of_era + i64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 struct Cursor<'a>(&'a [u8]);
@@ -102,7 +118,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{parse, written};
 
     /// Expected numbers: `date -u -d TEXT +%s%3N`.
     #[test]
@@ -122,5 +138,21 @@ mod tests {
         {
             assert_eq!(parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for text in [
+            "1970-01-01T00:00:00Z",
+            "2000-02-29T23:59:59Z",
+            "2026-11-21T10:30:00Z",
+            "2100-03-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+        ] {
+            assert_eq!(written(parse(text).unwrap() as i64), text);
+        }
+        let days = (-719_000..800_000).step_by(911).map(|day| day * 86_400_000 + 5_000);
+        assert_eq!(days.clone().find(|ms| parse(&written(*ms)) != Some(*ms as f64)), None);
+        assert!(days.count() > 1000);
     }
 }

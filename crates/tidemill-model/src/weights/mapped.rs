@@ -1,0 +1,156 @@
+//! Parameters that stay where they lie: in the bytes of a snapshot, which are read when somebody asks for them.
+//!
+//! In: bytes that do not change, a mapped file mostly. Out: the parameters of a key, after one line of 64 bytes was looked at
+//! (and the row, where entries have more than one parameter). Each page is compared with its checksum when it is touched
+//! first. One that is not what was written gives nothing, and from then on [`Mapped::damage`] names it: whoever scores asks
+//! for that before the scores are used.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use tidemill_base::{Error, Result};
+
+use crate::{
+    lines::{self, Found, LINE_BYTES, Line},
+    prefetch::prefetch,
+    snapshot::{Layout, PAGE_BYTES},
+};
+
+/// Bytes that do not change as long as somebody holds them.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+const LINES_PER_PAGE: usize = PAGE_BYTES / LINE_BYTES;
+
+/// Rows on their way from memory at once.
+const ROWS_AHEAD: usize = 64;
+
+pub(super) struct Mapped {
+    bytes: SharedBytes,
+    layout: Layout,
+    homes: u64,
+    row_page: usize,
+    /// A bit for each page that was found to be what was written.
+    seen: Box<[AtomicU64]>,
+    damage: OnceLock<String>,
+}
+
+impl Mapped {
+    /// `None`: the bytes lie in memory as this machine cannot read numbers.
+    pub fn open(bytes: SharedBytes, layout: Layout) -> Option<Self> {
+        let is_readable = cfg!(target_endian = "little")
+            && bytemuck::try_cast_slice::<u8, f32>(&(*bytes).as_ref()[layout.rows.clone()]).is_ok();
+        let seen = (0..layout.pages().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let (homes, row_page) = (lines::homes(layout.entries as u64), layout.row_page(0));
+        is_readable.then(|| Self { bytes, layout, homes, row_page, seen, damage: OnceLock::new() })
+    }
+
+    pub fn len(&self) -> usize {
+        self.layout.entries
+    }
+
+    /// Bytes of pages that were touched.
+    pub fn bytes(&self) -> usize {
+        let pages: u32 = self.seen.iter().map(|bits| bits.load(Relaxed).count_ones()).sum();
+        pages as usize * PAGE_BYTES + size_of_val(&*self.seen)
+    }
+
+    /// What is wrong with a page that was touched.
+    pub fn damage(&self) -> Option<Error> {
+        self.damage.get().map(|why| Error::corrupt(why.clone()))
+    }
+
+    /// All of it, read and checked.
+    pub fn read(&self) -> Result<crate::entries::Entries> {
+        self.layout.read((*self.bytes).as_ref()).map(|(entries, _)| entries)
+    }
+
+    /// Appends the parameters of these keys, `zeros` for those without.
+    pub fn gather(&self, keys: &[u64], zeros: &[f32], params: &mut Vec<f32>) {
+        let bytes = (*self.bytes).as_ref();
+        let (lines, _) = bytes[self.layout.lines.clone()].as_chunks::<LINE_BYTES>();
+        keys.iter().for_each(|key| prefetch(lines, lines::home(*key, self.homes)));
+        if self.layout.width == 1 {
+            let param = |key: &u64| self.word(bytes, lines, *key).map_or(0.0, f32::from_bits);
+            return params.extend(keys.iter().map(param));
+        }
+        let rows = &bytes[self.layout.rows.clone()];
+        let row_bytes = self.layout.width * 4;
+        for some in keys.chunks(ROWS_AHEAD) {
+            let mut words = [None; ROWS_AHEAD];
+            for (word, key) in words.iter_mut().zip(some) {
+                *word = self.word(bytes, lines, *key);
+                // The processor fetches what follows in a row by itself.
+                prefetch(rows, word.unwrap_or(0) as usize * row_bytes);
+            }
+            for word in &words[..some.len()] {
+                params.extend_from_slice(word.and_then(|row| self.row(bytes, row)).unwrap_or(zeros));
+            }
+        }
+    }
+
+    /// The parameter of a key, where entries have one.
+    pub fn one(&self, key: u64) -> f32 {
+        let bytes = (*self.bytes).as_ref();
+        let (lines, _) = bytes[self.layout.lines.clone()].as_chunks::<LINE_BYTES>();
+        self.word(bytes, lines, key).map_or(0.0, f32::from_bits)
+    }
+
+    /// The parameters of a key, where entries have several.
+    pub fn several(&self, key: u64) -> Option<&[f32]> {
+        let bytes = (*self.bytes).as_ref();
+        let (lines, _) = bytes[self.layout.lines.clone()].as_chunks::<LINE_BYTES>();
+        self.word(bytes, lines, key).and_then(|row| self.row(bytes, row))
+    }
+
+    #[inline(always)]
+    fn word(&self, bytes: &[u8], lines: &[Line], key: u64) -> Option<u32> {
+        if key == 0 {
+            return None; // it marks a free place
+        }
+        let mut at = lines::home(key, self.homes);
+        loop {
+            let line = lines.get(at)?;
+            self.touch(bytes, at / LINES_PER_PAGE)?;
+            match lines::find(line, key) {
+                Found::Word(word) => return Some(word),
+                Found::Absent => return None,
+                Found::Behind => at += 1,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn row<'a>(&self, bytes: &'a [u8], row: u32) -> Option<&'a [f32]> {
+        let row_bytes = self.layout.width * 4;
+        let from = row as usize * row_bytes;
+        let row = bytes[self.layout.rows.clone()].get(from..from + row_bytes)?;
+        self.touch(bytes, self.row_page + from / PAGE_BYTES)?;
+        self.touch(bytes, self.row_page + (from + row_bytes - 1) / PAGE_BYTES)?;
+        bytemuck::try_cast_slice(row).ok()
+    }
+
+    /// Makes sure that a page is what was written.
+    #[inline(always)]
+    fn touch(&self, bytes: &[u8], page: usize) -> Option<()> {
+        match self.seen[page / 64].load(Relaxed) >> (page % 64) & 1 {
+            1 => Some(()),
+            _ => self.look_at(bytes, page),
+        }
+    }
+
+    #[cold]
+    fn look_at(&self, bytes: &[u8], page: usize) -> Option<()> {
+        match self.layout.check(bytes, page) {
+            Ok(()) => {
+                self.seen[page / 64].fetch_or(1 << (page % 64), Relaxed);
+                Some(())
+            }
+            Err(e) => {
+                self.damage.get_or_init(|| e.message().to_string());
+                None
+            }
+        }
+    }
+}

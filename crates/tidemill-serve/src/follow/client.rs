@@ -1,0 +1,148 @@
+//! The replica's end of a stream: one connection, frames out of it.
+//!
+//! In: an address, a model, what the replica has. Out: frames, each whole and checked, or the reason why there are none. Not
+//! async: a replica has one thread for each model it follows, and nothing else waits for it.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    time::Duration,
+};
+
+use tidemill_base::{Error, Result};
+
+use super::{
+    Ask, CONTENT_TYPE,
+    frame::{CHECK_BYTES, Frame, HEAD_BYTES},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the trainer may take to answer before the first frame.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Read from the connection at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// A stream of frames.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    address: String,
+    /// Bytes that came and are not used yet.
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// Asks the tidemill at `address` for a model's frames.
+    pub fn open(address: &str, model: &str, ask: Ask) -> Result<Self> {
+        let stream = connect(address)?;
+        let gone = |e: std::io::Error| Error::unavailable(format!("{address}: {e}"));
+        stream.set_nodelay(true).map_err(gone)?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(gone)?;
+        stream.set_write_timeout(Some(REPLY_TIMEOUT)).map_err(gone)?;
+        let mut connection = Self { stream, address: address.to_string(), buffer: Vec::new() };
+        // HTTP/1.0: the body comes as it is, until the connection ends.
+        let request = format!("GET /v1/models/{model}:follow?{} HTTP/1.0\r\nHost: {address}\r\n\r\n", ask.to_query());
+        connection.stream.write_all(request.as_bytes()).map_err(gone)?;
+        connection.read_head(model)?;
+        Ok(connection)
+    }
+
+    fn read_head(&mut self, model: &str) -> Result<()> {
+        let end = loop {
+            if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if self.buffer.len() > HEAD_BYTES_MAX {
+                return Err(self.stranger());
+            }
+            if self.read_some()? == 0 {
+                return Err(Error::unavailable(format!("{} did not answer in time", self.address)));
+            }
+        };
+        let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
+        self.buffer.drain(..end);
+        let status: u16 = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        if !head.starts_with("http/1.") {
+            return Err(self.stranger());
+        }
+        match status {
+            200 if head.contains(&format!("content-type: {CONTENT_TYPE}")) => Ok(()),
+            200 => Err(self.stranger()),
+            _ => Err(self.refusal(status, model)),
+        }
+    }
+
+    fn stranger(&self) -> Error {
+        Error::conflict(format!("{} answers, but is no tidemill that can be followed; see --follow", self.address))
+    }
+
+    /// The error that the other side told, with its kind.
+    fn refusal(&mut self, status: u16, model: &str) -> Error {
+        while self.buffer.len() < HEAD_BYTES_MAX && matches!(self.read_some(), Ok(n) if n > 0) {}
+        let body: Option<serde_json::Value> = serde_json::from_slice(&self.buffer).ok();
+        let told = body.as_ref().and_then(|body| body["error"]["message"].as_str());
+        let message = match told {
+            Some(told) => format!("{}: {told}", self.address),
+            None => format!("{} answers {status} to a request to follow model '{model}'", self.address),
+        };
+        match (status, told) {
+            (404, Some(_)) => Error::not_found(message),
+            (400 | 409, Some(_)) => Error::conflict(message),
+            (429 | 500.., _) => Error::unavailable(message),
+            (_, Some(_)) => Error::conflict(message),
+            (_, None) => self.stranger(),
+        }
+    }
+
+    /// The next frame, if it comes within `wait`.
+    pub fn next(&mut self, wait: Duration) -> Result<Option<Frame>> {
+        self.stream.set_read_timeout(Some(wait)).map_err(|e| self.gone(e))?;
+        loop {
+            if let Some(head) = self.buffer.first_chunk::<HEAD_BYTES>() {
+                let bytes = HEAD_BYTES + Frame::content_bytes(*head)? + CHECK_BYTES;
+                if self.buffer.len() >= bytes {
+                    let frame = Frame::decode(&self.buffer[..bytes]);
+                    self.buffer.drain(..bytes);
+                    return frame.map(Some).map_err(|e| e.at(&self.address));
+                }
+            }
+            if self.read_some()? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes what has come; 0 when nothing came in time.
+    fn read_some(&mut self) -> Result<usize> {
+        let before = self.buffer.len();
+        self.buffer.resize(before + READ_BYTES, 0);
+        let read = self.stream.read(&mut self.buffer[before..]);
+        self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => Err(Error::unavailable(format!("{} has closed the connection", self.address))),
+            Ok(n) => Ok(n),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => Ok(0),
+            Err(e) => Err(self.gone(e)),
+        }
+    }
+
+    fn gone(&self, e: std::io::Error) -> Error {
+        Error::unavailable(format!("{}: {e}", self.address))
+    }
+}
+
+fn connect(address: &str) -> Result<TcpStream> {
+    let addresses = address.to_socket_addrs().map_err(|e| match e.kind() {
+        ErrorKind::InvalidInput => Error::invalid(format!("--follow {address}: write HOST:PORT")),
+        _ => Error::unavailable(format!("{address}: {e}")),
+    })?;
+    let mut last = Error::unavailable(format!("{address} has no address"));
+    for one in addresses {
+        match TcpStream::connect_timeout(&one, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = Error::unavailable(format!("cannot reach {address}: {e}")),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,136 @@
+//! The trainer's end of a stream: frames to one follower, until it leaves or the server stops.
+//!
+//! In: what the follower has. Out: a hello, the whole model where it is needed, then whatever the feed lets go, and between
+//! it a sign of life that says where the trainer stands. A follower that reads slowly holds up nobody: what it has not read
+//! stays in the feed, and where that is too much, its stream ends and it asks again.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+
+use super::{Ask, Start, feed::Feed, frame::Frame};
+use crate::live::{LiveModel, ServedVersion};
+
+/// Without anything to send, a sign of life comes so often.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
+/// Bytes of a snapshot in one frame.
+const PART_BYTES: usize = 1 << 20;
+/// Frames on their way to the connection.
+const AHEAD: usize = 16;
+/// How long the served table may need to come to where deltas are kept from.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// The follower is gone, or is to go.
+struct Ended;
+
+/// The frames for one follower, as they come.
+pub(crate) fn follow(
+    live: Arc<LiveModel>,
+    feed: Arc<Feed>,
+    ask: Ask,
+    stop: watch::Receiver<bool>,
+) -> mpsc::Receiver<Bytes> {
+    let (out, frames) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let mut stop = stop;
+        tokio::select! {
+            _ = send(&live, &feed, ask, &out) => {}
+            _ = stop.wait_for(|&stop| stop) => {}
+            _ = out.closed() => {}
+        }
+    });
+    frames
+}
+
+async fn send(live: &Arc<LiveModel>, feed: &Arc<Feed>, ask: Ask, out: &mpsc::Sender<Bytes>) -> Result<(), Ended> {
+    let mut released = feed.watch();
+    live.is_followed();
+    let begin = feed.begin(&ask);
+    put(out, begin.hello).await?;
+    let mut next = begin.next;
+    if let Some(rebase) = begin.rebase {
+        put(out, rebase).await?;
+    }
+    if begin.start == Start::Snapshot {
+        match whole(live, feed, out, &mut released).await? {
+            Some(position) => next = feed.behind(position),
+            None => return end(out, "the model cannot be read whole just now").await,
+        }
+    }
+    loop {
+        released.mark_unchanged();
+        match feed.items(next) {
+            Err(_) => return end(out, "fell behind what is kept").await,
+            Ok(items) if items.is_empty() => {
+                if let Some(mark) = feed.mark_at(next) {
+                    put(out, Frame::Here(mark).encode().into()).await?;
+                }
+                // Woken by more that may leave, or by the time.
+                let _ = timeout(SIGN_OF_LIFE, released.changed()).await;
+            }
+            Ok(items) => {
+                next += items.len() as u64;
+                for item in items {
+                    put(out, item).await?;
+                }
+            }
+        }
+    }
+}
+
+/// Sends the whole model; where it stands. `None`: requests hold the tables for too long.
+async fn whole(
+    live: &Arc<LiveModel>,
+    feed: &Arc<Feed>,
+    out: &mpsc::Sender<Bytes>,
+    released: &mut watch::Receiver<u64>,
+) -> Result<Option<u64>, Ended> {
+    let Ok(_alone) = feed.exporting.acquire().await else { return Ok(None) };
+    let Ok(served) = timeout(CATCH_UP, caught_up(live, feed)).await else { return Ok(None) };
+    let exporting = feed.clone();
+    let snapshot = tokio::task::spawn_blocking(move || {
+        let mark = served.mark();
+        // The table is let go before the snapshot is written out, so that the writer can go on with both.
+        let snapshot = exporting.snapshot(mark.position, &served.weights);
+        drop(served);
+        (mark, Bytes::from(snapshot.encode()))
+    });
+    let Ok((mark, mut bytes)) = snapshot.await else { return Ok(None) };
+    while !bytes.is_empty() {
+        let part = bytes.split_to(bytes.len().min(PART_BYTES));
+        put(out, Frame::Part(part.to_vec()).encode().into()).await?;
+    }
+    // What was learned leaves when its journal is durable; the fence is behind all of it.
+    let fence = feed.fence();
+    while *released.borrow_and_update() <= fence {
+        released.changed().await.map_err(|_| Ended)?;
+    }
+    put(out, Frame::Whole(mark).encode().into()).await?;
+    Ok(Some(mark.position))
+}
+
+/// The served table, once it has everything that is not kept as a delta.
+async fn caught_up(live: &LiveModel, feed: &Feed) -> Arc<ServedVersion> {
+    loop {
+        let served = live.newest();
+        if served.sequence >= feed.since() {
+            return served;
+        }
+        drop(served);
+        live.refresh();
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn put(out: &mpsc::Sender<Bytes>, frame: Bytes) -> Result<(), Ended> {
+    out.send(frame).await.map_err(|_| Ended)
+}
+
+async fn end(out: &mpsc::Sender<Bytes>, why: &str) -> Result<(), Ended> {
+    put(out, Frame::End(why.into()).encode().into()).await?;
+    Err(Ended)
+}

@@ -1,0 +1,289 @@
+//! A replica: serves models that another process learns, a moment behind it.
+//!
+//! In: frames from the process that learns ([`tidemill_serve::follow`]). Out: models that answer, and how stale they are.
+//! What is served is never cleared: while the other side is away, or says something that cannot be used, the replica answers
+//! from what it has, says since when, and asks again with growing pauses from where it is. What it has come to is kept in
+//! its own data directory with every version (at most a twentieth of the time goes into writing), so that a replica that
+//! was killed goes on from there.
+
+mod kept;
+mod link;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tidemill_base::{Clock, Error, Result, Rng, store::data_dir::DataDir};
+use tidemill_model::snapshot::Snapshot;
+use tidemill_serve::{
+    follow::{Ask, Mark},
+    server::{BoxFuture, Host, PushReply, ServedModel},
+};
+
+use crate::signal::Signal;
+use link::Link;
+
+/// The pause before the replica asks again, which doubles with every failure.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Beyond this staleness the replica says that it is not ready, and goes on answering.
+pub const STALE_MAX: Duration = Duration::from_secs(30);
+
+/// Models that are learned elsewhere.
+#[derive(Clone)]
+pub struct Replica(Arc<Inner>);
+
+struct Inner {
+    address: String,
+    data: DataDir,
+    clock: Arc<dyn Clock>,
+    signal: Arc<Signal>,
+    stale_max: Duration,
+    models: BTreeMap<String, Mutex<Following>>,
+}
+
+/// One model that is followed.
+#[derive(Default)]
+struct Following {
+    served: Option<Arc<ServedModel>>,
+    fingerprint: u64,
+    lineage: u64,
+    mark: Mark,
+    /// What a snapshot of it has beside its parameters.
+    shell: Snapshot,
+    /// The parameters are served from where they lie on disk, and must be read before a delta comes.
+    is_mapped: bool,
+    connected: bool,
+    /// When nothing was missing last.
+    fresh_at: Option<Duration>,
+    trouble: Option<Trouble>,
+    counts: Counts,
+}
+
+/// Why the model is not followed just now.
+struct Trouble {
+    kind: tidemill_base::Kind,
+    message: String,
+}
+
+/// What has happened since the process began.
+#[derive(Default)]
+struct Counts {
+    deltas: u64,
+    snapshots: u64,
+    resumes: u64,
+    rebases: u64,
+    versions: u64,
+    refused: u64,
+    failures: u64,
+}
+
+impl Replica {
+    /// Follows `models` of the process at `address`; what was kept of them earlier is served at once.
+    pub fn open(
+        address: &str,
+        models: &[String],
+        data: DataDir,
+        clock: Arc<dyn Clock>,
+        signal: Arc<Signal>,
+        stale_max: Duration,
+    ) -> Result<Self> {
+        let mut following = BTreeMap::new();
+        for name in models {
+            tidemill_base::store::data_dir::check_name("model", name)?;
+            following.insert(name.clone(), Mutex::new(kept::open(&data, name)?));
+        }
+        let address = address.to_string();
+        Ok(Self(Arc::new(Inner { address, data, clock, signal, stale_max, models: following })))
+    }
+
+    /// Begins to follow, a thread for each model, for as long as the process lives.
+    pub fn follow(&self) -> Result<()> {
+        for name in self.0.models.keys() {
+            let (inner, name) = (self.0.clone(), name.clone());
+            let follow = move || inner.follow(&name);
+            let started = std::thread::Builder::new().name("follow".into()).spawn(follow);
+            started.map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every model is served; the error, if one cannot be had and nothing was kept of it.
+    pub fn wait_until_served(&self) -> Result<()> {
+        for (name, following) in &self.0.models {
+            loop {
+                {
+                    let following = lock(following);
+                    match &following.trouble {
+                        _ if following.served.is_some() => break,
+                        Some(t) if following.counts.failures > 0 => {
+                            return Err(Error::new(t.kind, format!("model '{name}': {}", t.message)));
+                        }
+                        _ if self.0.signal.is_stopped() => return Ok(()),
+                        _ => {}
+                    }
+                }
+                self.0.signal.wait(Duration::from_millis(5));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says where this process answers, for the commands that talk to it.
+    pub fn announce(&self, address: &str) -> Result<()> {
+        self.0.data.announce(address)
+    }
+}
+
+impl Inner {
+    fn follow(&self, name: &str) {
+        let mut rng = Rng::seeded(self.clock.wall_ms() as u64 ^ u64::from(std::process::id()));
+        let mut pause = PAUSE_MIN;
+        kept::read_in(&self.models[name]);
+        while !self.signal.is_stopped() {
+            let began = self.clock.elapsed();
+            let ended = Link::open(self, name).and_then(|mut link| link.run());
+            let mut following = self.following(name);
+            following.connected = false;
+            if let Err(e) = ended {
+                following.counts.failures += 1;
+                following.counts.refused += u64::from(e.kind() == tidemill_base::Kind::Corrupt);
+                following.trouble = Some(Trouble { kind: e.kind(), message: e.message().to_string() });
+            }
+            drop(following);
+            if self.clock.elapsed() - began > PAUSE_MAX {
+                pause = PAUSE_MIN;
+            }
+            // Replicas that lost the same trainer do not all come back in the same moment.
+            std::thread::park_timeout(pause.mul_f64(0.5 + 0.5 * rng.next_f64()));
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn following(&self, name: &str) -> MutexGuard<'_, Following> {
+        lock(&self.models[name])
+    }
+}
+
+impl Following {
+    fn ask(&self) -> Ask {
+        match self.served {
+            Some(_) => Ask { lineage: self.lineage, position: self.mark.position, mini_batch: self.mark.mini_batch },
+            None => Ask::default(),
+        }
+    }
+
+    fn staleness(&self, now: Duration) -> Option<Duration> {
+        self.fresh_at.map(|at| now.saturating_sub(at))
+    }
+
+    fn to_json(&self, address: &str, now: Duration) -> Value {
+        json!({
+            "address": address,
+            "connected": self.connected,
+            "staleness_ms": self.staleness(now).map(|s| s.as_millis() as u64),
+            "position": self.mark.position,
+            "mini_batch": self.mark.mini_batch,
+            "lineage": format!("{:016x}", self.lineage),
+            "deltas": self.counts.deltas,
+            "snapshots": self.counts.snapshots,
+            "resumes": self.counts.resumes,
+            "rebases": self.counts.rebases,
+            "versions_checked": self.counts.versions,
+            "frames_refused": self.counts.refused,
+            "failures": self.counts.failures,
+            "warning": self.trouble.as_ref().map(|t| &t.message),
+        })
+    }
+}
+
+impl Host for Replica {
+    fn models(&self) -> Vec<Arc<ServedModel>> {
+        self.0.models.values().filter_map(|following| lock(following).served.clone()).collect()
+    }
+
+    fn model(&self, name: &str) -> Option<Arc<ServedModel>> {
+        lock(self.0.models.get(name)?).served.clone()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.models.keys().cloned().collect()
+    }
+
+    fn is_ready(&self) -> bool {
+        let now = self.0.clock.elapsed();
+        let fresh = |s: Option<Duration>| s.is_some_and(|s| s <= self.0.stale_max);
+        self.0.models.values().all(|following| fresh(lock(following).staleness(now)))
+    }
+
+    fn models_json(&self, sees: &dyn Fn(&str) -> bool) -> Vec<Value> {
+        let now = self.0.clock.elapsed();
+        let json = |(name, following): (&String, &Mutex<Following>)| {
+            let following = lock(following);
+            let mut json = following.served.as_ref().map_or_else(|| json!({"name": name}), |served| served.to_json());
+            json["follows"] = following.to_json(&self.0.address, now);
+            json
+        };
+        self.0.models.iter().filter(|(name, _)| sees(name)).map(json).collect()
+    }
+
+    fn push(&self, source: &str, _lines: Bytes) -> BoxFuture<Result<PushReply>> {
+        let refused = Error::conflict(format!(
+            "source '{source}' takes no events here: this is a replica; push to {}, which learns",
+            self.0.address
+        ));
+        Box::pin(async move { Err(refused) })
+    }
+
+    fn status(&self) -> Value {
+        let now = self.0.clock.elapsed();
+        let follows: Vec<(String, Value)> = (self.0.models.iter())
+            .map(|(name, following)| (name.clone(), lock(following).to_json(&self.0.address, now)))
+            .collect();
+        let connected = follows.iter().all(|(_, f)| f["connected"] == true);
+        let warnings: Vec<&str> = follows.iter().filter_map(|(_, f)| f["warning"].as_str()).collect();
+        let mut status = json!({"state": if connected { "following" } else { "waiting" }});
+        if !warnings.is_empty() {
+            status["warning"] = warnings.join("; ").into();
+        }
+        status["follows"] = Value::Object(follows.into_iter().collect());
+        status
+    }
+
+    fn metrics(&self) -> String {
+        let now = self.0.clock.elapsed();
+        let mut out = String::new();
+        type Figure = fn(&Following, Duration) -> Option<f64>;
+        let figures: [(&str, &str, &str, Figure); 7] = [
+            ("connected", "gauge", "1 while the model is followed.", |f, _| Some(f64::from(u8::from(f.connected)))),
+            ("staleness_seconds", "gauge", "Since nothing was missing last.", |f, now| {
+                f.staleness(now).map(|s| s.as_secs_f64())
+            }),
+            ("deltas_total", "counter", "Deltas taken.", |f, _| Some(f.counts.deltas as f64)),
+            ("snapshots_total", "counter", "Whole models taken.", |f, _| Some(f.counts.snapshots as f64)),
+            ("versions_checked_total", "counter", "Versions derived here with the trainer's bytes.", |f, _| {
+                Some(f.counts.versions as f64)
+            }),
+            ("frames_refused_total", "counter", "Damaged frames.", |f, _| Some(f.counts.refused as f64)),
+            ("failures_total", "counter", "Connections that failed.", |f, _| Some(f.counts.failures as f64)),
+        ];
+        for (name, kind, help, figure) in figures {
+            let _ = writeln!(out, "# HELP tidemill_replica_{name} {help}\n# TYPE tidemill_replica_{name} {kind}");
+            for (model, following) in &self.0.models {
+                if let Some(value) = figure(&lock(following), now) {
+                    let _ = writeln!(out, "tidemill_replica_{name}{{model=\"{model}\"}} {value}");
+                }
+            }
+        }
+        out
+    }
+}
+
+fn lock(following: &Mutex<Following>) -> MutexGuard<'_, Following> {
+    following.lock().unwrap_or_else(PoisonError::into_inner)
+}

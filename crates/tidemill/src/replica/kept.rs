@@ -1,0 +1,168 @@
+//! What a replica keeps on disk: versions derived from deltas, and how far it had come with the newest of them.
+//!
+//! In: the served parameters at the moment of a version. Out: the version's files, byte for byte those of the trainer, or a
+//! refusal; after a restart, the newest of them. The position is written behind the version it belongs to.
+//!
+//! ```text
+//! models/NAME/versions/       as the trainer has them; the newest few
+//! models/NAME/job/program.sql the program that learns it
+//! models/NAME/job/position    JSON: lineage, fingerprint, version, position, mini-batch of the newest one
+//! ```
+
+use std::{fs, sync::Mutex, thread::JoinHandle, time::Duration};
+
+use serde_json::{Value, json};
+use tidemill_base::{Error, Result, store::atomic_file, store::data_dir::DataDir};
+use tidemill_model::snapshot::Snapshot;
+use tidemill_serve::{follow::Mark, live::LiveModel, registry::Registry};
+
+use super::{Following, Inner, Trouble, link, lock};
+use crate::program;
+
+/// Versions that a replica keeps.
+const VERSIONS_MAX: usize = 5;
+/// Writing takes this part of the time at most.
+const SHARE: u32 = 20;
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Writes versions, one now and then, on a thread of its own: deltas do not wait for the disk.
+#[derive(Default)]
+pub(super) struct Saver {
+    /// When the last version was begun to be written.
+    begun: Option<Duration>,
+    writing: Option<JoinHandle<Result<Duration>>>,
+    /// No version is begun before.
+    rests_until: Duration,
+    /// The newest version, while it waits for its time.
+    waiting: Option<(Mark, String)>,
+}
+
+impl Saver {
+    /// A version was published of what is served at `mark`.
+    pub fn version(&mut self, mark: Mark, manifest: &str) {
+        self.waiting = Some((mark, manifest.to_string()));
+    }
+
+    /// Begins to write the version that waits, if it is time and nothing was changed since; `position` is where the model
+    /// is. The error is that of an earlier one.
+    pub fn save(&mut self, inner: &Inner, name: &str, live: &LiveModel, position: u64) -> Result<()> {
+        let now = inner.clock.elapsed();
+        if let Some(writing) = self.writing.take_if(|writing| writing.is_finished()) {
+            let began = self.begun.take().unwrap_or(now);
+            let took = writing.join().unwrap_or_else(|_| Err(Error::internal("writing a version has failed")))?;
+            self.rests_until = began + (took * SHARE).max(WRITE_EVERY);
+            inner.following(name).counts.versions += 1;
+        }
+        let Some((mark, _)) = &self.waiting else { return Ok(()) };
+        if mark.position != position {
+            self.waiting = None;
+            return Ok(());
+        }
+        let served = live.newest();
+        if self.writing.is_some() || now < self.rests_until || served.sequence != position {
+            return Ok(());
+        }
+        let (entries, dense) = (served.weights.entries(), served.weights.dense().to_vec());
+        drop(served);
+        let (registry, shell, lineage, fingerprint) = {
+            let following = inner.following(name);
+            let Some(served) = &following.served else { return Ok(()) };
+            (served.registry().clone(), following.shell.clone(), following.lineage, following.fingerprint)
+        };
+        let Some((mark, manifest)) = self.waiting.take() else { return Ok(()) };
+        let path = inner.data.job(name)?.join("position");
+        let clock = inner.clock.clone();
+        let write = move || {
+            let meta = registry.add_copy(&manifest, Snapshot { entries, dense, ..shell })?;
+            let position = json!({
+                "lineage": format!("{lineage:016x}"), "fingerprint": format!("{fingerprint:016x}"),
+                "version": meta.version, "position": mark.position, "mini_batch": mark.mini_batch,
+            });
+            atomic_file::replace(&path, format!("{position}\n").as_bytes())?;
+            registry.retain(VERSIONS_MAX)?;
+            Ok(clock.elapsed() - now)
+        };
+        let started = std::thread::Builder::new().name("versions".into()).spawn(write);
+        self.writing = Some(started.map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?);
+        self.begun = Some(now);
+        Ok(())
+    }
+}
+
+impl Drop for Saver {
+    /// The next connection may bring the same version: two writers must not meet.
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.join();
+        }
+    }
+}
+
+/// The program of a model, where `tidemill serve` looks for it.
+pub(super) fn put_program(data: &DataDir, name: &str, fingerprint: u64, program: &str) -> Result<()> {
+    let text = format!("-- fingerprint {fingerprint:016x}\n{program}\n");
+    atomic_file::replace(&data.job(name)?.join("program.sql"), text.as_bytes())
+}
+
+/// What an earlier process kept of a model; nothing where there is none, or where it cannot be used any more.
+pub(super) fn open(data: &DataDir, name: &str) -> Result<Following> {
+    let job = data.root().join("models").join(name).join("job");
+    if job.join("journal.log").exists() {
+        return Err(Error::conflict(format!(
+            "{} learns model '{name}' itself; give the replica another --data-dir",
+            data.root().display()
+        )));
+    }
+    let Ok(text) = fs::read_to_string(job.join("position")) else { return Ok(Following::default()) };
+    match read(data, name, &text) {
+        Ok(following) => Ok(following),
+        Err(e) => {
+            let message = format!("what was kept of the model cannot be used: {e}");
+            Ok(Following { trouble: Some(Trouble { kind: e.kind(), message }), ..Following::default() })
+        }
+    }
+}
+
+fn read(data: &DataDir, name: &str, text: &str) -> Result<Following> {
+    let damaged = || Error::corrupt(format!("models/{name}/job/position is not what was written"));
+    let fields: Value = serde_json::from_str(text).map_err(|_| damaged())?;
+    let number = |field: &str| fields[field].as_u64().ok_or_else(damaged);
+    let hex =
+        |field: &str| fields[field].as_str().and_then(|text| u64::from_str_radix(text, 16).ok()).ok_or_else(damaged);
+    let mark = Mark { position: number("position")?, mini_batch: number("mini_batch")?, version: number("version")? };
+    let (lineage, fingerprint) = (hex("lineage")?, hex("fingerprint")?);
+    let program = program::stored_job(data.root(), name)?;
+    if program.fingerprint != fingerprint {
+        return Err(Error::conflict("the program is another one than that of the versions"));
+    }
+    let registry = Registry::open(name, &data.versions(name)?)?;
+    let live = LiveModel::fixed(registry.open_weights(mark.version)?, mark.version, mark.mini_batch);
+    let served = link::serve(&program, name, live, registry)?;
+    Ok(Following { served: Some(served), fingerprint, lineage, mark, is_mapped: true, ..Following::default() })
+}
+
+/// Reads the parameters that have been served from where they lie on disk, so that deltas can be applied to them. Where they
+/// cannot be read, the model is asked for whole.
+pub(super) fn read_in(following: &Mutex<Following>) {
+    let (served, mark) = {
+        let following = lock(following);
+        match &following.served {
+            Some(served) if following.is_mapped => (served.clone(), following.mark),
+            _ => return,
+        }
+    };
+    let read = served.registry().load(mark.version);
+    let mut following = lock(following);
+    following.is_mapped = false;
+    match read {
+        Ok(mut snapshot) => {
+            snapshot.sequence = mark.position;
+            served.predictor().live().replace(&snapshot, mark.version, mark.mini_batch);
+            following.shell = Snapshot { entries: Default::default(), dense: Vec::new(), ..snapshot };
+        }
+        Err(e) => {
+            following.lineage = 0;
+            following.trouble = Some(Trouble { kind: e.kind(), message: e.message().to_string() });
+        }
+    }
+}
