@@ -63,6 +63,7 @@ fn file(bytes: &[u8], format: FileFormat, columns: SchemaRef) -> bool {
         watermark_bound_ms: 0,
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
+        drift_max_ms: None,
     };
     let Ok(opened) = open(&spec, &[]) else { return false };
     let mut taken = 0;

@@ -72,6 +72,8 @@ struct Input {
     window: Window,
     /// How far events of live partitions may be ahead of the clock.
     ahead_max_ms: Option<i64>,
+    /// How far live partitions are read ahead of the slowest that has unread events.
+    drift_max_ms: Option<i64>,
     lanes: Vec<Lane>,
 }
 
@@ -83,8 +85,8 @@ impl Sequencer {
     /// watermark bound (event milliseconds).
     pub fn new(inputs: Vec<(Window, i64)>, cut_events: usize) -> Self {
         let marks = Watermarks::new(inputs.iter().map(|i| i.1));
-        let inputs =
-            inputs.into_iter().map(|(window, _)| Input { window, ahead_max_ms: None, lanes: Vec::new() }).collect();
+        let new_input = |window| Input { window, ahead_max_ms: None, drift_max_ms: None, lanes: Vec::new() };
+        let inputs = inputs.into_iter().map(|(window, _)| new_input(window)).collect();
         Self { inputs, marks, mini_batch: 0, cut_events: cut_events.max(1), plan: None, clock_ms: None }
     }
 
@@ -93,6 +95,12 @@ impl Sequencer {
     /// as they are, whatever gaps their times have.
     pub fn bound_ahead(&mut self, input: usize, ahead_max_ms: Option<i64>) {
         self.inputs[input].ahead_max_ms = ahead_max_ms;
+    }
+
+    /// From now on a live partition of this input waits while it is farther ahead, in event time, than the slowest live
+    /// partition of any input that is known to have unread events: what is read waits for that one anyway, in memory.
+    pub fn bound_drift(&mut self, input: usize, drift_max_ms: Option<i64>) {
+        self.inputs[input].drift_max_ms = drift_max_ms;
     }
 
     /// What the clock says at the next cut; `None`: it is not to be believed.
@@ -216,10 +224,17 @@ impl Sequencer {
             record.ends = plan.ends;
             record.finished = plan.finished;
         }
+        let slowest = self.slowest_behind();
         for id in self.ids().collect::<Vec<_>>() {
             let input = &mut self.inputs[id.input as usize];
             let lane = &mut input.lanes[id.partition as usize];
             if lane.ordered || self.marks.is_finished(id.input as usize, id.partition as usize) {
+                continue;
+            }
+            let seen_to = self.marks.event_time_max_of(id.input as usize, id.partition as usize);
+            if let (Some(slowest), Some(seen_to), Some(drift_max_ms)) = (slowest, seen_to, input.drift_max_ms)
+                && seen_to.saturating_sub(slowest) > drift_max_ms
+            {
                 continue;
             }
             let before = lane.offset;
@@ -382,6 +397,15 @@ impl Sequencer {
         cut.is_last = self.all_finished();
         cut.record = record;
         Ok(cut)
+    }
+
+    /// How far the slowest of the live partitions has come that have unread events; of one that has shown none nobody knows.
+    fn slowest_behind(&self) -> Option<i64> {
+        let behind = self.ids().filter(|id| {
+            let lane = self.lane(*id);
+            !lane.ordered && !self.is_finished(*id) && lane.is_behind()
+        });
+        behind.filter_map(|id| self.marks.event_time_max_of(id.input as usize, id.partition as usize)).min()
     }
 
     fn ids(&self) -> impl Iterator<Item = PartitionId> + use<> {

@@ -277,6 +277,11 @@ impl Watermarks {
         all.max().filter(|ts| *ts != i64::MIN)
     }
 
+    /// The latest event time seen of one partition.
+    pub fn event_time_max_of(&self, input: usize, partition: usize) -> Option<i64> {
+        Some(self.inputs[input].partitions[partition].max_ts).filter(|ts| *ts != i64::MIN)
+    }
+
     /// The watermark behind the last mini-batch.
     pub fn value(&self) -> i64 {
         self.value

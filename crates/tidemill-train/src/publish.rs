@@ -3,7 +3,7 @@
 use tidemill_model::{
     Delta, Sampling, Snapshot,
     entries::Entries,
-    params::{Listener, Taken},
+    params::{EntryRef, Listener, Taken},
 };
 
 use crate::Trainer;
@@ -71,6 +71,20 @@ impl Trainer {
             entries,
             dense: self.dense_params(),
         }
+    }
+
+    /// Parameters of an entry, and words of its state.
+    pub fn entry_widths(&self) -> (usize, usize) {
+        (self.learner.width(), self.table.spec().words.max(2))
+    }
+
+    /// Hands out every entry with its optimizer state, by key, and its parameters.
+    pub fn entries(&self, mut out: impl FnMut(EntryRef, &[f32])) {
+        let mut params = vec![0.0; self.learner.width()];
+        self.table.sorted(|entry| {
+            self.published(entry.state, &mut params);
+            out(entry, &params);
+        });
     }
 
     /// An entry's parameters as others see them; both zeros are written as 0.

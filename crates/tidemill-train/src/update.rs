@@ -5,6 +5,7 @@
 //! sample order. Linear models whose entries stand beside their keys take the path of [`linear`], all others, and those
 //! whose gradients are applied in part ([`filter`]), that of [`general`]. Any number of threads leaves the same bits.
 
+mod checkpoint;
 mod delayed;
 mod entries;
 mod filter;
@@ -84,6 +85,8 @@ pub struct Trainer {
     validation: Validation,
     pass_losses: Vec<f64>,
     counts: Counts,
+    /// The checkpoint that is being written.
+    leaving: Option<checkpoint::Leaving>,
 }
 
 /// What the trainer has counted since the model began, and what it takes.
@@ -169,6 +172,7 @@ impl Trainer {
             validation,
             pass_losses: Vec::new(),
             counts: Counts { non_finite_key: AtomicU64::new(u64::MAX), ..Counts::default() },
+            leaving: None,
         })
     }
 
@@ -197,6 +201,7 @@ impl Trainer {
         let before = self.counts.samples;
         self.keep_score(batch, &refused);
         self.forget(before);
+        self.step_checkpoint_behind(batch.features.keys.len());
     }
 
     /// Lets entries go that nothing was learned about for long, where that is asked for.

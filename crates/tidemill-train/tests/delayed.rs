@@ -399,6 +399,7 @@ fn clicks(path: &str) -> Option<Vec<Impression>> {
         watermark_bound_ms: 0,
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
+        drift_max_ms: None,
     };
     let mut partition = source::open(&spec, &[]).ok()?.pop()?.partition;
     let mut clicks = Vec::new();

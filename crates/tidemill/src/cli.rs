@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod checkpoints;
 mod demo;
 mod door;
 mod models;
@@ -42,6 +43,9 @@ enum Command {
     /// Look at models and their versions, go back to one, derive one again
     #[command(subcommand)]
     Models(models::Models),
+    /// Look at checkpoints: list them, check every byte, write what they hold into a table
+    #[command(subcommand)]
+    Checkpoints(checkpoints::Checkpoints),
     /// Make a token for a server that asks for them
     Token(token::Token),
     /// Measure this build on this machine, beside what the machine allows
@@ -109,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Check(text) => check::run(&text),
         Command::Models(models) => models.run(),
+        Command::Checkpoints(checkpoints) => checkpoints.run(),
         Command::Token(token) => token.run(),
         Command::Bench(bench) => bench.run(),
     };

@@ -23,6 +23,7 @@ use tidemill_base::{
     Error, Result, StateHash,
     codec::{Decoder, Encoder},
 };
+use tidemill_model::params::{Restoring, Walked};
 use tidemill_serve::{
     live::LiveModel,
     live_views::LiveViews,
@@ -44,7 +45,7 @@ use passes::{LessonWriter, Progress};
 
 pub use views::ViewStage;
 
-pub use line::{Line, LineCounts, Rejected, Samples, labels, windows};
+pub use line::{Entries, Line, LineCounts, Rejected, Samples, labels, windows};
 
 /// Events in one mini-batch of ordered partitions at most: large enough that the cost of a mini-batch is lost in its events.
 pub const CUT_EVENTS_MAX: usize = 256;
@@ -69,9 +70,12 @@ impl Engine {
     /// An engine that has seen nothing; partitions are added to its sequencer.
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
         let mut sequencer = Sequencer::new(windows(&job.pipeline), cut_events(job));
-        sequencer.bound_ahead(0, job.pipeline.left.source.ahead_max_ms);
+        let left = &job.pipeline.left.source;
+        sequencer.bound_ahead(0, left.ahead_max_ms);
+        sequencer.bound_drift(0, left.drift_max_ms);
         for (i, right) in job.pipeline.join.iter().flat_map(|join| &join.right).enumerate() {
             sequencer.bound_ahead(i + 1, right.source.ahead_max_ms);
+            sequencer.bound_drift(i + 1, right.source.drift_max_ms);
         }
         Ok(Self {
             sequencer,
@@ -220,19 +224,22 @@ impl Engine {
         Ok(cut)
     }
 
-    /// Appends everything a restarted engine needs to go on bit for bit, but for the rows that wait: those come behind it.
-    pub fn encode(&self, out: &mut Encoder) -> Result<Option<JoinRows>> {
+    /// Begins a checkpoint: appends everything a restarted engine needs to go on bit for bit, but for the rows that wait,
+    /// which come behind it, and for the entries, which leave while learning goes on.
+    pub fn begin_checkpoint(&self, entries: Entries, out: &mut Encoder) -> Result<(Option<JoinRows>, Walked)> {
         self.line.learning.settle()?;
+        let walked = self.line.begin_checkpoint(entries, out);
         out.put_u64(self.passes.begun).put_u64(self.passes.lessons).put_u64(self.passes.lessons_total);
         self.sequencer.encode(out);
-        Ok(self.line.encode(out))
+        Ok((self.line.encode(out), walked))
     }
 
-    /// Takes back what [`Engine::encode`] and the rows behind it wrote; the partitions must have been added.
-    pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
+    /// Takes back what [`Engine::begin_checkpoint`] and the rows behind it wrote; the partitions must have been added.
+    pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder, entries: Restoring) -> Result<()> {
+        self.line.restore_learned(spec, threads, d, entries)?;
         self.passes = Progress { begun: d.u64()?, lessons: d.u64()?, lessons_total: d.u64()? };
         self.sequencer.restore(d)?;
-        self.line.restore(spec, threads, d)
+        self.line.restore(d)
     }
 }
 

@@ -8,6 +8,7 @@ mod checkpoint;
 mod dead_letter;
 mod gate;
 mod journal;
+mod part;
 mod replicas;
 mod save;
 
@@ -27,6 +28,7 @@ use tidemill_base::{
     store::{atomic_file, data_dir::DataDir},
 };
 use tidemill_connect::Connections;
+use tidemill_model::params::Walked;
 use tidemill_serve::{
     follow::{self, feed::Base},
     live::LiveModel,
@@ -43,7 +45,7 @@ use tidemill_stream::{
 use tidemill_train::{Health, TrainSpec};
 
 use crate::{
-    engine::{Compare, Engine, Rejected},
+    engine::{Compare, Engine, Entries, Rejected},
     push::{PushHub, TurnedAway, believed},
     signal::Signal,
     status::{History, Point, Status, thousands},
@@ -143,6 +145,8 @@ const PUBLISH_LIVE_EVERY: Duration = Duration::from_millis(2);
 const PUBLISH_BATCH_EVERY: Duration = Duration::from_millis(100);
 const LOOK_FOR_FILES_EVERY: Duration = Duration::from_secs(1);
 const WAIT_AT_MOST: Duration = Duration::from_millis(5);
+/// How long a checkpoint is gone on with at a time while no event comes.
+const SAVE_STEP: Duration = Duration::from_millis(2);
 const RETRY_DISK_EVERY: Duration = Duration::from_millis(500);
 
 impl Job {
@@ -167,10 +171,13 @@ impl Job {
         if let Some(damaged) = registry.damaged().first() {
             warning = Some(format!("version {} is passed over: {}", damaged.version, damaged.reason));
         }
-        let checkpoint = checkpoints.newest(u64::MAX, |e| warning = Some(format!("{e}; using the one before it")))?;
-        let after = checkpoint.as_ref().map_or(Ok(0), Checkpoint::streamed)?;
-        let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
         let mut engine = Engine::new(&bound, &spec, options.threads)?;
+        let load = |c: &Checkpoint| checkpoints.entries(c, || engine.line.restoring(&spec, options.threads));
+        let warn = |e: &Error| warning = Some(format!("{e}; using the one before it"));
+        let checkpoint = checkpoints.newest(u64::MAX, load, warn)?;
+        let after = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
+        let newest = checkpoint.as_ref().map(|(c, _)| c.mini_batch);
+        let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
         check_passes(&spec, &bound)?;
         let mut connections = Connections::default();
         open_partitions(&mut engine, &bound, &past, push, &mut connections, Some(&mut journal))?;
@@ -182,16 +189,16 @@ impl Job {
 
         let mut dead_letter_bytes = 0;
         let mut version_rows = 0;
-        if let Some(c) = &checkpoint {
+        if let Some((c, entries)) = checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
-            let mut d = Decoder::new(&c.body, &what);
+            let mut d = Decoder::new(c.body(), &what);
             d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
-            engine.restore(&spec, options.threads, &mut d)?;
+            engine.restore(&spec, options.threads, &mut d, entries)?;
             d.end()?;
         }
-        let restored_at = (checkpoint.is_some() && options.serves).then(|| engine.mini_batch_number());
+        let restored_at = (newest.is_some() && options.serves).then(|| engine.mini_batch_number());
         if restored_at.is_some() {
             engine.line.learning.trainer().forget_changes();
         }
@@ -199,7 +206,7 @@ impl Job {
         let dead_letter = DeadLetter::open(&dir, dead_letter_bytes)?;
         let gate = GateKeeper::new(&spec, &engine.line.learning.trainer().validation().overall());
         let mut job = Self {
-            saver: Saver::new(checkpoints),
+            saver: Saver::new(checkpoints, newest),
             timing: Timing { started: clock.elapsed(), ..Timing::default() },
             is_last: engine.sequencer.all_finished(),
             watermark: i64::MIN,
@@ -374,6 +381,7 @@ impl Job {
                 Some(cut) => self.take(cut, signal, watcher)?,
                 None => {
                     self.publish_live()?;
+                    self.step_save();
                     signal.wait(wait.min(WAIT_AT_MOST));
                 }
             }
@@ -567,28 +575,42 @@ impl Job {
         Ok(true)
     }
 
-    /// What a checkpoint holds, as of now. Short: what is long is written from it later ([`Body::finish`]).
-    fn body(&mut self) -> Result<Body> {
-        let mut out = Encoder::new();
+    /// Begins a checkpoint as of now and has it written. Short: what is long leaves and is written later.
+    fn begin_save(&mut self) -> Result<()> {
+        keep_prints(&mut self.engine, &mut self.journal)?;
+        let (mut out, mut head) = (Encoder::new(), Encoder::new());
         out.put_u64(self.engine.sequencer.mini_batch());
         out.put_u64(self.dead_letter.flush()).put_u64(self.version_rows);
-        let rows = self.engine.encode(&mut out)?;
-        Ok(Body { out, rows })
+        let journal = self.journal.sync_handle()?;
+        let (blocks, written) = Saver::blocks();
+        let entries = Entries { whole: self.saver.wants_whole(), blocks, head: &mut head };
+        let (rows, walked) = self.engine.begin_checkpoint(entries, &mut out)?;
+        let mini_batch = self.engine.mini_batch_number();
+        let body = Body { mini_batch, out, rows, head, is_whole: walked == Walked::All };
+        self.saver.start(body, written, journal);
+        Ok(())
     }
 
-    /// Writes a checkpoint on a thread of its own while learning goes on.
+    /// Writes a checkpoint beside the learning.
     fn save_beside(&mut self) -> Result<()> {
         match self.saver.finished() {
             Some(Err(e)) => self.not_saved(&e),
             Some(Ok(())) => self.not_saved = None,
             None => {}
         }
-        if self.saver.is_idle() {
-            keep_prints(&mut self.engine, &mut self.journal)?;
-            let body = self.body()?;
-            self.saver.start(self.engine.mini_batch_number(), body, self.journal.sync_handle()?);
+        match self.saver.is_idle() && !self.saver.has(self.engine.mini_batch_number()) {
+            true => self.begin_save(),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Goes on with a checkpoint while nothing is learned that would.
+    fn step_save(&self) {
+        if !self.saver.is_idle() {
+            let began = self.clock.elapsed();
+            let mut trainer = self.engine.line.learning.trainer();
+            while trainer.step_checkpoint() && self.clock.elapsed() - began < SAVE_STEP {}
+        }
     }
 
     fn not_saved(&mut self, e: &Error) {
@@ -596,13 +618,19 @@ impl Job {
     }
 
     fn save_now(&mut self) -> Result<()> {
+        self.engine.line.learning.settle()?;
+        self.engine.line.learning.trainer().finish_checkpoint();
         if let Some(Err(e)) = self.saver.wait() {
             self.not_saved = Some(format!("checkpoint not written: {e}"));
         }
-        keep_prints(&mut self.engine, &mut self.journal)?;
-        let body = self.body()?;
+        if self.saver.has(self.engine.mini_batch_number()) {
+            keep_prints(&mut self.engine, &mut self.journal)?;
+            return self.journal.sync();
+        }
+        self.begin_save()?;
+        self.engine.line.learning.trainer().finish_checkpoint();
         self.journal.sync()?;
-        self.saver.write(self.engine.mini_batch_number(), body)
+        self.saver.wait().unwrap_or(Ok(()))
     }
 
     /// How long until a mini-batch that ends at this event time is due; zero when nobody paces.

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod catalog;
+pub mod checkpoints;
 pub mod cli;
 pub mod engine;
 pub mod evaluate;

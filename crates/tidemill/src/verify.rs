@@ -48,9 +48,11 @@ pub fn verify(
     let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
     let checkpoints = Checkpoints::reading(&dir.join("job"), job.fingerprint);
     // One before it: the checkpoint at the version itself would only prove that it can be read.
-    let checkpoint = checkpoints.newest(meta.mini_batch.saturating_sub(1), |_| ())?;
-    let from = checkpoint.as_ref().map_or(0, |c| c.mini_batch);
-    let streamed = checkpoint.as_ref().map_or(Ok(0), Checkpoint::streamed)?;
+    let mut engine = Engine::new(&job, &spec, threads)?;
+    let load = |c: &Checkpoint| checkpoints.entries(c, || engine.line.restoring(&spec, threads));
+    let checkpoint = checkpoints.newest(meta.mini_batch.saturating_sub(1), load, |_| ())?;
+    let from = checkpoint.as_ref().map_or(0, |(c, _)| c.mini_batch);
+    let streamed = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
     let past = Journal::read(&dir.join("job"), streamed, meta.mini_batch)?;
     if past.last_mini_batch < meta.mini_batch && spec.passes == 1 {
         return Err(Error::corrupt(format!(
@@ -58,14 +60,13 @@ pub fn verify(
             past.last_mini_batch, meta.mini_batch
         )));
     }
-    let mut engine = Engine::new(&job, &spec, threads)?;
     let mut connections = Connections::default();
     open_partitions(&mut engine, &job, &past, &PushHub::reading(data_root), &mut connections, None)?;
-    if let Some(c) = &checkpoint {
+    if let Some((c, entries)) = checkpoint {
         let what = format!("checkpoint {}", c.mini_batch);
-        let mut d = Decoder::new(&c.body, &what);
+        let mut d = Decoder::new(c.body(), &what);
         let _ = (d.u64()?, d.u64()?, d.u64()?);
-        engine.restore(&spec, threads, &mut d)?;
+        engine.restore(&spec, threads, &mut d, entries)?;
     }
     let mini_batches = past.cuts.len() as u64;
     for (i, record) in past.cuts.into_iter().enumerate() {

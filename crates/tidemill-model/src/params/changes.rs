@@ -13,7 +13,7 @@ use super::{
     codec::ROWS_AHEAD,
     limits::REMOVED_PER_PAGE,
     memory::Memory,
-    packed::FLAGS,
+    packed::{FLAGS, Packed},
     part::{Part, Place, Shard},
     shard_of,
 };
@@ -77,6 +77,22 @@ impl Changes {
         }
     }
 
+    /// Whether anybody has asked yet.
+    pub(super) fn is_asked(&self) -> bool {
+        self.room > 0
+    }
+
+    /// The keys listed, in the order in which they changed, or `None` if there were more; forgets them.
+    pub(super) fn begin_anew(&mut self) -> Option<Vec<u64>> {
+        let listed = (!self.missed).then(|| self.keys[..self.listed].to_vec());
+        self.end();
+        listed
+    }
+
+    fn end(&mut self) {
+        (self.listed, self.missed, self.room) = (0, false, self.keys.len());
+    }
+
     #[cfg(test)]
     pub(super) fn limit_room(&mut self, room: usize) {
         self.room = room;
@@ -101,19 +117,30 @@ impl Shard {
 }
 
 impl Part {
-    /// Notes that the entry at a place changed now.
+    /// Notes that the entry at a place is about to change.
     #[inline]
     pub(super) fn note_change(&mut self, place: usize, key: u64) {
-        let packed = &mut self.places[place];
+        let packed = self.places[place];
+        let is_marked_earlier = self.is_marked_earlier(&packed);
+        if self.walk.is_some() {
+            self.keep_as_it_was(packed, shard_of(key) - self.first);
+        }
         for (i, changes) in self.changes.iter_mut().enumerate() {
-            if !packed.is_changed(i) {
+            if !packed.is_changed(i) || i == Listener::Checkpoints as usize && is_marked_earlier {
                 changes.list(key);
             }
         }
-        packed.tag = packed.tag & !FLAGS | self.fresh;
+        self.places[place].tag = packed.tag & !FLAGS | self.fresh;
     }
 
-    pub(super) fn note_removal(&mut self, shard: usize, key: u64) {
+    /// Notes that a new entry, marked as changed, has come.
+    pub(super) fn note_new(&mut self, key: u64) {
+        self.changes.iter_mut().for_each(|changes| changes.list(key));
+    }
+
+    pub(super) fn note_removal(&mut self, shard: usize, packed: Packed) {
+        self.keep_as_it_was(packed, shard);
+        let key = packed.key(self.first + shard);
         let room = self.limits.pages_max * REMOVED_PER_PAGE;
         let asked = self.changes.each_ref().map(|changes| changes.room > 0);
         let shard = &mut self.shards[shard];
@@ -139,28 +166,19 @@ impl Part {
         mut out: impl FnMut(EntryRef),
         mut removed: impl FnMut(u64),
     ) -> Taken {
-        self.begin_take(listener);
+        let changes = &mut self.changes[listener as usize];
+        changes.keys[..changes.listed].sort_unstable();
         let mut taken = Taken::Changes;
         for shard in self.numbers() {
             if self.take_shard(listener, shard, &mut out, &mut removed) == Taken::Anew {
                 taken = Taken::Anew;
             }
         }
-        self.end_take(listener);
+        self.changes[listener as usize].end();
         taken
     }
 
-    pub(super) fn begin_take(&mut self, listener: Listener) {
-        let changes = &mut self.changes[listener as usize];
-        changes.keys[..changes.listed].sort_unstable();
-    }
-
-    pub(super) fn end_take(&mut self, listener: Listener) {
-        let changes = &mut self.changes[listener as usize];
-        (changes.listed, changes.missed, changes.room) = (0, false, changes.keys.len());
-    }
-
-    pub(super) fn take_shard(
+    fn take_shard(
         &mut self,
         listener: Listener,
         shard: usize,
@@ -174,15 +192,22 @@ impl Part {
         } else {
             self.take_listed(i, shard, out);
         }
-        let asked = self.changes.each_ref().map(|changes| changes.room > 0);
+        let gone = self.tell_removed(i, local, anew);
+        gone.into_iter().filter(|key| !self.search(*key).1).for_each(removed);
+        if anew { Taken::Anew } else { Taken::Changes }
+    }
+
+    /// Keys of a shard that were removed since this listener was last told, each once and in order; some of them may have
+    /// come again. None where it is told everything anew.
+    pub(super) fn tell_removed(&mut self, listener: usize, local: usize, anew: bool) -> Vec<u64> {
+        let asked = self.changes.each_ref().map(Changes::is_asked);
         let told = &mut self.shards[local];
-        let mut gone = if anew { Vec::new() } else { told.removed[told.told[i]..].to_vec() };
-        (told.told[i], told.lost[i]) = (told.removed.len(), false);
+        let mut gone = if anew { Vec::new() } else { told.removed[told.told[listener]..].to_vec() };
+        (told.told[listener], told.lost[listener]) = (told.removed.len(), false);
         told.forget_told(asked);
         gone.sort_unstable();
         gone.dedup();
-        gone.into_iter().filter(|key| !self.search(*key).1).for_each(removed);
-        if anew { Taken::Anew } else { Taken::Changes }
+        gone
     }
 
     fn take_all(&mut self, listener: usize, local: usize, anew: bool, out: &mut impl FnMut(EntryRef)) {
@@ -243,13 +268,22 @@ impl Part {
     }
 
     fn tell(&self, local: usize, place: Place, out: &mut impl FnMut(EntryRef)) {
-        let packed = &self.places[place as usize];
-        out(EntryRef {
+        out(self.entry(&self.places[place as usize], local));
+    }
+
+    /// An entry of one of this part's shards as others see it.
+    pub(super) fn entry<'a>(&'a self, packed: &'a Packed, local: usize) -> EntryRef<'a> {
+        EntryRef {
             key: packed.key(self.first + local),
             slot: if self.rows.is_some() { packed.words[1] as u16 } else { 0 },
-            age: packed.age(self.tick_now()),
+            age: self.age(packed),
             state: self.state(packed),
-        });
+        }
+    }
+
+    /// Ticks since an entry last changed; 0 where ages are not kept.
+    pub(super) fn age(&self, packed: &Packed) -> u8 {
+        self.ticks.map_or(0, |ticks| packed.age(ticks as u8))
     }
 }
 

@@ -1,8 +1,7 @@
-//! The table as bytes, whole or what changed, and as a hash.
+//! The table as bytes, and as a hash.
 //!
 //! Out: entries by shard and key, with what else decides the future: counted keys, ages, where the sweep is. The same
-//! bytes for the same entries. In: the same, refused with the shard and entry when it is not what was written. A refused
-//! increment leaves the table half changed, for nothing but to be dropped.
+//! bytes for the same entries. In: the same, refused with the shard and entry when it is not what was written.
 
 use tidemill_base::{
     Error, Result, StateHash, StateHasher,
@@ -11,7 +10,7 @@ use tidemill_base::{
 };
 
 use super::{
-    EntryRef, Listener, ParamTable, TableSpec, Taken,
+    EntryRef, ParamTable, TableSpec,
     packed::AGE_MAX,
     part::{Part, Place, Updated},
     shard_of,
@@ -45,33 +44,9 @@ impl ParamTable {
         out.reserve(self.len() * self.encoded_bytes());
         self.each_shard(|part, shard| {
             out.put_varint(part.len(shard) as u64);
-            part.sorted(shard, |entry| self.encode_entry(entry, out));
+            part.sorted(shard, |entry| put_entry(entry, self.spec.words > 2, self.spec.ages, out));
             encode_rest(part, shard, out);
         });
-    }
-
-    /// Appends what changed since the last call, or everything when that is not known: for a table that holds what this
-    /// one held then ([`ParamTable::apply_increment`]).
-    pub fn encode_increment(&self, out: &mut Encoder) {
-        self.encode_head(out);
-        for i in 0..self.parts() {
-            let mut part = self.write(i);
-            part.begin_take(Listener::Checkpoints);
-            for shard in part.numbers() {
-                let (mut entries, mut count, mut removed) = (Encoder::new(), 0, Vec::new());
-                let mut entry = |entry: EntryRef| {
-                    self.encode_entry(entry, &mut entries);
-                    count += 1;
-                };
-                let taken = part.take_shard(Listener::Checkpoints, shard, &mut entry, &mut |key| removed.push(key));
-                out.put_u8((taken == Taken::Anew) as u8).put_varint(removed.len() as u64);
-                removed.iter().for_each(|key| _ = out.put_u64(*key));
-                out.put_varint(count);
-                entries.as_slice().iter().for_each(|byte| _ = out.put_u8(*byte));
-                encode_rest(&part, shard, out);
-            }
-            part.end_take(Listener::Checkpoints);
-        }
     }
 
     /// Reads back what [`ParamTable::encode`] wrote. Whoever asks what changed is first told everything: nobody who listens
@@ -90,38 +65,13 @@ impl ParamTable {
         Ok(table)
     }
 
-    /// Brings a table up to what [`ParamTable::encode_increment`] wrote.
-    pub fn apply_increment(&self, from: &mut Decoder) -> Result<()> {
-        let ticks = self.decode_head(from)?;
-        for i in 0..self.parts() {
-            let mut part = self.write(i);
-            grow_older(&mut part, ticks)?;
-            for shard in part.numbers() {
-                let (anew, count) = (from.u8()? != 0, from.count(8)?);
-                let mut removed = (0..count).map(|_| from.u64()).collect::<Result<Vec<_>>>()?;
-                if removed.iter().any(|key| shard_of(*key) != shard) || !removed.is_sorted() {
-                    return Err(damaged(shard, "the removed keys are out of order".into()));
-                }
-                if anew {
-                    removed.clear();
-                    part.sorted(shard, |entry| removed.push(entry.key));
-                }
-                let local = shard - part.first;
-                part.remove_keys(local, &removed);
-                self.decode_entries(&mut part, shard, from)?;
-                decode_rest(&mut part, shard, from)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn encode_head(&self, out: &mut Encoder) {
+    pub(super) fn encode_head(&self, out: &mut Encoder) {
         let ticks = self.read(0).ticks;
         out.put_varint(self.spec.words as u64).put_u8((self.spec.sketch_bytes > 0) as u8).put_u8(ticks.is_some() as u8);
         out.put_u64(ticks.unwrap_or(0));
     }
 
-    fn decode_head(&self, from: &mut Decoder) -> Result<u64> {
+    pub(super) fn decode_head(&self, from: &mut Decoder) -> Result<u64> {
         let spec = &self.spec;
         let (words, counts, ages) = (from.varint()?, from.u8()? != 0, from.u8()? != 0);
         if words != spec.words as u64 {
@@ -137,17 +87,6 @@ impl ParamTable {
             ));
         }
         from.u64()
-    }
-
-    fn encode_entry(&self, entry: EntryRef, out: &mut Encoder) {
-        out.put_u64(entry.key);
-        if self.spec.words > 2 {
-            out.put_u8(entry.slot as u8).put_u8((entry.slot >> 8) as u8);
-        }
-        if self.spec.ages {
-            out.put_u8(entry.age);
-        }
-        out.put_f32s(entry.state);
     }
 
     /// Bytes of an entry at most.
@@ -175,13 +114,10 @@ impl ParamTable {
             if age > AGE_MAX {
                 return Err(damaged(shard, format!("entry {i} is {age} ticks old, where {AGE_MAX} is the most told")));
             }
-            if restore(part, key, slot, &state) != Updated::Done {
-                return Err(Error::conflict(format!(
-                    "parameters, shard {shard}: more entries than train.entries_max or the bound on bytes allows now; \
-                     raise it to what it was"
-                )));
+            if restore_entry(part, key, slot, &state) != Updated::Done {
+                return Err(too_many(shard));
             }
-            if let (place, true) = part.search(key) {
+            if let (Some(_), (place, true)) = (part.ticks, part.search(key)) {
                 let now = part.tick_now();
                 part.places[place].set_age(now, age);
             }
@@ -191,11 +127,30 @@ impl ParamTable {
     }
 }
 
-fn damaged(shard: usize, what: String) -> Error {
+/// Appends an entry, with its slot and its age where the table has them.
+pub(super) fn put_entry(entry: EntryRef, has_slot: bool, has_age: bool, out: &mut Encoder) {
+    out.put_u64(entry.key);
+    if has_slot {
+        out.put_u8(entry.slot as u8).put_u8((entry.slot >> 8) as u8);
+    }
+    if has_age {
+        out.put_u8(entry.age);
+    }
+    out.put_f32s(entry.state);
+}
+
+pub(super) fn too_many(shard: usize) -> Error {
+    Error::conflict(format!(
+        "parameters, shard {shard}: more entries than train.entries_max or the bound on bytes allows now; raise it to what \
+         it was"
+    ))
+}
+
+pub(super) fn damaged(shard: usize, what: String) -> Error {
     Error::corrupt(format!("parameters, shard {shard}: {what}"))
 }
 
-fn encode_rest(part: &Part, shard: usize, out: &mut Encoder) {
+pub(super) fn encode_rest(part: &Part, shard: usize, out: &mut Encoder) {
     let local = &part.shards[shard - part.first];
     if part.ticks.is_some() {
         out.put_u64(local.sweep_at.unwrap_or(SWEPT));
@@ -205,7 +160,7 @@ fn encode_rest(part: &Part, shard: usize, out: &mut Encoder) {
     }
 }
 
-fn decode_rest(part: &mut Part, shard: usize, from: &mut Decoder) -> Result<()> {
+pub(super) fn decode_rest(part: &mut Part, shard: usize, from: &mut Decoder) -> Result<()> {
     let (ages, local) = (part.ticks.is_some(), &mut part.shards[shard - part.first]);
     if ages {
         local.sweep_at = Some(from.u64()?).filter(|at| *at != SWEPT);
@@ -216,7 +171,7 @@ fn decode_rest(part: &mut Part, shard: usize, from: &mut Decoder) -> Result<()> 
 /// Sum of a 128-bit hash of each entry of a shard: the same for the same entries wherever they stand.
 fn hash_sum(part: &Part, shard: usize) -> u128 {
     let (mut bytes, mut sum, mut next) = (Encoder::new(), 0u128, Some(0));
-    let (local, now) = (shard - part.first, part.tick_now());
+    let local = shard - part.first;
     while let Some(bucket) = part.next_bucket(local, &mut next) {
         for run in part.runs(&bucket) {
             for place in run.clone() {
@@ -229,7 +184,7 @@ fn hash_sum(part: &Part, shard: usize) -> u128 {
                 bytes.clear();
                 bytes.put_u64(packed.key(shard)).put_f32s(part.state(packed));
                 let slot = if part.rows.is_some() { u64::from(packed.words[1]) } else { 0 };
-                sum = sum.wrapping_add(hash128(bytes.as_slice(), slot << 8 | u64::from(packed.age(now))));
+                sum = sum.wrapping_add(hash128(bytes.as_slice(), slot << 8 | u64::from(part.age(packed))));
             }
         }
     }
@@ -237,7 +192,7 @@ fn hash_sum(part: &Part, shard: usize) -> u128 {
 }
 
 /// Puts in an entry as it was written; it counts as changed.
-fn restore(part: &mut Part, key: u64, slot: u16, state: &[f32]) -> Updated {
+pub(super) fn restore_entry(part: &mut Part, key: u64, slot: u16, state: &[f32]) -> Updated {
     if part.rows.is_none() {
         return part.update_pair(key, Place::MAX, |_, _| Some((state[0], state[1])));
     }
@@ -251,13 +206,16 @@ fn restore(part: &mut Part, key: u64, slot: u16, state: &[f32]) -> Updated {
 }
 
 /// Makes all entries as old as they are at a later tick.
-fn grow_older(part: &mut Part, ticks: u64) -> Result<()> {
+pub(super) fn grow_older(part: &mut Part, ticks: u64) -> Result<()> {
     let Some(before) = part.ticks else { return Ok(()) };
     let Some(passed) = ticks.checked_sub(before) else {
         return Err(Error::conflict(format!(
             "parameters: an increment of tick {ticks} for a table of tick {before}; apply increments in order"
         )));
     };
+    if passed == 0 {
+        return Ok(());
+    }
     let then = part.tick_now();
     part.set_ticks(ticks);
     let now = part.tick_now();

@@ -29,8 +29,7 @@ impl Part {
         if entries.is_empty() {
             return 0;
         }
-        let now = self.tick_now();
-        let rank = |packed: &Packed| (ordered(worth(self.state(packed))), AGE_MAX - packed.age(now), packed.shifted());
+        let rank = |packed: &Packed| (ordered(worth(self.state(packed))), AGE_MAX - self.age(packed), packed.shifted());
         let mut ranks: Vec<_> = entries.iter().map(rank).collect();
         let last = *ranks.select_nth_unstable((entries.len() / LEAVING).max(1) - 1).1;
         let goes: Vec<bool> = entries.iter().map(|packed| rank(packed) <= last).collect();
@@ -105,7 +104,7 @@ impl Part {
                 kept.push(packed);
                 continue;
             }
-            self.note_removal(shard, packed.key(self.first + shard));
+            self.note_removal(shard, packed);
             if let Some(rows) = &mut self.rows {
                 rows.give_back(packed.words[0]);
             }

@@ -9,7 +9,7 @@ use super::{
     SHARD_BITS,
     bucket::{Bucket, LOAD_MAX, PAGE_PLACES, pages_for, places_for},
     memory::{BLOCK_BYTES, SMALL_BYTES},
-    packed::{Packed, TAKEN},
+    packed::Packed,
     part::Part,
     shard_of,
 };
@@ -40,7 +40,8 @@ impl Part {
         let first_page = self.directory.bucket_of(shard, shifted).first_page();
         self.taken[first_page] += 1;
         let place = self.search(key).0;
-        self.places[place] = Packed { tag: shifted | TAKEN, words: [0; 2] };
+        self.places[place] = Packed { tag: shifted | self.fresh, words: [0; 2] };
+        self.note_new(key);
         Some(place)
     }
 
@@ -74,6 +75,18 @@ impl Part {
             return false;
         }
         self.rebuild(shard, &[bucket], &entries, &leaves);
+        true
+    }
+
+    /// Puts all entries of a shard, in order, where only this empty bucket is; `false` when there are too many.
+    pub(super) fn fill_from(&mut self, shard: usize, bucket: Bucket, entries: &[Packed]) -> bool {
+        let mut leaves = Vec::new();
+        if !split(entries, None, 0, bucket.depth(), self.limits.depth_max, &mut leaves)
+            || leaves.iter().map(|leaf| pages_for(leaf.room_for)).sum::<usize>() > self.limits.pages_max
+        {
+            return false;
+        }
+        self.rebuild(shard, &[bucket], entries, &leaves);
         true
     }
 

@@ -16,8 +16,10 @@ mod memory;
 mod packed;
 mod pairs;
 mod part;
+mod restore;
 mod rows;
 mod search;
+mod walk;
 
 use std::{
     ops::Range,
@@ -31,6 +33,8 @@ pub use changes::{EntryRef, Listener, Taken};
 pub use eviction::Worth;
 pub use pairs::{Located, Words};
 pub use part::{ABSENT, Part, Place, Updated};
+pub use restore::Restoring;
+pub use walk::Walked;
 
 /// Shards of every table.
 pub const SHARDS: usize = 1 << SHARD_BITS;

@@ -29,7 +29,7 @@ const STAMP_SHIFT: u32 = 3;
 /// Ages are told up to this one; it stands for older ones too.
 pub(super) const AGE_MAX: u8 = 6;
 
-/// The tick an entry was last changed at, as flags.
+/// The tick an entry was last changed at, as flags; in tables without ages, the phase ([`super::walk`]).
 pub(super) fn stamp(tick: u8) -> u64 {
     u64::from(tick & 7) << STAMP_SHIFT
 }
@@ -73,6 +73,11 @@ impl Packed {
 
     pub(super) fn forget_change(&mut self, listener: usize) {
         self.tag &= !(1 << (1 + listener));
+    }
+
+    /// When it last changed, as flags.
+    pub(super) fn stamp(&self) -> u64 {
+        self.tag & stamp(7)
     }
 
     /// Ticks since the last change.

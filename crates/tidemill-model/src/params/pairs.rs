@@ -106,6 +106,10 @@ impl Part {
     /// Writes the words of the entries that are there, from the front of `words`.
     #[inline(always)]
     pub fn write_pairs(&mut self, keys: &[u64], places: &[Place], words: &Words) {
+        // While a checkpoint is written, entries that it has yet to come to are written down as they were.
+        if self.walk.is_some() {
+            self.note_changes(keys, places);
+        }
         let (all, len, fresh) = (&mut *self.places, places.len(), self.fresh);
         let (a, b, keys) = (&words.a[..len], &words.b[..len], &keys[..len]);
         let mut flags = 0;

@@ -21,6 +21,7 @@ use super::{
     pairs::NOBODYS,
     rows::Rows,
     shard_of,
+    walk::Walk,
 };
 
 /// Where [`Part::locate`] saw an entry: a hint for updates, right or not.
@@ -76,6 +77,10 @@ pub struct Part {
     pub(super) free_pages: Vec<u32>,
     /// Ticks so far; `None`: ages are not kept.
     pub(super) ticks: Option<u64>,
+    /// What a checkpoint is still to be told, while it is written.
+    pub(super) walk: Option<Walk>,
+    /// Walks begun; the stamp of entries in tables without ages.
+    pub(super) phase: u8,
     pub(super) worth: Option<Worth>,
     /// Entries that were moved to make room, ever.
     pub(super) moved: u64,
@@ -106,6 +111,8 @@ impl Part {
             touched: vec![1],
             free_pages: Vec::new(),
             ticks: spec.ages.then_some(0),
+            walk: None,
+            phase: 0,
             worth: None,
             moved: 0,
             rebuilt: 0,
@@ -141,10 +148,10 @@ impl Part {
         let (fresh, packed) = (self.fresh, self.places.at_mut(hint as usize));
         let [a, b] = packed.pair();
         let Some((a, b)) = step(a, b) else { return Updated::NotFinite };
-        packed.words = [a.to_bits(), b.to_bits()];
         if packed.tag & FLAGS != fresh {
             self.note_change(hint as usize, key);
         }
+        self.places.at_mut(hint as usize).words = [a.to_bits(), b.to_bits()];
         Updated::Done
     }
 
@@ -154,8 +161,8 @@ impl Part {
         let [a, b] = if present { self.places[place].pair() } else { [0.0; 2] };
         let Some((a, b)) = step(a, b) else { return Updated::NotFinite };
         let Some(place) = (if present { Some(place) } else { self.admit(key) }) else { return Updated::NotAdmitted };
-        self.places[place].words = [a.to_bits(), b.to_bits()];
         self.note_change(place, key);
+        self.places[place].words = [a.to_bits(), b.to_bits()];
         Updated::Done
     }
 

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod time;
+mod walk;
 
 use super::*;
 use std::collections::BTreeMap;

@@ -20,7 +20,7 @@ use super::{
 use crate::{parse::value::type_name, program::Known};
 
 /// Settings that change when and where, not what.
-const LEFT_OUT: [&str; 26] = [
+const LEFT_OUT: [&str; 27] = [
     "path",
     "brokers",
     "topic",
@@ -37,6 +37,7 @@ const LEFT_OUT: [&str; 26] = [
     "push",
     "idle_timeout",
     "time.ahead_max",
+    "max_drift",
     "publish.interval",
     "checkpoint.interval",
     "publish.every",

@@ -52,6 +52,7 @@ pub(crate) fn bind(def: &SourceDef, statement: usize, planner: &Planner) -> Chec
         watermark_bound_ms: def.watermark.as_ref().map_or(0, |w| w.bound_ms),
         idle_timeout_ms: settings.integer("idle_timeout"),
         ahead_max_ms: Some(settings.integer("time.ahead_max")).filter(|ms| *ms > 0),
+        drift_max_ms: Some(settings.integer("max_drift")).filter(|ms| *ms > 0),
     };
     let mut source = BoundSource { spec, settings, computed, event_time: None, statement };
     source.event_time = event_time(def, &source)?;

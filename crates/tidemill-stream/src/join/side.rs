@@ -57,7 +57,7 @@ pub(super) struct Link {
     /// Feedback rows that matched.
     pub matches: u32,
     /// Where in [`Side::taken`] the matched rows are, or [`NONE`].
-    taken: u32,
+    pub taken: u32,
 }
 
 impl Chained for Link {

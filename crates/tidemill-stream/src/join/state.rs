@@ -1,9 +1,9 @@
 //! The join's part of a checkpoint: what waits, with its rows, in arrival order.
 //!
 //! A restored join answers every later push bit for bit as the one that was saved: slots and batches are numbered anew,
-//! arrival numbers and event times are kept, and only those decide. Saving is in two halves: [`LabelJoin::encode`] writes
-//! who waits and takes hold of the batches, which never change, so that [`JoinRows::encode`] can write them on another
-//! thread while the join goes on.
+//! arrival numbers and event times are kept, and only those decide. Saving is in two halves: [`LabelJoin::encode`] copies
+//! who waits as it lies in memory and takes hold of the batches, which never change, so that [`JoinRows::encode`] can put
+//! all of it in order and write it on another thread while the join goes on.
 
 use arrow::{array::RecordBatch, compute::concat_batches, datatypes::SchemaRef};
 use tidemill_base::{
@@ -15,7 +15,7 @@ use super::{
     JoinCounts, LabelJoin, NO_SEQ, Pending, RowRef, Stage,
     index::NONE,
     rows::Held,
-    side::{Feedback, Side, Taken},
+    side::{Feedback, Link, Side, Taken},
 };
 
 const GONE: RowRef = RowRef { batch: 0, row: 0 };
@@ -25,47 +25,56 @@ const NO_ROW: u64 = u64::MAX;
 const PENDING_BYTES: usize = 25;
 const FEEDBACK_BYTES: usize = 33;
 
-/// The rows that wait, as of the moment of saving.
+/// What waits, with its rows, as of the moment of saving.
 pub struct JoinRows {
+    pending: Vec<Pending>,
     left: Held,
-    right: Vec<Held>,
+    sides: Vec<Waiting>,
+}
+
+/// What waits on one side.
+struct Waiting {
+    links: Vec<Link>,
+    taken: Vec<Taken>,
+    /// So many for each impression.
+    width: usize,
+    numbers: Vec<f64>,
+    feedback: Vec<Feedback>,
+    feedback_free: Vec<u32>,
+    next_feedback: u64,
+    rows: Held,
 }
 
 impl JoinRows {
-    /// Appends all rows: impressions, then feedback, type by type.
+    /// Appends who waits, then all rows: impressions, then feedback, type by type.
     pub fn encode(&self, out: &mut Encoder) -> Result<()> {
-        put_rows(out, &self.left)?;
-        self.right.iter().try_for_each(|right| put_rows(out, right))
-    }
-}
-
-impl LabelJoin {
-    /// Appends who waits, and takes hold of the rows they wait with.
-    pub fn encode(&self, out: &mut Encoder) -> JoinRows {
-        let right = self.sides.iter().map(|side| side.rows.held()).collect();
-        let rows = JoinRows { left: self.left_rows.held(), right };
-        out.put_i64(self.watermark).put_u64(self.next_seq);
-        for count in self.counts.as_array() {
-            out.put_u64(count);
-        }
         let mut pending: Vec<usize> = (0..self.pending.len()).filter(|&i| self.pending[i].seq != NO_SEQ).collect();
         pending.sort_unstable_by_key(|&i| self.pending[i].seq);
         out.put_varint(pending.len() as u64);
         for slot in pending {
             let p = &self.pending[slot];
-            let left = if p.stage.has_row() { rows.left.index(p.row) } else { NO_ROW };
+            let left = if p.stage.has_row() { self.left.index(p.row) } else { NO_ROW };
             out.put_i64(p.ts).put_u64(p.seq).put_u8(p.stage as u8).put_u64(left);
-            for (side, rows) in self.sides.iter().zip(&rows.right) {
-                side.encode_link(slot, rows, out);
-            }
+            self.sides.iter().for_each(|side| side.encode_link(slot, out));
         }
-        for (side, rows) in self.sides.iter().zip(&rows.right) {
-            side.encode_feedback(rows, out);
+        self.sides.iter().for_each(|side| side.encode_feedback(out));
+        put_rows(out, &self.left)?;
+        self.sides.iter().try_for_each(|side| put_rows(out, &side.rows))
+    }
+}
+
+impl LabelJoin {
+    /// Appends what was counted, and takes hold of what waits as it is now.
+    pub fn encode(&self, out: &mut Encoder) -> JoinRows {
+        out.put_i64(self.watermark).put_u64(self.next_seq);
+        for count in self.counts.as_array() {
+            out.put_u64(count);
         }
-        rows
+        let sides = self.sides.iter().map(Side::waiting_now).collect();
+        JoinRows { pending: self.pending.clone(), left: self.left_rows.held(), sides }
     }
 
-    /// Fills an empty join with who waits; [`LabelJoin::restore_rows`] must follow.
+    /// Takes back what was counted; [`LabelJoin::restore_rows`] must follow.
     pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
         self.watermark = d.i64()?;
         self.next_seq = d.u64()?;
@@ -74,6 +83,11 @@ impl LabelJoin {
             *count = d.u64()?;
         }
         self.counts = JoinCounts::from_array(counts);
+        Ok(())
+    }
+
+    /// Fills an empty join with who waits and their rows: what [`JoinRows::encode`] wrote.
+    pub fn restore_rows(&mut self, d: &mut Decoder) -> Result<()> {
         for _ in 0..d.count(PENDING_BYTES)? {
             let (ts, seq, stage, left) = (d.i64()?, d.u64()?, stage_of(d.u8()?)?, d.u64()?);
             if stage.has_row() == (left == NO_ROW) {
@@ -84,11 +98,7 @@ impl LabelJoin {
                 self.insert_pending(Pending { ts, seq, stage, row: row(left) }, links.iter().map(|link| link.key));
             self.sides.iter_mut().zip(links).for_each(|(side, link)| side.restore_link(slot as usize, link));
         }
-        self.sides.iter_mut().try_for_each(|side| side.decode_feedback(d))
-    }
-
-    /// Gives those who wait their rows back.
-    pub fn restore_rows(&mut self, d: &mut Decoder) -> Result<()> {
+        self.sides.iter_mut().try_for_each(|side| side.decode_feedback(d))?;
         let left = get_rows(d, self.left_rows.schema())?;
         let count = left.num_rows();
         let batch = self.left_rows.add(left);
@@ -110,17 +120,45 @@ struct SavedLink {
     numbers: Vec<f64>,
 }
 
-impl Side {
-    fn encode_link(&self, slot: usize, rows: &Held, out: &mut Encoder) {
-        let (link, taken) = (&self.links[slot], self.taken(slot as u32));
+impl Waiting {
+    fn encode_link(&self, slot: usize, out: &mut Encoder) {
+        let link = &self.links[slot];
+        let taken = self.taken.get(link.taken as usize).copied().unwrap_or_default();
         out.put_u64(link.key).put_u32(link.matches);
         let has = |taken: &Option<(i64, RowRef)>, flag: u8| if taken.is_some() { flag } else { 0 };
         out.put_u8(has(&taken.first, 1) | has(&taken.last, 2));
         for (ts, row) in taken.first.iter().chain(&taken.last) {
-            out.put_i64(*ts).put_u64(rows.index(*row));
+            out.put_i64(*ts).put_u64(self.rows.index(*row));
         }
-        let width = self.counted.len();
-        self.numbers[slot * width..][..width].iter().for_each(|number| _ = out.put_f64(*number));
+        self.numbers[slot * self.width..][..self.width].iter().for_each(|number| _ = out.put_f64(*number));
+    }
+
+    fn encode_feedback(&self, out: &mut Encoder) {
+        out.put_u64(self.next_feedback);
+        let mut is_free = vec![false; self.feedback.len()];
+        self.feedback_free.iter().for_each(|i| is_free[*i as usize] = true);
+        let mut feedback: Vec<&Feedback> =
+            self.feedback.iter().zip(is_free).filter(|(_, is_free)| !is_free).map(|(f, _)| f).collect();
+        feedback.sort_unstable_by_key(|f| f.arrival);
+        out.put_varint(feedback.len() as u64);
+        for f in &feedback {
+            out.put_u64(f.key).put_i64(f.ts).put_u64(f.arrival).put_u8(f.matched as u8).put_u64(self.rows.index(f.row));
+        }
+    }
+}
+
+impl Side {
+    fn waiting_now(&self) -> Waiting {
+        Waiting {
+            links: self.links.clone(),
+            taken: self.taken.clone(),
+            width: self.counted.len(),
+            numbers: self.numbers.clone(),
+            feedback: self.feedback.clone(),
+            feedback_free: self.feedback_free.clone(),
+            next_feedback: self.next_feedback,
+            rows: self.rows.held(),
+        }
     }
 
     fn decode_link(&self, d: &mut Decoder) -> Result<SavedLink> {
@@ -141,18 +179,6 @@ impl Side {
         }
         let width = self.counted.len();
         self.numbers[slot * width..][..width].copy_from_slice(&saved.numbers);
-    }
-
-    fn encode_feedback(&self, rows: &Held, out: &mut Encoder) {
-        out.put_u64(self.next_feedback);
-        let free: std::collections::BTreeSet<u32> = self.feedback_free.iter().copied().collect();
-        let mut feedback: Vec<&Feedback> =
-            self.feedback.iter().enumerate().filter(|(i, _)| !free.contains(&(*i as u32))).map(|(_, f)| f).collect();
-        feedback.sort_unstable_by_key(|f| f.arrival);
-        out.put_varint(feedback.len() as u64);
-        for f in &feedback {
-            out.put_u64(f.key).put_i64(f.ts).put_u64(f.arrival).put_u8(f.matched as u8).put_u64(rows.index(f.row));
-        }
     }
 
     fn decode_feedback(&mut self, d: &mut Decoder) -> Result<()> {

@@ -9,7 +9,7 @@ use tidemill_base::{
 use super::external::{KafkaSettings, NatsSettings};
 
 /// Every attribute of `CREATE SOURCE ... WITH (...)`.
-pub static ATTRIBUTES: [Attribute; 28] = [
+pub static ATTRIBUTES: [Attribute; 29] = [
     Attribute {
         name: "connector",
         ty: Type::Choice(&["file", "generator", "http", "kafka", "nats"]),
@@ -70,6 +70,12 @@ pub static ATTRIBUTES: [Attribute; 28] = [
         ty: Type::Duration,
         default: Some("1d"),
         doc: "follow, push: an event whose time is farther than this ahead of the clock is refused; 0s lets all in",
+    },
+    Attribute {
+        name: "max_drift",
+        ty: Type::Duration,
+        default: Some("1m"),
+        doc: "kafka, nats: how far a partition is read ahead, in event time, of one that has unread events; 0s: any distance",
     },
     Attribute {
         name: "stream",
@@ -189,6 +195,9 @@ pub struct SourceSpec {
     pub idle_timeout_ms: i64,
     /// How far the time of a followed or pushed event may be ahead of the clock, milliseconds; `None`: any distance.
     pub ahead_max_ms: Option<i64>,
+    /// How far a live partition is read ahead of the slowest that has unread events, event milliseconds; `None`: any
+    /// distance.
+    pub drift_max_ms: Option<i64>,
 }
 
 /// Where rows come from.

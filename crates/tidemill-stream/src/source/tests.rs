@@ -65,6 +65,7 @@ fn source(connector: Connector, schema: &SchemaRef) -> SourceSpec {
         watermark_bound_ms: 0,
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
+        drift_max_ms: None,
     }
 }
 

@@ -276,3 +276,43 @@ fn a_replay_waits_for_rows_that_are_on_their_way() {
     let (mut again, ..) = fast_and_slow();
     assert_eq!(seen(&again.replay(cut.record.clone()).unwrap()), seen(&cut));
 }
+
+/// A topic that is replayed from long ago does not let one of today run away: what would be read would only wait.
+#[test]
+fn a_partition_far_ahead_waits_for_one_that_has_unread_events() {
+    let slow = |name: &str, first: i64| {
+        let times = (0..30_000).map(|i| first + i).collect();
+        let rows = Fake { name: name.into(), times, at: 0, chunk_rows: 100, live: true };
+        Slow { rows, is_let: Arc::new(true.into()), trouble: Arc::default() }
+    };
+    let taken = |cut: &Cut, partition: u32| -> usize {
+        cut.takes.iter().filter(|take| take.id.partition == partition).map(|take| take.event_times.len()).sum()
+    };
+    for drift_max_ms in [Some(60_000), None] {
+        let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+        s.bound_drift(0, drift_max_ms);
+        let old = s.add_partition(0, Box::new(slow("old", 0)), false);
+        let new = s.add_partition(0, Box::new(slow("new", 36_000_000)), false);
+        let (mut of_old, mut of_new, mut records) = (0, 0, Vec::new());
+        let mut new_at_end_of_old = None;
+        while let Some(cut) = s.cut(false, &[new]).unwrap().filter(|cut| cut.events > 0) {
+            assert!(cut.record.idle.iter().all(|(_, idle)| !idle), "who waits for others is not idle");
+            of_old += taken(&cut, old.partition);
+            if of_old >= 25_000 {
+                new_at_end_of_old.get_or_insert(of_new);
+            }
+            of_new += taken(&cut, new.partition);
+            records.push(cut.record);
+        }
+        assert_eq!((of_old, of_new), (25_715, 25_715), "every seventh row is bad");
+        match drift_max_ms {
+            Some(_) => assert!(new_at_end_of_old < Some(8_500), "{new_at_end_of_old:?}"),
+            None => assert!(new_at_end_of_old > Some(14_000), "{new_at_end_of_old:?}"),
+        }
+        let mut again = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+        again.add_partition(0, Box::new(slow("old", 0)), false);
+        again.add_partition(0, Box::new(slow("new", 36_000_000)), false);
+        let replayed: u64 = records.into_iter().map(|record| again.replay(record).unwrap().events).sum();
+        assert_eq!(replayed, 2 * 25_715);
+    }
+}

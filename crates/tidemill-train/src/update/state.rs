@@ -14,6 +14,19 @@ use crate::{TrainSpec, Validation};
 impl Trainer {
     /// Appends the whole state: what [`Trainer::decode`] makes of it continues bit for bit.
     pub fn encode(&self, out: &mut Encoder) {
+        self.encode_around(out);
+        self.table.encode(out);
+    }
+
+    /// Reads back what [`Trainer::encode`] wrote. Refuses the state of other settings.
+    pub fn decode(spec: &TrainSpec, threads: usize, from: &mut Decoder) -> Result<Self> {
+        let trainer = Self::decode_around(spec, from)?;
+        let table = ParamTable::decode(table_spec(spec, &*trainer.learner), parts(threads), from)?;
+        Ok(trainer.with_table(table, threads))
+    }
+
+    /// Appends everything but the parameter table.
+    pub(super) fn encode_around(&self, out: &mut Encoder) {
         out.put_str(&settings(&self.spec));
         let c = &self.counts;
         out.put_u64(self.deltas).put_u64(c.samples).put_u64(c.corrections).put_u64(c.refused_samples);
@@ -29,11 +42,10 @@ impl Trainer {
         if self.spec.forget_after.is_some() {
             out.put_u64(c.forgotten);
         }
-        self.table.encode(out);
     }
 
-    /// Reads back what [`Trainer::encode`] wrote. Refuses the state of other settings.
-    pub fn decode(spec: &TrainSpec, threads: usize, from: &mut Decoder) -> Result<Self> {
+    /// A trainer without entries, of what [`Trainer::encode_around`] wrote.
+    pub(super) fn decode_around(spec: &TrainSpec, from: &mut Decoder) -> Result<Self> {
         check_settings(from.str()?, &settings(spec))?;
         let mut trainer = Self::new(spec, 1)?;
         let mut next = || from.u64();
@@ -67,10 +79,14 @@ impl Trainer {
         if spec.forget_after.is_some() {
             trainer.counts.forgotten = from.u64()?;
         }
-        let table = ParamTable::decode(table_spec(spec, &*trainer.learner), parts(threads), from)?;
-        trainer.table = with_policy(table, spec, &trainer.blocks);
-        trainer.pool = crate::pool::Pool::new(parts(threads));
         Ok(trainer)
+    }
+
+    /// The same trainer with these entries, on so many threads.
+    pub(super) fn with_table(mut self, table: ParamTable, threads: usize) -> Self {
+        self.table = with_policy(table, &self.spec, &self.blocks);
+        self.pool = crate::pool::Pool::new(parts(threads));
+        self
     }
 }
 

@@ -17,7 +17,7 @@ use tidemill_train::TrainSpec;
 
 use super::{Case, events::Events};
 use crate::{
-    engine::Engine,
+    engine::{Engine, Entries},
     job::{Past, open_partitions},
     program,
     push::PushHub,
@@ -156,10 +156,14 @@ fn join(events: &Events, layout: &Layout) -> Result<Joined> {
 
 /// What a job does for a checkpoint, but for the file: what waits is encoded on a thread beside it.
 fn save(engine: &Engine) -> Result<()> {
-    let mut out = Encoder::new();
-    if let Some(rows) = engine.encode(&mut out)? {
-        std::thread::spawn(move || rows.encode(&mut out));
-    }
+    let (mut out, mut head) = (Encoder::new(), Encoder::new());
+    let (blocks, entries) = std::sync::mpsc::sync_channel(1);
+    let leaving = Entries { whole: true, blocks, head: &mut head };
+    let rows = engine.begin_checkpoint(leaving, &mut out)?.0;
+    std::thread::spawn(move || {
+        entries.iter().take_while(|block| !block.is_empty()).for_each(drop);
+        rows.map(|rows| rows.encode(&mut out))
+    });
     Ok(())
 }
 

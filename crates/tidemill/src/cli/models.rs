@@ -287,7 +287,8 @@ fn model_and_version<'a>(root: &Path, name: &'a str) -> Result<(&'a str, u64)> {
     Ok((model, labelled.ok_or_else(|| registry.no_such_version(0))?))
 }
 
-fn table<const N: usize>(lines: &[[String; N]]) -> String {
+/// Columns as wide as they must be; the first line is their names.
+pub(super) fn table<const N: usize>(lines: &[[String; N]]) -> String {
     let widths: Vec<usize> = (0..N).map(|c| lines.iter().map(|l| l[c].chars().count()).max().unwrap_or(0)).collect();
     let row = |l: &[String; N]| {
         let cells: Vec<String> = l.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();

@@ -3,7 +3,10 @@
 //! In: what the sequencer cut. Out: what was learned from it, and the rows that could not be. No clock, no file, no thread
 //! timing: [`crate::engine`] calls these in the order of the line, for a run, for `verify` and for the example alike.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc::SyncSender},
+};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch, UInt32Array},
@@ -19,6 +22,7 @@ use tidemill_model::{
     feature::{Extractor, Features},
     loss::Loss,
     math::ln,
+    params::{Restoring, Walked},
 };
 use tidemill_sql::{Pipeline, TrainJob};
 use tidemill_stream::{
@@ -90,6 +94,16 @@ pub struct Line {
     lessons: u64,
     /// What compares served versions by this stream.
     compare: Option<Compare>,
+}
+
+/// How the entries of a checkpoint leave.
+pub struct Entries<'a> {
+    /// All of them, though it be known which have changed.
+    pub whole: bool,
+    /// Where they go; an empty block is the last.
+    pub blocks: SyncSender<Vec<u8>>,
+    /// What goes in front of them.
+    pub head: &'a mut Encoder,
 }
 
 enum Joining {
@@ -225,8 +239,13 @@ impl Line {
         }
     }
 
-    /// Appends the whole state but for the rows that wait in the join: those are for [`JoinRows::encode`], behind it, on
-    /// any thread.
+    /// Begins a checkpoint of what is learned as of now: appends all of it but the entries, which leave as `entries` says.
+    pub fn begin_checkpoint(&self, entries: Entries, out: &mut Encoder) -> Walked {
+        self.learning.trainer().begin_checkpoint(entries.whole, entries.blocks, out, entries.head)
+    }
+
+    /// Appends the rest of the state but for the rows that wait in the join: those are for [`JoinRows::encode`], behind it,
+    /// on any thread.
     pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
         let c = self.counts;
         out.put_u64(c.events).put_u64(c.events_refused).put_u64(c.samples_refused).put_u64(c.sample_rows);
@@ -247,7 +266,6 @@ impl Line {
         if let Some(groups) = &self.groups {
             groups.encode(out);
         }
-        self.learning.trainer().encode(out);
         rows
     }
 
@@ -256,8 +274,28 @@ impl Line {
         self.groups.as_ref().map_or(Vec::new(), Groups::names)
     }
 
-    /// Takes back what [`Line::encode`] and the rows behind it wrote, on any number of threads.
-    pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder) -> Result<()> {
+    /// What the entries of a checkpoint are given to before [`Line::restore`].
+    pub fn restoring(&self, spec: &TrainSpec, threads: usize) -> Result<Restoring> {
+        let with_slots = spec.clone().with_slots(self.extractor.slots());
+        Trainer::restoring(&with_slots, threads_beside_reading(&with_slots, threads))
+    }
+
+    /// Takes back what [`Line::begin_checkpoint`] wrote, on any number of threads.
+    pub fn restore_learned(
+        &mut self,
+        spec: &TrainSpec,
+        threads: usize,
+        d: &mut Decoder,
+        entries: Restoring,
+    ) -> Result<()> {
+        let with_slots = spec.clone().with_slots(self.extractor.slots());
+        let trainer = Trainer::restore(&with_slots, threads_beside_reading(&with_slots, threads), d, entries)?;
+        self.learning = Learning::new(trainer, threads > 1);
+        Ok(())
+    }
+
+    /// Takes back what [`Line::encode`] and the rows behind it wrote.
+    pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
         self.counts =
             LineCounts { events: d.u64()?, events_refused: d.u64()?, samples_refused: d.u64()?, sample_rows: d.u64()? };
         self.lessons = d.u64()?;
@@ -272,9 +310,6 @@ impl Line {
         if let Some(groups) = &mut self.groups {
             groups.decode(d)?;
         }
-        let with_slots = spec.clone().with_slots(self.extractor.slots());
-        let trainer = Trainer::decode(&with_slots, threads_beside_reading(&with_slots, threads), d)?;
-        self.learning = Learning::new(trainer, threads > 1);
         match &mut self.joining {
             Joining::None(_) => Ok(()),
             Joining::Label(join) => join.restore_rows(d),

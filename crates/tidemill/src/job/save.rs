@@ -1,18 +1,37 @@
-//! Writing checkpoints beside the learning: taken on the learning thread, encoded and written on another, one at a time.
+//! Writing checkpoints beside the learning: begun in a moment between two mini-batches, written on another thread as the
+//! entries leave the trainer, one at a time.
+//!
+//! Most checkpoints hold what changed since the one before. One in so many holds everything, so that what must be read
+//! back stays within one and a half times the state.
 
-use std::{fs::File, thread::JoinHandle};
+use std::{
+    fs::File,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread::JoinHandle,
+};
 
 use tidemill_base::{Error, Result, codec::Encoder};
 use tidemill_stream::join::JoinRows;
 
-use super::Checkpoints;
+use super::{Checkpoints, part::PartRef};
+
+/// Parts of a checkpoint at most.
+const CHAIN_MAX: usize = 64;
+/// Blocks that may wait for the disk, each of some 256 KiB; then the trainer keeps what it has.
+const BLOCKS_WAITING: usize = 16;
 
 /// A checkpoint's body, taken in a moment and finished on the writing thread.
 pub struct Body {
-    /// Everything but the rows.
+    /// The mini-batch it is of.
+    pub mini_batch: u64,
+    /// Everything but the rows and the entries.
     pub out: Encoder,
     /// The rows that wait in the join, if there is one.
     pub rows: Option<JoinRows>,
+    /// What goes in front of the entries.
+    pub head: Encoder,
+    /// Whether all entries come.
+    pub is_whole: bool,
 }
 
 impl Body {
@@ -27,13 +46,19 @@ impl Body {
 /// Writes one checkpoint at a time.
 pub struct Saver {
     checkpoints: Checkpoints,
-    running: Option<JoinHandle<Result<()>>>,
+    /// The parts of the last checkpoint that was written; empty where none was, or something of it was lost.
+    chain: Vec<PartRef>,
+    /// The mini-batch of the newest checkpoint.
+    newest: Option<u64>,
+    running: Option<JoinHandle<Written>>,
 }
 
+type Written = Result<(u64, Vec<PartRef>)>;
+
 impl Saver {
-    /// A saver into this directory.
-    pub fn new(checkpoints: Checkpoints) -> Self {
-        Self { checkpoints, running: None }
+    /// A saver into this directory, whose newest usable checkpoint is at `newest`.
+    pub fn new(checkpoints: Checkpoints, newest: Option<u64>) -> Self {
+        Self { checkpoints, chain: Vec::new(), newest, running: None }
     }
 
     /// Whether the last one is done.
@@ -41,19 +66,36 @@ impl Saver {
         self.running.is_none()
     }
 
-    /// Starts writing. The journal is made durable first: a checkpoint never stands on records that may vanish.
-    pub fn start(&mut self, mini_batch: u64, body: Body, journal: File) {
-        let checkpoints = self.checkpoints.clone();
-        let write = move || {
-            journal.sync_data().map_err(|e| Error::unavailable(format!("sync journal: {e}")).with_source(e))?;
-            checkpoints.write(mini_batch, &body.finish()?)
-        };
-        self.running = Some(std::thread::spawn(write));
+    /// Whether the newest checkpoint is at this mini-batch: by determinism another one would be the same.
+    pub fn has(&self, mini_batch: u64) -> bool {
+        self.newest == Some(mini_batch)
     }
 
-    /// Writes on this thread.
-    pub fn write(&self, mini_batch: u64, body: Body) -> Result<()> {
-        self.checkpoints.write(mini_batch, &body.finish()?)
+    /// Whether the next one is to hold all entries.
+    pub fn wants_whole(&self) -> bool {
+        let Some((whole, changes)) = self.chain.split_first() else { return true };
+        let behind: u64 = changes.iter().map(|part| part.bytes).sum();
+        changes.len() + 1 >= CHAIN_MAX || behind > whole.bytes / 2
+    }
+
+    /// Where the trainer's blocks go, and where the writer takes them.
+    pub fn blocks() -> (SyncSender<Vec<u8>>, Receiver<Vec<u8>>) {
+        sync_channel(BLOCKS_WAITING)
+    }
+
+    /// Starts writing. The journal is made durable first: a checkpoint never stands on records that may vanish.
+    pub fn start(&mut self, body: Body, blocks: Receiver<Vec<u8>>, journal: File) {
+        let (checkpoints, mini_batch) = (self.checkpoints.clone(), body.mini_batch);
+        // Should this one fail, the next begins anew: what changed was told to this one.
+        let chain = std::mem::take(&mut self.chain);
+        let mut chain = if body.is_whole { Vec::new() } else { chain };
+        let write = move || {
+            chain.push(checkpoints.write_part(mini_batch, body.head.as_slice(), &blocks)?);
+            journal.sync_data().map_err(|e| Error::unavailable(format!("sync journal: {e}")).with_source(e))?;
+            checkpoints.write(mini_batch, &chain, &body.finish()?)?;
+            Ok((mini_batch, chain))
+        };
+        self.running = Some(std::thread::spawn(write));
     }
 
     /// How the last one ended, once it has.
@@ -64,6 +106,7 @@ impl Saver {
     /// Waits for the one that is being written.
     pub fn wait(&mut self) -> Option<Result<()>> {
         let handle = self.running.take()?;
-        Some(handle.join().unwrap_or_else(|_| Err(Error::internal("the checkpoint writer panicked"))))
+        let written = handle.join().unwrap_or_else(|_| Err(Error::internal("the checkpoint writer panicked")));
+        Some(written.map(|(mini_batch, chain)| (self.newest, self.chain) = (Some(mini_batch), chain)))
     }
 }

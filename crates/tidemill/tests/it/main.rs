@@ -6,6 +6,7 @@ mod bad_input;
 mod bench;
 mod border;
 mod changed_files;
+mod checkpoints;
 mod cli;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod connect;

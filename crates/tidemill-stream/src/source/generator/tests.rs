@@ -27,6 +27,7 @@ fn open_with(settings: GeneratorSettings, schema: Schema) -> Result<Box<dyn Part
         watermark_bound_ms: 0,
         idle_timeout_ms: 0,
         ahead_max_ms: None,
+        drift_max_ms: None,
     };
     Ok(open_source(&spec, &[])?.pop().expect("one partition").partition)
 }

@@ -1,0 +1,240 @@
+//! A table out of the walks that were written of it.
+//!
+//! In: the bytes of a whole walk, then those of the walks behind it, in their order. Out: the table as it was when the last
+//! of them began, on any number of parts. Entries of the whole walk are put down a shard at a time, each in its final
+//! place at once; later ones are looked up like any update. What cannot have been written is refused with its shard;
+//! the table is then for nothing but to be dropped.
+
+use tidemill_base::{
+    Error, Result,
+    codec::{Decoder, Encoder},
+};
+
+use super::{
+    ParamTable, SHARDS, TableSpec,
+    bucket::Bucket,
+    codec::{damaged, decode_rest, encode_rest, grow_older, restore_entry, too_many},
+    packed::{AGE_MAX, Packed},
+    part::{Part, Updated},
+    part_of, shard_of,
+    walk::{FRAME_BYTES, MIXED, RUN, SHARD_END},
+};
+
+/// Entries ahead for which memory is asked.
+const AHEAD: usize = 24;
+
+/// A table that is being put together.
+pub struct Restoring {
+    table: ParamTable,
+    /// What came of each shard of a whole walk; `None` once the shard is put down, and of other walks.
+    gathered: Vec<Option<Gathered>>,
+    /// Whether a walk has begun: of a table without entries a whole one has none.
+    has_begun: bool,
+}
+
+#[derive(Default)]
+struct Gathered {
+    run: Vec<Packed>,
+    mixed: Vec<Packed>,
+}
+
+/// An entry as it stands in a frame.
+struct Entry<'a> {
+    key: u64,
+    slot: u16,
+    age: u8,
+    words: &'a [[u8; 4]],
+}
+
+impl ParamTable {
+    /// Appends what a walk does not: what else decides the future as of now, which [`Restoring::finish`] takes back.
+    pub fn encode_rest(&self, out: &mut Encoder) {
+        self.each_shard(|part, shard| encode_rest(part, shard, out));
+    }
+}
+
+impl Restoring {
+    /// Nothing yet of a table that is to be as `spec` says.
+    pub fn new(spec: TableSpec, parts: usize) -> Result<Self> {
+        Ok(Self { table: ParamTable::new(spec, parts)?, gathered: Vec::new(), has_begun: false })
+    }
+
+    /// Begins the next walk, by what [`ParamTable::begin_walk`] appended.
+    pub fn begin(&mut self, head: &mut Decoder) -> Result<()> {
+        let ticks = self.table.decode_head(head)?;
+        let is_whole = head.u8()? != 0;
+        if is_whole == self.has_begun || !self.gathered.iter().all(Option::is_none) {
+            return Err(Error::corrupt("parameters: a walk over changes does not follow a whole one"));
+        }
+        self.has_begun = true;
+        self.gathered = (0..SHARDS).map(|_| is_whole.then(Gathered::default)).collect();
+        for i in 0..self.table.parts() {
+            let mut part = self.table.write(i);
+            match is_whole {
+                true => part.set_ticks(ticks),
+                false => grow_older(&mut part, ticks)?,
+            }
+            for shard in part.numbers() {
+                let removed = (0..head.count(8)?).map(|_| head.u64()).collect::<Result<Vec<_>>>()?;
+                if removed.iter().any(|key| shard_of(*key) != shard) || !removed.is_sorted() {
+                    return Err(damaged(shard, "the removed keys are out of order".into()));
+                }
+                let local = shard - part.first;
+                part.remove_keys(local, &removed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes frames of the walk: any number of them, each whole.
+    pub fn take(&mut self, mut frames: &[u8]) -> Result<()> {
+        let spec = *self.table.spec();
+        let entry_bytes = entry_bytes(&spec);
+        while !frames.is_empty() {
+            let cut_short = || Error::corrupt("parameters: a frame of entries is cut short");
+            let (head, rest) = frames.split_first_chunk::<FRAME_BYTES>().ok_or_else(cut_short)?;
+            let [kind, shard, count @ ..] = *head;
+            let bytes = (u32::from_le_bytes(count) as usize).saturating_mul(entry_bytes);
+            let (entries, rest) = rest.split_at_checked(bytes).ok_or_else(cut_short)?;
+            frames = rest;
+            match (kind, usize::from(shard)) {
+                (RUN | MIXED, shard) if shard < SHARDS => self.take_entries(kind, entries, entry_bytes, &spec)?,
+                (SHARD_END, shard) if shard < SHARDS => self.end_shard(shard)?,
+                _ => return Err(Error::corrupt(format!("parameters: a frame of kind {kind} for shard {shard}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the walk.
+    pub fn end(&mut self) -> Result<()> {
+        match self.gathered.iter().position(Option::is_some) {
+            None => Ok(()),
+            Some(shard) => Err(damaged(shard, "its end is missing".into())),
+        }
+    }
+
+    /// The table, with what [`ParamTable::encode_rest`] wrote at the moment the last walk began. Whoever asks what changed is
+    /// first told everything.
+    pub fn finish(self, rest: &mut Decoder) -> Result<ParamTable> {
+        for i in 0..self.table.parts() {
+            let mut part = self.table.write(i);
+            for shard in part.numbers() {
+                decode_rest(&mut part, shard, rest)?;
+            }
+        }
+        Ok(self.table)
+    }
+
+    fn take_entries(&mut self, kind: u8, entries: &[u8], entry_bytes: usize, spec: &TableSpec) -> Result<()> {
+        let parts = self.table.parts();
+        let mut state = Vec::with_capacity(spec.words.max(2));
+        let mut held: Option<(usize, std::sync::RwLockWriteGuard<Part>)> = None;
+        for (i, bytes) in entries.chunks_exact(entry_bytes).enumerate() {
+            let entry = Entry::read(bytes, spec);
+            let (shard, number) = (shard_of(entry.key), part_of(entry.key, parts));
+            if held.as_ref().is_none_or(|(held, _)| *held != number) {
+                held = Some((number, self.table.write(number)));
+            }
+            let part = &mut held.as_mut().expect("just put there").1;
+            state.clear();
+            state.extend(entry.words.iter().map(|word| f32::from_le_bytes(*word)));
+            if let Some(word) = state.iter().find(|word| !word.is_finite()) {
+                return Err(damaged(shard, format!("entry {i} holds {word}")));
+            }
+            if entry.age > AGE_MAX {
+                let age = entry.age;
+                return Err(damaged(shard, format!("entry {i} is {age} ticks old, where {AGE_MAX} is the most told")));
+            }
+            if let Some(gathered) = &mut self.gathered[shard] {
+                if gathered.run.len() + gathered.mixed.len() == part.limits.entries_max {
+                    return Err(too_many(shard));
+                }
+                let packed = part.pack(&entry, &state);
+                if kind == MIXED {
+                    gathered.mixed.push(packed)
+                } else {
+                    gathered.run.push(packed)
+                };
+                continue;
+            }
+            if let Some(next) = entries.get((i + AHEAD) * entry_bytes..).and_then(<[u8]>::first_chunk) {
+                let next = u64::from_le_bytes(*next);
+                if part_of(next, parts) == number {
+                    part.prefetch(next);
+                }
+            }
+            if restore_entry(part, entry.key, entry.slot, &state) != Updated::Done {
+                return Err(too_many(shard));
+            }
+            if let (Some(_), (place, true)) = (part.ticks, part.search(entry.key)) {
+                let now = part.tick_now();
+                part.places[place].set_age(now, entry.age);
+            }
+        }
+        Ok(())
+    }
+
+    fn end_shard(&mut self, shard: usize) -> Result<()> {
+        let Some(Gathered { mut run, mixed }) = self.gathered[shard].take() else { return Ok(()) };
+        // Two runs, of which the second is short.
+        run.extend(mixed);
+        run.sort_by_key(Packed::shifted);
+        if run.windows(2).any(|pair| pair[0].shifted() == pair[1].shifted()) {
+            return Err(damaged(shard, "a key comes twice".into()));
+        }
+        let mut part = self.table.write(part_of((shard as u64) << (u64::BITS - super::SHARD_BITS), self.table.parts()));
+        let local = shard - part.first;
+        match part.fill(local, &run) {
+            true => Ok(()),
+            false => Err(too_many(shard)),
+        }
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn read(bytes: &'a [u8], spec: &TableSpec) -> Self {
+        let (key, mut rest) = bytes.split_first_chunk::<8>().expect("as long as an entry");
+        let (mut slot, mut age) = (0, 0);
+        if spec.words > 2 {
+            slot = u16::from_le_bytes([rest[0], rest[1]]);
+            rest = &rest[2..];
+        }
+        if spec.ages {
+            age = rest[0];
+            rest = &rest[1..];
+        }
+        Self { key: u64::from_le_bytes(*key), slot, age, words: rest.as_chunks().0 }
+    }
+}
+
+impl Part {
+    /// An entry as it will stand in its place; its row is taken.
+    fn pack(&mut self, entry: &Entry, state: &[f32]) -> Packed {
+        let words = match &mut self.rows {
+            None => [state[0].to_bits(), state[1].to_bits()],
+            Some(rows) => {
+                let row = rows.take();
+                rows.get_mut(row).copy_from_slice(state);
+                [row, u32::from(entry.slot)]
+            }
+        };
+        let mut packed = Packed { tag: entry.key << super::SHARD_BITS | self.fresh, words };
+        if self.ticks.is_some() {
+            packed.set_age(self.tick_now(), entry.age);
+        }
+        packed
+    }
+
+    /// Puts all entries of an empty shard down, which are in order; `false` when it may not hold so many.
+    fn fill(&mut self, local: usize, entries: &[Packed]) -> bool {
+        self.shards[local].entries = entries.len();
+        self.fill_from(local, Bucket::empty(0), entries)
+    }
+}
+
+/// Bytes of an entry in a frame.
+fn entry_bytes(spec: &TableSpec) -> usize {
+    let slot = if spec.words > 2 { size_of::<u16>() } else { 0 };
+    size_of::<u64>() + slot + usize::from(spec.ages) + spec.words.max(2) * size_of::<f32>()
+}
