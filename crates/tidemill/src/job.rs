@@ -7,6 +7,7 @@
 mod checkpoint;
 mod dead_letter;
 mod gate;
+mod inputs;
 mod journal;
 mod part;
 mod replicas;
@@ -35,7 +36,7 @@ use tidemill_serve::{
     live_views::LiveViews,
     registry::{Live, Outcome, Registry, Verdict},
 };
-use tidemill_sql::{Input, TrainJob};
+use tidemill_sql::TrainJob;
 use tidemill_stream::{
     journal::{PartitionId, Record},
     sequencer::Cut,
@@ -53,6 +54,8 @@ use crate::{
 pub use checkpoint::{Checkpoint, Checkpoints};
 use dead_letter::DeadLetter;
 use gate::GateKeeper;
+use inputs::{add_partition, check_passes, check_program, keep_prints, unwatched_key};
+pub use inputs::{inputs, open_partitions};
 pub use journal::{Journal, Past};
 use replicas::Lineage;
 use save::{Body, Saver};
@@ -756,110 +759,6 @@ impl Job {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
-}
-
-/// The inputs of a job, left first.
-pub fn inputs(job: &TrainJob) -> Vec<&Input> {
-    std::iter::once(&job.pipeline.left).chain(job.pipeline.join.iter().flat_map(|j| &j.right)).collect()
-}
-
-/// Opens every partition in the order in which earlier runs met them, then new ones.
-pub fn open_partitions(
-    engine: &mut Engine,
-    job: &TrainJob,
-    past: &Past,
-    push: &PushHub,
-    connections: &mut Connections,
-    mut journal: Option<&mut Journal>,
-) -> Result<()> {
-    for (i, input) in inputs(job).into_iter().enumerate() {
-        let known: Vec<String> = past.partitions.iter().filter(|p| p.0 as usize == i).map(|p| p.1.clone()).collect();
-        let mut opened = source::open(&input.source, &known)?;
-        opened.extend(connections.open(i, &input.source, &known)?);
-        if input.source.push {
-            opened.push(push.partition(&input.source)?);
-        }
-        for name in &known {
-            let at = opened.iter().position(|o| o.partition.name() == name).ok_or_else(|| {
-                Error::conflict(format!(
-                    "source {}: partition '{name}' was read before and is no longer there; \
-                     put it back, or start again with --from-scratch",
-                    input.source.name
-                ))
-            })?;
-            let id = add_partition(engine, i, opened.remove(at), None)?;
-            if let Some(print) = past.prints.get(&id) {
-                engine.sequencer.check_print(id, *print, &input.source.name)?;
-            }
-        }
-        for new in opened {
-            add_partition(engine, i, new, journal.as_deref_mut())?;
-        }
-    }
-    journal.map_or(Ok(()), |journal| keep_prints(engine, journal))
-}
-
-/// Writes down what the files are that have been read, so that a restart does not go on in others.
-fn keep_prints(engine: &mut Engine, journal: &mut Journal) -> Result<()> {
-    for (id, print) in engine.sequencer.new_prints()? {
-        journal.append(&Record::Print(id, print))?;
-        engine.sequencer.keep_print(id, print);
-    }
-    Ok(())
-}
-
-fn add_partition(
-    engine: &mut Engine,
-    input: usize,
-    opened: source::Opened,
-    journal: Option<&mut Journal>,
-) -> Result<PartitionId> {
-    if let Some(journal) = journal {
-        let name = opened.partition.name().to_string();
-        journal.append(&Record::Partition { input: input as u32, name, ordered: opened.ordered })?;
-    }
-    Ok(engine.sequencer.add_partition(input, opened.partition, opened.ordered))
-}
-
-/// Refuses another program on this job's journal. `Some`: nothing was learned here yet, and this text is to be kept.
-fn check_program(dir: &Path, job: &TrainJob) -> Result<Option<String>> {
-    let path = dir.join("program.sql");
-    let text = format!("-- fingerprint {:016x}\n{}\n", job.fingerprint, job.text);
-    match fs::read_to_string(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Some(text)),
-        Err(e) => Err(Error::io("read", &path, e)),
-        Ok(old) if old.lines().next() == text.lines().next() => Ok(None),
-        Ok(_) => Err(Error::conflict(format!(
-            "model '{}' in {} was learned by another program; use another model name or --data-dir, \
-             or --from-scratch to forget what it learned",
-            job.model,
-            dir.display()
-        ))),
-    }
-}
-
-/// Only what ends can be learned from again.
-fn check_passes(spec: &TrainSpec, job: &TrainJob) -> Result<()> {
-    match inputs(job).into_iter().find(|i| spec.passes > 1 && !i.source.bounded()) {
-        Some(input) => Err(Error::invalid(format!(
-            "train.passes = {}: source '{}' never ends; passes need sources that do",
-            spec.passes, input.source.name
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// A source's key is watched by the label join, while the attribution window is open. Elsewhere nothing drops a second event,
-/// and that is said.
-fn unwatched_key(job: &TrainJob) -> Option<String> {
-    let watched = job.pipeline.join.as_ref().is_some_and(|j| j.spec.dedup.is_some());
-    let source = &job.pipeline.left.source;
-    (source.primary_key.is_some() && !watched).then(|| {
-        format!(
-            "the PRIMARY KEY of '{}' is watched only by a label join on it: here an event that comes twice counts twice",
-            source.name
-        )
-    })
 }
 
 fn millis(ms: i64) -> Duration {
