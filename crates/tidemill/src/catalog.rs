@@ -84,9 +84,9 @@ impl Catalog {
         Ok(Self(Arc::new(Inner { data, bytes_max, clock, models })))
     }
 
-    /// Says where this process answers, for the commands that talk to it.
-    pub fn announce(&self, address: &str) -> Result<()> {
-        self.0.data.announce(address)
+    /// Where it keeps what it has.
+    pub fn data(&self) -> &DataDir {
+        &self.0.data
     }
 
     /// Loads a model if it is not in memory; with a version, that too. May wait for the disk.

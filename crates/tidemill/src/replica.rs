@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tidemill_base::{Clock, Error, Result, Rng, store::data_dir::DataDir};
 use tidemill_model::snapshot::Snapshot;
 use tidemill_serve::{
-    follow::{Ask, Mark},
+    follow::{Ask, Mark, client::Upstream},
     server::{BoxFuture, Host, PushReply, ServedModel},
 };
 
@@ -39,7 +39,7 @@ pub const STALE_MAX: Duration = Duration::from_secs(30);
 pub struct Replica(Arc<Inner>);
 
 struct Inner {
-    address: String,
+    upstream: Upstream,
     data: DataDir,
     clock: Arc<dyn Clock>,
     signal: Arc<Signal>,
@@ -84,9 +84,9 @@ struct Counts {
 }
 
 impl Replica {
-    /// Follows `models` of the process at `address`; what was kept of them earlier is served at once.
+    /// Follows `models` of the process there; what was kept of them earlier is served at once.
     pub fn open(
-        address: &str,
+        upstream: Upstream,
         models: &[String],
         data: DataDir,
         clock: Arc<dyn Clock>,
@@ -98,8 +98,7 @@ impl Replica {
             tidemill_base::store::data_dir::check_name("model", name)?;
             following.insert(name.clone(), Mutex::new(kept::open(&data, name)?));
         }
-        let address = address.to_string();
-        Ok(Self(Arc::new(Inner { address, data, clock, signal, stale_max, models: following })))
+        Ok(Self(Arc::new(Inner { upstream, data, clock, signal, stale_max, models: following })))
     }
 
     /// Begins to follow, a thread for each model, for as long as the process lives.
@@ -134,9 +133,9 @@ impl Replica {
         Ok(())
     }
 
-    /// Says where this process answers, for the commands that talk to it.
-    pub fn announce(&self, address: &str) -> Result<()> {
-        self.0.data.announce(address)
+    /// Where it keeps what it has.
+    pub fn data(&self) -> &DataDir {
+        &self.0.data
     }
 }
 
@@ -226,7 +225,7 @@ impl Host for Replica {
         let json = |(name, following): (&String, &Mutex<Following>)| {
             let following = lock(following);
             let mut json = following.served.as_ref().map_or_else(|| json!({"name": name}), |served| served.to_json());
-            json["follows"] = following.to_json(&self.0.address, now);
+            json["follows"] = following.to_json(self.0.upstream.address(), now);
             json
         };
         self.0.models.iter().filter(|(name, _)| sees(name)).map(json).collect()
@@ -235,7 +234,7 @@ impl Host for Replica {
     fn push(&self, source: &str, _lines: Bytes) -> BoxFuture<Result<PushReply>> {
         let refused = Error::conflict(format!(
             "source '{source}' takes no events here: this is a replica; push to {}, which learns",
-            self.0.address
+            self.0.upstream.address()
         ));
         Box::pin(async move { Err(refused) })
     }
@@ -243,7 +242,7 @@ impl Host for Replica {
     fn status(&self) -> Value {
         let now = self.0.clock.elapsed();
         let follows: Vec<(String, Value)> = (self.0.models.iter())
-            .map(|(name, following)| (name.clone(), lock(following).to_json(&self.0.address, now)))
+            .map(|(name, following)| (name.clone(), lock(following).to_json(self.0.upstream.address(), now)))
             .collect();
         let connected = follows.iter().all(|(_, f)| f["connected"] == true);
         let warnings: Vec<&str> = follows.iter().filter_map(|(_, f)| f["warning"].as_str()).collect();

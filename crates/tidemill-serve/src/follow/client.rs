@@ -4,45 +4,125 @@
 //! async: a replica has one thread for each model it follows, and nothing else waits for it.
 
 use std::{
+    fmt,
     io::{ErrorKind, Read, Write},
     net::{TcpStream, ToSocketAddrs},
+    sync::Arc,
     time::Duration,
 };
 
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
 use tidemill_base::{Error, Result};
 
 use super::{
     Ask, CONTENT_TYPE,
     frame::{CHECK_BYTES, Frame, HEAD_BYTES},
 };
+use crate::server::Pem;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the trainer may take to answer before the first frame.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 64 << 10;
+/// The first byte of an alert (RFC 8446, 5.1).
+const TLS_ALERT: u8 = 21;
 /// Read from the connection at once.
 const READ_BYTES: usize = 64 << 10;
 
+/// The process that learns, and how it is spoken to.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    address: String,
+    token: Option<String>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Upstream {
+    /// The tidemill at `address` (`HOST:PORT`), which may want a bearer token. With `authorities`, certificates of those who
+    /// vouch for it, the connection is encrypted.
+    pub fn new(address: &str, token: Option<&str>, authorities: Option<Pem<'_>>) -> Result<Self> {
+        let token = token.map(str::trim).map(String::from);
+        if token.as_ref().is_some_and(|token| token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic())) {
+            return Err(Error::invalid("--follow-token: the file holds no token; `tidemill token` makes one"));
+        }
+        let tls = authorities.map(client_config).transpose()?;
+        Ok(Self { address: address.to_string(), token, tls })
+    }
+
+    /// `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+fn client_config(authorities: Pem<'_>) -> Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(authorities.bytes) {
+        let added = certificate.map_err(|e| e.to_string()).and_then(|c| roots.add(c).map_err(|e| e.to_string()));
+        added.map_err(|e| Error::invalid(format!("{}: {e}", authorities.name)))?;
+    }
+    if roots.is_empty() {
+        return Err(Error::invalid(format!("{}: no certificate in it; it wants PEM", authorities.name)));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::internal(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// What is read from and written to: the socket, or what encrypts it.
+trait Channel: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Channel for T {}
+
 /// A stream of frames.
-#[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Channel>,
+    /// The same socket, for its time-outs.
+    socket: TcpStream,
     address: String,
     /// Bytes that came and are not used yet.
     buffer: Vec<u8>,
 }
 
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection to {}", self.address)
+    }
+}
+
 impl Connection {
-    /// Asks the tidemill at `address` for a model's frames.
-    pub fn open(address: &str, model: &str, ask: Ask) -> Result<Self> {
-        let stream = connect(address)?;
+    /// Asks the tidemill there for a model's frames.
+    pub fn open(upstream: &Upstream, model: &str, ask: Ask) -> Result<Self> {
+        let address = upstream.address();
+        let socket = connect(address)?;
         let gone = |e: std::io::Error| Error::unavailable(format!("{address}: {e}"));
-        stream.set_nodelay(true).map_err(gone)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(gone)?;
-        stream.set_write_timeout(Some(REPLY_TIMEOUT)).map_err(gone)?;
-        let mut connection = Self { stream, address: address.to_string(), buffer: Vec::new() };
+        socket.set_nodelay(true).map_err(gone)?;
+        socket.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(gone)?;
+        socket.set_write_timeout(Some(REPLY_TIMEOUT)).map_err(gone)?;
+        let same = socket.try_clone().map_err(gone)?;
+        let stream: Box<dyn Channel> = match &upstream.tls {
+            None => Box::new(same),
+            Some(config) => {
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+                let name = ServerName::try_from(host.to_string())
+                    .map_err(|_| Error::invalid(format!("--follow {address}: '{host}' is no name of a server")))?;
+                let session =
+                    ClientConnection::new(config.clone(), name).map_err(|e| Error::internal(e.to_string()))?;
+                Box::new(StreamOwned::new(session, same))
+            }
+        };
+        let mut connection = Self { stream, socket, address: address.to_string(), buffer: Vec::new() };
+        let token = upstream.token.as_ref().map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
         // HTTP/1.0: the body comes as it is, until the connection ends.
-        let request = format!("GET /v1/models/{model}:follow?{} HTTP/1.0\r\nHost: {address}\r\n\r\n", ask.to_query());
+        let request =
+            format!("GET /v1/models/{model}:follow?{} HTTP/1.0\r\nHost: {address}\r\n{token}\r\n", ask.to_query());
         connection.stream.write_all(request.as_bytes()).map_err(gone)?;
         connection.read_head(model)?;
         Ok(connection)
@@ -53,7 +133,8 @@ impl Connection {
             if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
             }
-            if self.buffer.len() > HEAD_BYTES_MAX {
+            // An alert is what TLS answers to those who do not speak it.
+            if self.buffer.len() > HEAD_BYTES_MAX || self.buffer.first() == Some(&TLS_ALERT) {
                 return Err(self.stranger());
             }
             if self.read_some()? == 0 {
@@ -74,7 +155,10 @@ impl Connection {
     }
 
     fn stranger(&self) -> Error {
-        Error::conflict(format!("{} answers, but is no tidemill that can be followed; see --follow", self.address))
+        Error::conflict(format!(
+            "{} answers, but is no tidemill that can be followed; see --follow, and --follow-ca for one behind TLS",
+            self.address
+        ))
     }
 
     /// The error that the other side told, with its kind.
@@ -87,6 +171,12 @@ impl Connection {
             None => format!("{} answers {status} to a request to follow model '{model}'", self.address),
         };
         match (status, told) {
+            (401 | 403, Some(_)) => {
+                Error::conflict(format!("{message}; --follow-token names a file with one of an admin"))
+            }
+            (400, Some(told)) if told.contains("TLS") => {
+                Error::conflict(format!("{message}; --follow-ca names a file with the certificates to trust"))
+            }
             (404, Some(_)) => Error::not_found(message),
             (400 | 409, Some(_)) => Error::conflict(message),
             (429 | 500.., _) => Error::unavailable(message),
@@ -97,7 +187,7 @@ impl Connection {
 
     /// The next frame, if it comes within `wait`.
     pub fn next(&mut self, wait: Duration) -> Result<Option<Frame>> {
-        self.stream.set_read_timeout(Some(wait)).map_err(|e| self.gone(e))?;
+        self.socket.set_read_timeout(Some(wait)).map_err(|e| self.gone(e))?;
         loop {
             if let Some(head) = self.buffer.first_chunk::<HEAD_BYTES>() {
                 let bytes = HEAD_BYTES + Frame::content_bytes(*head)? + CHECK_BYTES;

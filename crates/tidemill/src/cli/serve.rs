@@ -1,19 +1,20 @@
 //! `tidemill serve`: answers with models that were learned before, without a job; with `--follow`, with models that another
 //! process learns.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use tidemill_base::{
     Clock, Error, Result, SystemClock, attribute::parse_bytes, duration::parse_duration_ms, store::data_dir::DataDir,
 };
-use tidemill_serve::server;
+use tidemill_serve::{follow::client::Upstream, server::Pem};
 
-use super::{DataDirectory, run::stop_on_signals, say};
+use super::{
+    DataDirectory,
+    door::{Door, Servers},
+    run::stop_on_signals,
+    say,
+};
 use crate::{catalog::Catalog, replica::Replica, signal::Signal};
 
 /// Serve the models of a data directory, or follow those of another process
@@ -27,10 +28,18 @@ pub(super) struct Serve {
     /// Follow the models of a tidemill that learns them; what was followed is kept in the data directory
     #[arg(long, value_name = "HOST:PORT", requires = "model")]
     follow: Option<String>,
+    /// File with the token that the other process wants, of the role admin
+    #[arg(long, value_name = "FILE", requires = "follow")]
+    follow_token: Option<PathBuf>,
+    /// Certificates to trust, as PEM: the other process is spoken to over TLS
+    #[arg(long, value_name = "FILE", requires = "follow")]
+    follow_ca: Option<PathBuf>,
     /// Not ready while a followed model is staler than this; it answers all the same
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     stale_max: Duration,
-    /// Port of the page and the API on 127.0.0.1; 0 takes any free one
+    #[command(flatten)]
+    door: Door,
+    /// Port of the page and the API; 0 takes any free one
     #[arg(long, default_value_t = 8470)]
     port: u16,
     /// Bytes that models may take in memory together; beyond it the one asked for longest ago leaves
@@ -65,10 +74,8 @@ impl Serve {
         let signal = Arc::new(Signal::default());
         stop_on_signals(signal.clone())?;
         let catalog = Catalog::open(DataDir::open(root)?, &self.model, self.model_bytes_max, clock)?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let running = server::start(address, Arc::new(catalog.clone()))?;
-        catalog.announce(&running.address().to_string())?;
-        self.stay(running, &signal)
+        let servers = self.door.open(self.port, catalog.data(), Arc::new(catalog.clone()))?;
+        self.stay(servers, &signal)
     }
 
     fn follow(&self, address: &str) -> Result<()> {
@@ -76,23 +83,32 @@ impl Serve {
         let signal = Arc::new(Signal::default());
         stop_on_signals(signal.clone())?;
         let data = DataDir::open(&self.data.data_dir)?;
-        let replica = Replica::open(address, &self.model, data, clock, signal.clone(), self.stale_max)?;
-        let running = server::start(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)), Arc::new(replica.clone()))?;
-        replica.announce(&running.address().to_string())?;
+        let upstream = self.upstream(address)?;
+        let replica = Replica::open(upstream, &self.model, data, clock, signal.clone(), self.stale_max)?;
+        let servers = self.door.open(self.port, replica.data(), Arc::new(replica.clone()))?;
         replica.follow()?;
         replica.wait_until_served()?;
-        self.stay(running, &signal)
+        self.stay(servers, &signal)
+    }
+
+    fn upstream(&self, address: &str) -> Result<Upstream> {
+        let read = |path: &PathBuf| fs::read(path).map_err(|e| Error::io("read", path, e));
+        let token = self.follow_token.as_ref().map(read).transpose()?;
+        let token = token.as_ref().map(|token| String::from_utf8_lossy(token));
+        let authorities = self.follow_ca.as_ref().map(read).transpose()?;
+        let name = self.follow_ca.as_ref().map_or(String::new(), |path| path.display().to_string());
+        Upstream::new(address, token.as_deref(), authorities.as_ref().map(|bytes| Pem { name: &name, bytes }))
     }
 
     /// Answers until a signal ends it.
-    fn stay(&self, running: server::Running, signal: &Signal) -> Result<()> {
+    fn stay(&self, servers: Servers, signal: &Signal) -> Result<()> {
         if !self.quiet && !signal.is_stopped() {
-            say(format!("API at http://{}/", running.address()));
+            say(format!("API at {}", servers.url()));
         }
         while !signal.is_stopped() {
             signal.wait(LOOK_EVERY);
         }
-        running.stop();
+        servers.stop();
         Ok(())
     }
 }

@@ -48,28 +48,38 @@ pub(super) struct Link<'a> {
 impl<'a> Link<'a> {
     pub fn open(inner: &'a Inner, name: &'a str) -> Result<Self> {
         let ask = inner.following(name).ask();
-        let mut connection = Connection::open(&inner.address, name, ask)?;
+        let mut connection = Connection::open(&inner.upstream, name, ask)?;
         let hello = match connection.next(SILENCE_MAX)? {
             Some(Frame::Hello(hello)) => hello,
             Some(_) => {
-                return Err(Error::corrupt(format!("{}: the stream does not begin with a hello", inner.address)));
+                return Err(Error::corrupt(format!(
+                    "{}: the stream does not begin with a hello",
+                    inner.upstream.address()
+                )));
             }
-            None => return Err(Error::unavailable(format!("{} did not answer in time", inner.address))),
+            None => return Err(Error::unavailable(format!("{} did not answer in time", inner.upstream.address()))),
         };
         if hello.model != name {
-            return Err(Error::conflict(format!("{} sends model '{}', not '{name}'", inner.address, hello.model)));
+            return Err(Error::conflict(format!(
+                "{} sends model '{}', not '{name}'",
+                inner.upstream.address(),
+                hello.model
+            )));
         }
         let same = hello.lineage == ask.lineage;
         if same && start_of(hello.position) < start_of(ask.position) {
             return Err(Error::conflict(format!(
                 "{} is an older start of this job ({}) than the one followed before ({}); it is not followed",
-                inner.address,
+                inner.upstream.address(),
                 start_of(hello.position),
                 start_of(ask.position)
             )));
         }
         if !same && hello.start != Start::Snapshot {
-            return Err(Error::corrupt(format!("{}: another model's stream cannot be gone on with", inner.address)));
+            return Err(Error::corrupt(format!(
+                "{}: another model's stream cannot be gone on with",
+                inner.upstream.address()
+            )));
         }
         let job = match inner.following(name).served.is_some() && inner.following(name).fingerprint == hello.fingerprint
         {
@@ -104,7 +114,10 @@ impl<'a> Link<'a> {
                     self.take(frame)?;
                 }
                 None if clock.elapsed() - heard > SILENCE_MAX => {
-                    return Err(Error::unavailable(format!("{} has been silent for 3 s", self.inner.address)));
+                    return Err(Error::unavailable(format!(
+                        "{} has been silent for 3 s",
+                        self.inner.upstream.address()
+                    )));
                 }
                 None => {}
             }
@@ -123,7 +136,9 @@ impl<'a> Link<'a> {
             Frame::Delta(mark, delta) => self.delta(mark, delta),
             Frame::Version(mark, manifest) => self.version(mark, &manifest),
             Frame::Here(mark) => self.here(mark),
-            Frame::End(why) => Err(Error::unavailable(format!("{} ended the stream: {why}", self.inner.address))),
+            Frame::End(why) => {
+                Err(Error::unavailable(format!("{} ended the stream: {why}", self.inner.upstream.address())))
+            }
         }
     }
 
@@ -229,7 +244,7 @@ impl<'a> Link<'a> {
     }
 
     fn unexpected(&self, what: &str) -> Error {
-        Error::corrupt(format!("{}: {what} in the stream", self.inner.address))
+        Error::corrupt(format!("{}: {what} in the stream", self.inner.upstream.address()))
     }
 }
 

@@ -68,6 +68,46 @@ fn file(entries: &[&Value]) -> String {
     json!({"tenants": [{"name": "shop", "models": ["*"], "sources": ["*"]}], "tokens": entries}).to_string()
 }
 
+/// The weights go to those only who may have them, and encrypted where the trainer encrypts.
+#[test]
+fn a_replica_follows_a_guarded_trainer_with_a_token_of_the_role_admin() {
+    let scratch = Scratch::new("border-follow");
+    let identity = Identity::new();
+    let (cert, key) = (scratch.write("cert.pem", &identity.chain), scratch.write("key.pem", &identity.key));
+    let ((ops, ops_entry), (web, web_entry)) = (token("ops", "admin,ingest"), token("web", "predict"));
+    let tokens = scratch.write("tokens.json", file(&[&ops_entry, &web_entry]));
+    let (ops_file, web_file) = (scratch.write("ops.token", format!("{ops}\n")), scratch.write("web.token", web));
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_string();
+    let (trainer_data, replica_data) = (text(&scratch.path("trainer")), text(&scratch.path("replica")));
+    let (cert, key, tokens) = (text(&cert), text(&key), text(&tokens));
+    let guard = ["--tls-cert", &cert, "--tls-key", &key, "--tokens", &tokens];
+    let mut args = vec!["run", "-e", PROGRAM, "--data-dir", &trainer_data];
+    args.extend(guard);
+    let trainer = Serving::start(&args);
+    let address = format!("localhost:{}", trainer.address.rsplit_once(':').unwrap().1);
+    let follow = ["serve", "--follow", &address, "--model", "ctr", "--data-dir", &replica_data];
+    let fails = |more: &[&str]| {
+        let out = tidemill().args(follow).args(["--port", "0"]).args(more).output().unwrap();
+        assert_eq!(out.status.code(), Some(4), "{more:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    let plain = fails(&[]);
+    assert!(plain.contains("--follow-ca"), "{plain}");
+    let (ops_file, web_file) = (text(&ops_file), text(&web_file));
+    assert!(fails(&["--follow-ca", &cert]).contains("--follow-token"));
+    assert!(fails(&["--follow-ca", &cert, "--follow-token", &web_file]).contains("needs verb follow on 'ctr'"));
+    let mut args = follow.to_vec();
+    args.extend(["--follow-ca", &cert, "--follow-token", &ops_file]);
+    let replica = Serving::start(&args);
+    let event = "{\"user\":\"ann\",\"label\":1}\n".repeat(20);
+    assert_eq!(identity.ask(&trainer, "POST /v1/sources/shown", &ops, &event).unwrap().0, 200);
+    eventually("what was learned is at the replica", || {
+        let (status, body) = replica.post("/v1/models/ctr:predict", r#"{"rows":[{"user":"ann"}]}"#);
+        let reply: Value = (status == 200).then(|| serde_json::from_str(&body).ok()).flatten()?;
+        (reply["predictions"][0]["probability"].as_f64() > Some(0.6)).then_some(())
+    });
+}
+
 /// B80, F46, and the command line beside it: encrypted, with tokens, both exchanged without a restart.
 #[test]
 fn a_server_behind_tls_and_tokens_reads_its_files_again() {
