@@ -123,6 +123,12 @@ impl Planner {
             return Err(Fault::unsupported(span, format!("the aggregate {}", name.to_uppercase()), AGGREGATES_INSTEAD));
         }
         let Some(function) = self.state.scalar_functions().get(&name) else {
+            if let Some((table, column)) =
+                name.split_once('.').filter(|_| matches!(f.args, ast::FunctionArguments::None))
+            {
+                let fault = Fault::new(span, format!("'{column}' has a meaning of its own in SQL"));
+                return Err(fault.hint(format!("as a column write {table}.\"{column}\"")));
+            }
             let fault = Fault::new(span, format!("no function '{name}'"));
             let mut known: Vec<&str> = self.state.scalar_functions().keys().map(String::as_str).collect();
             known.extend(ALIASES.map(|a| a.0));

@@ -398,7 +398,8 @@ pub(crate) fn join(
             }
             _ => false,
         },
-        _ => false,
+        // Words that SQL has a meaning for (`user`) are parsed as something else, and written as they are.
+        other => other.to_string().eq_ignore_ascii_case(&format!("{}.{}", alias.value, view.key_name)),
     };
     let written = match (is_key(left), is_key(right)) {
         (true, false) => right,

@@ -257,12 +257,12 @@ fn left_join(join: &Join, span: Span) -> Checked<&JoinConstraint> {
 
 /// FOR SYSTEM_TIME AS OF behind what is no feature view, whose name may be a slip.
 fn no_feature_view(factor: &TableFactor, as_of: &AsOfDef, catalog: &Catalog) -> Fault {
-    let near = match factor {
-        TableFactor::Table { name, .. } => nearest(&name.to_string(), catalog.feature_view_names()),
-        _ => None,
+    let named = match factor {
+        TableFactor::Table { name, .. } => name.to_string(),
+        _ => String::new(),
     };
-    match near {
-        Some(near) => Fault::new(factor.span(), format!("no feature view '{factor}'; did you mean '{near}'?")),
+    match nearest(&named, catalog.feature_view_names()) {
+        Some(near) => Fault::new(factor.span(), format!("no feature view '{named}'; did you mean '{near}'?")),
         None => {
             let instead = "only feature views are read as of a time: CREATE FEATURE VIEW ...";
             Fault::unsupported(as_of.span, "FOR SYSTEM_TIME AS OF on what is no feature view", instead)

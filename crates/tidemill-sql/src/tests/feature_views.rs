@@ -225,6 +225,7 @@ fn what_a_feature_view_cannot_be_is_refused() {
         query("f.user_id = i.user_id", "f.imp_1h = i.user_id"),
         query("f.user_id = i.user_id", "f.user_id = i.user_id AND i.price > 3"),
         query("LEFT JOIN user_ctr", "LEFT JOIN user_crt"),
+        query("f.user_id = i.user_id", "f.user_id = i.user"),
         query("f.clk_1h + 1", "f.clk_1 + 1"),
         query("FROM impressions i", "FROM user_ctr i"),
         query(
@@ -319,9 +320,12 @@ fn what_a_feature_view_cannot_be_is_refused() {
             line 18 col 54: a feature view is joined on its key, 'user_id', and nothing else; write LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
               18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id AND i.price > 3
                  |                                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-            line 18 col 13: no feature view 'user_crt f'; did you mean 'user_ctr'?
+            line 18 col 13: no feature view 'user_crt'; did you mean 'user_ctr'?
               18 |   LEFT JOIN user_crt FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user_id
                  |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+            line 18 col 66: 'user' has a meaning of its own in SQL; as a column write i."user"
+              18 |   LEFT JOIN user_ctr FOR SYSTEM_TIME AS OF i.rt f ON f.user_id = i.user
+                 |                                                                  ^^^^^^
             line 15 col 55: no column 'clk_1' in 'f'; did you mean 'clk_1h'?
               15 | SELECT i.user_id, i.price * 2 AS double_price, f.*, f.clk_1 + 1 AS more, (c.imp_id IS NOT NULL) AS clicked
                  |                                                       ^^^^^
