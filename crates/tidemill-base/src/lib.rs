@@ -6,6 +6,7 @@
 pub mod attribute;
 pub mod clock;
 pub mod codec;
+pub mod count;
 pub mod duration;
 pub mod error;
 pub mod hash;
@@ -13,6 +14,7 @@ pub mod rng;
 pub mod store;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use count::thousands;
 pub use error::{Error, Kind, Result};
 pub use hash::{StateHash, StateHasher, hash64, hash64_of_u64, hash128};
 pub use rng::Rng;

@@ -3,6 +3,8 @@
 //! In: figures about the samples since the last version and before. Out: publish, or hold with the reason. A held version
 //! costs nothing else: learning goes on, and the next one is judged anew. Pure.
 
+use tidemill_base::thousands;
+
 use crate::rollout::figures::Quality;
 
 /// Fewer samples say nothing: small and young streams publish what they have.
@@ -117,18 +119,6 @@ fn short(rate: f64) -> String {
     // Two digits that say something, however small it is.
     let digits = if rate > 0.0 { (1.0 - rate.log10().floor()).clamp(2.0, 9.0) as usize } else { 2 };
     format!("{rate:.digits$}")
-}
-
-fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]

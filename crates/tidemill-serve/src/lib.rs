@@ -15,6 +15,7 @@ pub mod predict;
 pub mod rank;
 pub mod registry;
 pub mod rollout;
+mod scan;
 pub mod server;
 pub mod split;
 pub mod trial;

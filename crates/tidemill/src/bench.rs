@@ -57,7 +57,7 @@ impl Case {
     /// A line of the table.
     pub fn to_text(&self) -> String {
         let number = |x: f64| match x.abs() >= 1000.0 {
-            true => crate::status::thousands(x as u64),
+            true => tidemill_base::thousands(x as u64),
             false => format!("{x:.5}"),
         };
         let least = self.values.iter().copied().fold(f64::INFINITY, f64::min);

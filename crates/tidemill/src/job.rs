@@ -27,6 +27,7 @@ use tidemill_base::{
     codec::Decoder,
     codec::Encoder,
     store::{atomic_file, data_dir::DataDir},
+    thousands,
 };
 use tidemill_connect::Connections;
 use tidemill_model::params::Walked;
@@ -49,7 +50,7 @@ use crate::{
     engine::{Compare, Engine, Entries, Rejected},
     push::{PushHub, TurnedAway, believed},
     signal::Signal,
-    status::{History, Point, Status, thousands},
+    status::{History, Point, Status},
 };
 pub use checkpoint::{Checkpoint, Checkpoints};
 use dead_letter::DeadLetter;

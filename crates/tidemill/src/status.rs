@@ -5,7 +5,7 @@
 use std::{collections::VecDeque, fmt::Write, fs};
 
 use serde_json::{Value, json};
-use tidemill_base::StateHash;
+use tidemill_base::{StateHash, thousands};
 use tidemill_stream::{aggregate::ViewCounts, join::JoinCounts};
 use tidemill_train::{Summary, TrainStats};
 
@@ -376,19 +376,6 @@ impl Status {
             }
         }
     }
-}
-
-/// `1234567` as `1,234,567`.
-pub fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, d) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(d);
-    }
-    out
 }
 
 /// The most memory this process has held, in bytes.

@@ -17,10 +17,10 @@ use ::arrow::{
     ipc::{self, reader::StreamDecoder, root_as_message, writer::StreamWriter},
 };
 use bytes::Bytes;
-use tidemill_base::{Error, Result};
+use tidemill_base::{Error, Result, thousands};
 use tidemill_model::loss::Loss;
 
-use super::{Predictor, ROWS_MAX, UNKNOWN_COLUMNS_MAX, Work, likeliest, rows::thousands};
+use super::{Predictor, ROWS_MAX, UNKNOWN_COLUMNS_MAX, Work, likeliest};
 use crate::{
     live::{ServedVersion, Which},
     server::shown,
@@ -183,7 +183,7 @@ fn count_rows(body: &[u8]) -> Result<usize> {
     match usize::try_from(rows) {
         Ok(0) => Err(Error::invalid("the stream has no rows")),
         Ok(rows) if rows <= ARROW_ROWS_MAX => Ok(rows),
-        _ => Err(Error::invalid(format!("{rows} rows; the limit of a stream is {}", thousands(ARROW_ROWS_MAX)))),
+        _ => Err(Error::invalid(format!("{rows} rows; the limit of a stream is {}", thousands(ARROW_ROWS_MAX as u64)))),
     }
 }
 
@@ -245,7 +245,7 @@ fn converted(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     if expanded_bytes(column) > EXPANDED_BYTES_MAX {
         return Err(Error::invalid(format!(
             "{} rows of text are more than {EXPANDED_BYTES_MAX} bytes",
-            thousands(column.len())
+            thousands(column.len() as u64)
         )));
     }
     // A number that does not fit is an error and not a NULL.

@@ -14,13 +14,12 @@ use arrow::{
     buffer::{NullBuffer, OffsetBuffer, ScalarBuffer},
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
 };
-use tidemill_base::{Error, Result};
+use tidemill_base::{Error, Result, thousands};
 use tidemill_model::feature::{Extractor, Features, FloatPlan};
 use tidemill_stream::{Transform, source::json::JsonDecoder};
 
 use super::{
     ROWS_MAX,
-    rows::thousands,
     tensor::{Datatype, Tensor, Values},
 };
 
@@ -228,7 +227,7 @@ fn checked_rows(tensor: &Tensor<'_>, rows: u64) -> Result<usize> {
     match usize::try_from(rows) {
         Ok(0) => Err(Error::invalid(format!("input '{}' has no rows", shown(&tensor.name)))),
         Ok(rows) if rows <= ROWS_MAX => Ok(rows),
-        _ => Err(Error::invalid(format!("{rows} rows; the limit is {}", thousands(ROWS_MAX)))),
+        _ => Err(Error::invalid(format!("{rows} rows; the limit is {}", thousands(ROWS_MAX as u64)))),
     }
 }
 

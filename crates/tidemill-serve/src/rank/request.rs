@@ -11,12 +11,12 @@ use super::{
     nearest,
     token::short,
 };
-use crate::moment;
+use crate::{moment, scan::Cursor};
 
 /// Candidates in one request at most.
 pub const CANDIDATES_MAX: usize = 4096;
-/// Brackets within brackets, those of the request itself included.
-const DEPTH_MAX: usize = 32;
+/// Brackets around a candidate: the request's and the array's.
+const DEPTH_OF_CANDIDATES: usize = 2;
 const KEYS: [&str; 9] = ["candidates", "context", "score", "ranking", "external", "k", "diversity", "seed", "now"];
 
 /// What is asked.
@@ -56,23 +56,20 @@ pub(super) struct Diversity {
 impl<'a> Request<'a> {
     /// Reads a request.
     pub fn parse(body: &'a [u8]) -> Result<Self> {
-        let mut c = Cursor { body, at: 0 };
-        if c.peek().is_none() {
-            return Err(Error::invalid("request body is empty"));
-        }
+        let mut c = Cursor::new(body)?;
         c.expect(b'{', r#"an object like {"candidates":[{"id":1}],"score":"pctr"}"#)?;
         let mut request = Self::default();
         let mut seen: Vec<&str> = Vec::new();
         while c.peek() != Some(b'}') || !seen.is_empty() {
-            let key = c.key()?;
+            let key = key(&mut c)?;
             if seen.contains(&key) {
                 return Err(Error::invalid(format!("\"{key}\" is there twice")));
             }
             seen.push(key);
             if key == "candidates" {
-                request.candidates = c.candidates()?;
+                request.candidates = candidates(&mut c)?;
             } else {
-                let value = c.value(key)?;
+                let value = value(&mut c, key)?;
                 request.set(key, value)?;
             }
             match c.next() {
@@ -85,9 +82,7 @@ impl<'a> Request<'a> {
             }
         }
         c.at += 1;
-        if c.peek().is_some() {
-            return Err(Error::invalid(format!("bytes behind the request's end, at byte {}", c.at)));
-        }
+        c.end()?;
         match (seen.contains(&"candidates"), seen.contains(&"score") && seen.contains(&"ranking")) {
             (false, _) => Err(Error::invalid(r#"no "candidates" in the request; send {"candidates":[{"id":1}],...}"#)),
             (_, true) => Err(Error::invalid(r#"both "score" and "ranking" in the request; send one of them"#)),
@@ -158,145 +153,59 @@ fn count(value: &Value, place: &str) -> Result<usize> {
     }
 }
 
-struct Cursor<'a> {
-    body: &'a [u8],
-    at: usize,
+/// A known key and its colon.
+fn key(c: &mut Cursor) -> Result<&'static str> {
+    let written = String::from_utf8_lossy(c.name()?);
+    let Some(key) = KEYS.into_iter().find(|key| *key == written) else {
+        let near = nearest(&written, KEYS.into_iter()).map(|near| format!("; did you mean '{near}'?"));
+        let advice = near.unwrap_or_else(|| format!("; known are {}", KEYS.join(", ")));
+        return Err(Error::invalid(format!("unknown name '{}' in the request{advice}", short(&written))));
+    };
+    c.colon()?;
+    Ok(key)
 }
 
-impl<'a> Cursor<'a> {
-    /// The next byte that is not white space, left where it is.
-    fn peek(&mut self) -> Option<u8> {
-        while self.body.get(self.at).is_some_and(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
+fn candidates<'a>(c: &mut Cursor<'a>) -> Result<Vec<&'a [u8]>> {
+    c.expect(b'[', "an array of candidates")?;
+    if c.peek() == Some(b']') {
+        return Err(Error::invalid("candidates is empty"));
+    }
+    let mut candidates = Vec::new();
+    // Those beyond the limit are counted, not kept, so that the message can tell how many there were.
+    let mut found = 0;
+    loop {
+        let candidate = c.object(DEPTH_OF_CANDIDATES, || format!("candidates[{found}]"))?;
+        found += 1;
+        if found <= CANDIDATES_MAX {
+            candidates.push(&c.body[candidate]);
         }
-        self.body.get(self.at).copied()
-    }
-
-    fn next(&mut self) -> Option<u8> {
-        let byte = self.peek()?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn expect(&mut self, byte: u8, what: &str) -> Result<()> {
-        match self.next() {
-            Some(b) if b == byte => Ok(()),
-            found => {
-                self.at -= usize::from(found.is_some());
-                Err(self.not_json(what))
-            }
+        match c.next() {
+            Some(b',') => {}
+            Some(b']') => break,
+            _ => return Err(c.not_json("',' or ']'")),
         }
     }
-
-    /// A known key and its colon.
-    fn key(&mut self) -> Result<&'static str> {
-        if self.peek() != Some(b'"') {
-            return Err(self.not_json("a name in quotes"));
-        }
-        let start = self.at + 1;
-        self.string()?;
-        let written = String::from_utf8_lossy(&self.body[start..self.at - 1]);
-        let Some(key) = KEYS.into_iter().find(|key| *key == written) else {
-            let near = nearest(&written, KEYS.into_iter()).map(|near| format!("; did you mean '{near}'?"));
-            let advice = near.unwrap_or_else(|| format!("; known are {}", KEYS.join(", ")));
-            return Err(Error::invalid(format!("unknown name '{}' in the request{advice}", short(&written))));
-        };
-        self.expect(b':', "':'")?;
-        Ok(key)
+    match found > CANDIDATES_MAX {
+        true => Err(Error::invalid(format!("{found} candidates; the limit is {CANDIDATES_MAX}"))),
+        false => Ok(candidates),
     }
+}
 
-    fn candidates(&mut self) -> Result<Vec<&'a [u8]>> {
-        self.expect(b'[', "an array of candidates")?;
-        if self.peek() == Some(b']') {
-            self.at += 1;
-            return Err(Error::invalid("candidates is empty"));
-        }
-        let mut candidates = Vec::new();
-        // Those beyond the limit are counted, not kept, so that the message can tell how many there were.
-        let mut found = 0;
-        loop {
-            if self.peek() != Some(b'{') {
-                return Err(self.not_json(&format!("candidates[{found}] to be an object")));
-            }
-            let candidate = self.value(&format!("candidates[{found}]"))?;
-            found += 1;
-            if found <= CANDIDATES_MAX {
-                candidates.push(candidate);
-            }
-            match self.next() {
-                Some(b',') => {}
-                Some(b']') => break,
-                _ => return Err(self.not_json("',' or ']'")),
-            }
-        }
-        match found > CANDIDATES_MAX {
-            true => Err(Error::invalid(format!("{found} candidates; the limit is {CANDIDATES_MAX}"))),
-            false => Ok(candidates),
+/// The text of the value that begins here.
+fn value<'a>(c: &mut Cursor<'a>, place: &str) -> Result<&'a [u8]> {
+    let first = c.peek();
+    let start = c.at;
+    match first {
+        Some(b'"') => _ = c.string()?,
+        Some(b'{' | b'[') => _ = c.brackets(1, || place.to_string())?,
+        _ => {
+            let scalar = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.');
+            c.at += c.body[start..].iter().take_while(|b| scalar(b)).count();
         }
     }
-
-    /// The text of the value that begins here.
-    fn value(&mut self, place: &str) -> Result<&'a [u8]> {
-        let first = self.peek();
-        let start = self.at;
-        match first {
-            Some(b'"') => self.string()?,
-            Some(b'{' | b'[') => self.brackets(place)?,
-            _ => {
-                let scalar = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.');
-                self.at += self.body[start..].iter().take_while(|b| scalar(b)).count();
-            }
-        }
-        match self.at > start {
-            true => Ok(&self.body[start..self.at]),
-            false => Err(self.not_json("a value")),
-        }
-    }
-
-    fn brackets(&mut self, place: &str) -> Result<()> {
-        // The request's own bracket is one.
-        let mut depth = 1;
-        loop {
-            match self.body.get(self.at) {
-                None => return Err(self.not_json(&format!("the end of {place}"))),
-                Some(b'"') => {
-                    self.string()?;
-                    continue;
-                }
-                Some(b'{' | b'[') => depth += 1,
-                Some(b'}' | b']') => depth -= 1,
-                Some(_) => {}
-            }
-            self.at += 1;
-            if depth > DEPTH_MAX {
-                return Err(Error::invalid(format!("{place}: nested deeper than {DEPTH_MAX}")));
-            }
-            if depth == 1 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Goes behind the string that begins here.
-    fn string(&mut self) -> Result<()> {
-        let mut at = self.at + 1;
-        loop {
-            match self.body.get(at) {
-                None => return Err(Error::invalid(format!("the string that begins at byte {} never ends", self.at))),
-                Some(b'\\') => at += 2,
-                Some(b'"') => break,
-                Some(_) => at += 1,
-            }
-        }
-        self.at = at + 1;
-        Ok(())
-    }
-
-    fn not_json(&self, expected: &str) -> Error {
-        match self.body.get(self.at) {
-            None => Error::invalid(format!("request body ends where {expected} was expected")),
-            Some(_) => Error::invalid(format!("request body: expected {expected} at byte {}", self.at)),
-        }
+    match c.at > start {
+        true => Ok(&c.body[start..c.at]),
+        false => Err(c.not_json("a value")),
     }
 }
 
@@ -324,12 +233,12 @@ mod tests {
         let many = format!(r#"{{"candidates":[{}{{}}]}}"#, "{},".repeat(4096));
         for (body, message) in [
             ("", "request body is empty"),
-            ("[1]", r#"request body: expected an object like {"candidates":[{"id":1}],"score":"pctr"} at byte 0"#),
+            ("[1]", r#"expected an object like {"candidates":[{"id":1}],"score":"pctr"}, found an array at byte 0"#),
             ("{}", r#"no "candidates" in the request; send {"candidates":[{"id":1}],...}"#),
             (r#"{"candidates":[]}"#, "candidates is empty"),
-            (r#"{"candidates":{}}"#, "request body: expected an array of candidates at byte 14"),
-            (r#"{"candidates":[{},7]}"#, "request body: expected candidates[1] to be an object at byte 18"),
-            (r#"{"candidates":[{}],}"#, "request body: expected a name in quotes at byte 19"),
+            (r#"{"candidates":{}}"#, "expected an array of candidates, found an object at byte 14"),
+            (r#"{"candidates":[{},7]}"#, "candidates[1]: expected an object, found a number"),
+            (r#"{"candidates":[{}],}"#, "request body is not JSON: expected a name in quotes at byte 19"),
             (r#"{"candidates":[{}"#, "request body ends where ',' or ']' was expected"),
             (r#"{"candidates":[{"#, "request body ends where the end of candidates[0] was expected"),
             (r#"{"candidates":[{}]} x"#, "bytes behind the request's end, at byte 20"),
@@ -341,7 +250,7 @@ mod tests {
             ),
             (r#"{"score":1}"#, "score: expected an expression as text, found the number 1"),
             (r#"{"score":x}"#, "score: expected value at line 1 column 1"),
-            (r#"{"score":}"#, "request body: expected a value at byte 9"),
+            (r#"{"score":}"#, "request body is not JSON: expected a value at byte 9"),
             (r#"{"k":0}"#, "k: expected a whole number above 0, found the number 0"),
             (r#"{"k":-1}"#, "k: expected a whole number above 0, found the number -1"),
             (r#"{"k":1.5}"#, "k: expected a whole number above 0, found the number 1.5"),

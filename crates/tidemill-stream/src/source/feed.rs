@@ -9,7 +9,7 @@ use tidemill_base::{Error, Result};
 
 use super::{
     CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, FileFormat, OnGap, Partition, ROW_BYTES_MAX, Read, SourceSpec,
-    delimited::Delimited, json::JsonDecoder, text::RowDecoder, words::grouped,
+    delimited::Delimited, json::JsonDecoder, text::RowDecoder, words::thousands,
 };
 use crate::{Chunk, Position, Refused, chunk::excerpt};
 
@@ -98,9 +98,9 @@ impl FeedPartition {
         let lost = earliest - self.at;
         let what = format!(
             "offset {} no longer available (earliest {}): {} events lost at the source",
-            grouped(self.at),
-            grouped(earliest),
-            grouped(lost)
+            thousands(self.at),
+            thousands(earliest),
+            thousands(lost)
         );
         match self.on_gap {
             OnGap::Continue => Ok(Refused { offset: self.at, reason: what, excerpt: String::new() }),
@@ -129,9 +129,11 @@ impl Gathering<'_> {
         }
         let why = match event {
             None => Some("no value (a tombstone)".to_string()),
-            Some(bytes) if bytes.len() > ROW_BYTES_MAX => {
-                Some(format!("{} bytes, longer than {}", grouped(bytes.len() as u64), grouped(ROW_BYTES_MAX as u64)))
-            }
+            Some(bytes) if bytes.len() > ROW_BYTES_MAX => Some(format!(
+                "{} bytes, longer than {}",
+                thousands(bytes.len() as u64),
+                thousands(ROW_BYTES_MAX as u64)
+            )),
             Some(bytes) => self.decoder.push(bytes.trim_ascii_end(), bytes.contains(&b'"')).err(),
         };
         self.bytes += event.map_or(0, <[u8]>::len).min(ROW_BYTES_MAX);
@@ -141,7 +143,7 @@ impl Gathering<'_> {
         }
         match why {
             Some(why) => {
-                let reason = format!("offset {}: {why}", grouped(number));
+                let reason = format!("offset {}: {why}", thousands(number));
                 self.refused.push(Refused { offset: number, reason, excerpt: event.map(excerpt).unwrap_or_default() });
             }
             None => {

@@ -8,7 +8,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 use tidemill_base::{Error, Result, hash64};
 
-use super::words::grouped;
+use super::words::thousands;
 
 const BLOCK_BYTES: u64 = 64 << 10;
 const BLOCKS_MAX: u64 = 64;
@@ -28,11 +28,11 @@ impl Print {
         let why = match now {
             Some(now) if now == self => return Ok(()),
             Some(now) if now.bytes != self.bytes => {
-                format!("it has {} bytes, and had {} when it was read", grouped(now.bytes), grouped(self.bytes))
+                format!("it has {} bytes, and had {} when it was read", thousands(now.bytes), thousands(self.bytes))
             }
             Some(now) => format!(
                 "its first {} bytes are not those that were read (print {:016x}, now {:016x})",
-                grouped(self.bytes),
+                thousands(self.bytes),
                 self.hash,
                 now.hash
             ),

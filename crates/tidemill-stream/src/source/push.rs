@@ -26,7 +26,7 @@ use super::{
     CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Partition, ROW_BYTES_MAX, Read,
     json::JsonDecoder,
     text::{gone, refused},
-    words::{grouped, sql_type},
+    words::{sql_type, thousands},
 };
 use crate::{
     Chunk, Position,
@@ -193,7 +193,7 @@ impl PushLog {
     /// Adds a good line to the decoder's rows.
     fn check(&mut self, line: &[u8]) -> Result<(), String> {
         if line.len() > ROW_BYTES_MAX {
-            return Err(format!("longer than {} bytes", grouped(ROW_BYTES_MAX as u64)));
+            return Err(format!("longer than {} bytes", thousands(ROW_BYTES_MAX as u64)));
         }
         // A door looks at the time itself; without one nobody does, and an event without a time gets that of its arrival.
         let fill = self.event_time.filter(|_| self.door.is_none()).map(|column| (column, 0));

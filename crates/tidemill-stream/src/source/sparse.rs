@@ -15,7 +15,7 @@ use super::{
     number::{parse_f32, parse_f64, parse_u64},
     sparse_type,
     text::RowDecoder,
-    words::{grouped, show},
+    words::{show, thousands},
 };
 
 /// Features in a row at most.
@@ -114,7 +114,7 @@ impl SparseRow {
     pub(super) fn add(&mut self, column: Option<&mut Data>, index: u64, value: f32) -> Result<(), String> {
         self.count += 1;
         if self.count > FEATURES_MAX {
-            return Err(format!("more than {} features in the row", grouped(FEATURES_MAX as u64)));
+            return Err(format!("more than {} features in the row", thousands(FEATURES_MAX as u64)));
         }
         if let Some(Data::Sparse { indices, values, .. }) = column {
             indices.push(index);

@@ -8,7 +8,7 @@ mod lines;
 use arrow::array::RecordBatch;
 use tidemill_base::{Error, Result};
 
-use super::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Partition, Print, Read, compress::Bytes, words::grouped};
+use super::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Partition, Print, Read, compress::Bytes, words::thousands};
 use crate::{Chunk, Position, Refused, chunk::excerpt};
 use lines::{Line, LineReader};
 
@@ -251,13 +251,13 @@ impl Partition for TextPartition {
 
 /// A refused row with its number, counted from 1 as people do.
 pub(super) fn refused(offset: u64, reason: String, excerpt: String) -> Refused {
-    Refused { offset, reason: format!("row {}: {reason}", grouped(offset + 1)), excerpt }
+    Refused { offset, reason: format!("row {}: {reason}", thousands(offset + 1)), excerpt }
 }
 
 /// The partition no longer reaches a place that an earlier run has seen.
 pub(super) fn gone(source: &str, partition: &str, offset: u64) -> Error {
     Error::conflict(format!(
         "source {source} partition '{partition}': offset {} no longer available; put the data back, or start again with --from-scratch",
-        grouped(offset)
+        thousands(offset)
     ))
 }

@@ -1,6 +1,7 @@
 //! The words of this room's errors: counts, values, types, and the nearest known name.
 
 use arrow::datatypes::{DataType, TimeUnit};
+pub(super) use tidemill_base::thousands;
 
 use super::sparse_type;
 
@@ -32,19 +33,6 @@ pub(super) fn show(value: &[u8]) -> String {
     text
 }
 
-/// A count with its thousands set apart: `1,204`.
-pub(super) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
 /// Finds `name` among `names`: as written, or the only one that differs in case alone.
 pub(super) fn find_name<'a>(name: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
     if let Some(i) = names.clone().position(|n| n == name) {
@@ -64,14 +52,4 @@ pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> S
         .min()
         .filter(|(distance, _)| *distance <= 1 + name.len() / 3);
     near.map_or(String::new(), |(_, n)| format!("; did you mean '{n}'?"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_count_is_written_with_its_thousands_set_apart() {
-        assert_eq!(["7", "81,220", "1,048,576"], [7, 81_220, 1_048_576].map(grouped).each_ref().map(|s| &**s));
-    }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tidemill_base::{Error, Result};
+use tidemill_base::{Error, Result, thousands};
 
 use super::{DataDirectory, models::table, run::print_line};
-use crate::{checkpoints::Inspect, status::thousands};
+use crate::checkpoints::Inspect;
 
 #[derive(Subcommand)]
 pub(super) enum Checkpoints {

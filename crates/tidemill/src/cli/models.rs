@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use tidemill_base::{Error, Result};
+use tidemill_base::{Error, Result, thousands};
 use tidemill_serve::registry::{Live, Registry, check_label};
 use tidemill_sql::ModelChange;
 
@@ -22,7 +22,7 @@ use super::{
     run::{print_line, registry},
     say,
 };
-use crate::{status::thousands, verify};
+use crate::verify;
 
 #[derive(Subcommand)]
 pub(super) enum Models {

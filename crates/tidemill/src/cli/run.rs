@@ -4,7 +4,7 @@ use std::{io::Write, sync::Arc};
 
 use clap::Args;
 use serde_json::Value;
-use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir};
+use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir, thousands};
 use tidemill_serve::{registry::Registry, server::Host};
 use tidemill_sql::{Input, Program, Statement, TrainJob};
 
@@ -17,7 +17,7 @@ use crate::{
     program,
     push::PushHub,
     signal::Signal,
-    status::{Status, thousands},
+    status::Status,
 };
 
 /// Run a SQL program

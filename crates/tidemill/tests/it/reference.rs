@@ -3,8 +3,10 @@
 //! `UPDATE_EXPECT=1 cargo test -p tidemill --test it reference` writes it anew.
 
 use expect_test::expect_file;
-use tidemill::status::thousands;
-use tidemill_base::attribute::{Attribute, Type};
+use tidemill_base::{
+    attribute::{Attribute, Type},
+    thousands,
+};
 
 const INTRODUCTION: &str = "\
 # Attributes

@@ -16,7 +16,7 @@ use tidemill_base::{Error, Result};
 use super::{Column, NAME, chunk_rows, world::World};
 use crate::{
     Chunk, Position,
-    source::{GeneratorSettings, Partition, Read, SourceSpec, text::gone, words::grouped},
+    source::{GeneratorSettings, Partition, Read, SourceSpec, text::gone, words::thousands},
 };
 
 /// Impressions within one mean delay at most: about a fifth of them wait in the heap, 16 bytes each.
@@ -46,8 +46,8 @@ impl Clicks {
             return Err(Error::invalid(format!(
                 "source {}: rate x click_delay is {} impressions; {} is the most, lower one of them",
                 spec.name,
-                grouped(held),
-                grouped(IMPRESSIONS_PER_MEAN_MAX)
+                thousands(held),
+                thousands(IMPRESSIONS_PER_MEAN_MAX)
             )));
         }
         Ok(Self {

@@ -9,7 +9,7 @@ use tidemill_base::{Error, Result};
 
 use crate::{
     chunk::{EXCERPT_BYTES_MAX, excerpt},
-    source::{ROW_BYTES_MAX, compress::Bytes, words::grouped},
+    source::{ROW_BYTES_MAX, compress::Bytes, words::thousands},
 };
 
 /// What stands next in the text.
@@ -159,11 +159,11 @@ impl LineReader {
     }
 
     fn behind(&self, at: usize) -> String {
-        format!("text behind the quote closed at byte {}", grouped(self.at + at as u64))
+        format!("text behind the quote closed at byte {}", thousands(self.at + at as u64))
     }
 
     fn never_closed(&self, at: usize) -> String {
-        format!("quote opened at byte {} never closed", grouped(self.at + at as u64))
+        format!("quote opened at byte {} never closed", thousands(self.at + at as u64))
     }
 
     /// Hands out the next `len` bytes as a row.
@@ -273,7 +273,7 @@ impl LineReader {
 }
 
 fn too_long() -> String {
-    format!("longer than {} bytes", grouped(ROW_BYTES_MAX as u64))
+    format!("longer than {} bytes", thousands(ROW_BYTES_MAX as u64))
 }
 
 /// Where a row with quotes ends.
