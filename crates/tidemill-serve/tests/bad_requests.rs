@@ -126,7 +126,7 @@ fn b51_to_b63_requests_that_are_wrong_get_their_status_and_sentence() {
         ("B63", INFER, "", tensor("[1]", "FP65", "[1]"), 400, "FP65"),
         ("B34", PREDICT, "", deep, 400, "rows[0]: nested deeper than 32"),
         ("B34", INFER, "", deep_infer, 400, "expected an object for each input, found an array at byte 11"),
-        ("B35", PREDICT, "", r#"{"rows":[{"#.into(), 400, "request body ends where the end of a row was expected"),
+        ("B35", PREDICT, "", r#"{"rows":[{"#.into(), 400, "request body ends where the end of rows[0] was expected"),
     ];
     let mut other: Vec<String> = Vec::new();
     for (id, request, headers, body, status, expected) in cases {
