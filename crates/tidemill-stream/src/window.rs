@@ -223,6 +223,8 @@ pub struct Watermarks {
 #[derive(Clone, Debug)]
 struct InputMarks {
     bound_ms: i64,
+    /// Whether partitions that have ended hold the watermark where they ended, until others have shown something.
+    holds_at_end: bool,
     partitions: Vec<PartitionMark>,
 }
 
@@ -236,8 +238,16 @@ struct PartitionMark {
 impl Watermarks {
     /// One entry per input: by how many event milliseconds its events may be out of order.
     pub fn new(bounds_ms: impl IntoIterator<Item = i64>) -> Self {
-        let inputs = bounds_ms.into_iter().map(|bound_ms| InputMarks { bound_ms, partitions: Vec::new() }).collect();
+        let inputs = bounds_ms
+            .into_iter()
+            .map(|bound_ms| InputMarks { bound_ms, holds_at_end: false, partitions: Vec::new() })
+            .collect();
         Self { inputs, value: i64::MIN }
+    }
+
+    /// From now on the watermark goes on to the end of this input's ended partitions while the others are idle.
+    pub fn hold_at_end(&mut self, input: usize) {
+        self.inputs[input].holds_at_end = true;
     }
 
     /// Adds a partition that has shown nothing yet. An idle one does not hold the watermark.
@@ -326,6 +336,8 @@ impl InputMarks {
             return END_OF_TIME;
         }
         let active = self.partitions.iter().filter(|p| !p.finished && !p.idle);
-        active.map(|p| p.max_ts.saturating_sub(self.bound_ms)).min().unwrap_or(i64::MIN)
+        let of = |p: &PartitionMark| p.max_ts.saturating_sub(self.bound_ms);
+        let ended = || self.partitions.iter().filter(|p| p.finished && self.holds_at_end).map(of).max();
+        active.map(of).min().or_else(ended).unwrap_or(i64::MIN)
     }
 }

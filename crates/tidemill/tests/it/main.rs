@@ -20,8 +20,11 @@ mod large;
 mod reference;
 mod replica;
 mod serve;
+#[cfg(all(feature = "kafka", feature = "nats"))]
+mod sink_servers;
 mod sinks;
 mod support;
+mod switch;
 mod tidy;
 mod versions;
 mod views;
