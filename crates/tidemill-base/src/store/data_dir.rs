@@ -14,7 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, Result, store::atomic_file};
+use super::{atomic_file, disk};
+use crate::{Error, Result};
 
 const FORMAT: u32 = 1;
 
@@ -28,7 +29,7 @@ pub struct DataDir {
 impl DataDir {
     /// Opens or creates the directory and takes its lock.
     pub fn open(root: &Path) -> Result<Self> {
-        fs::create_dir_all(root).map_err(|e| Error::io("create data directory", root, e))?;
+        disk::make_dir(root).map_err(|e| Error::io("create data directory", root, e))?;
         let path = root.join("lock");
         let mut lock = OpenOptions::new()
             .create(true)
@@ -104,8 +105,13 @@ impl DataDir {
     }
 
     fn make(&self, parts: &[&str]) -> Result<PathBuf> {
-        let path = parts.iter().fold(self.root.clone(), |p, part| p.join(part));
-        fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
+        let mut path = self.root.clone();
+        for part in parts {
+            path.push(part);
+            disk::make_dir(&path).map_err(|e| Error::io("create", &path, e))?;
+            // Who made it may have been killed before its name was durable, and what will lie in it is to last.
+            disk::sync_name(&path).map_err(|e| Error::io("sync", &path, e))?;
+        }
         Ok(path)
     }
 }

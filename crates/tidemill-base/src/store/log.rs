@@ -6,11 +6,12 @@
 //! are all there and do not match is damage, and the log refuses to open, naming the byte.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs,
     io::{BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
+use super::disk::File;
 use crate::{Error, Result, hash64};
 
 const MAGIC: &[u8; 8] = b"TIDELOG\n";
@@ -38,7 +39,7 @@ pub struct Log {
 pub struct LogReader {
     path: PathBuf,
     format: u32,
-    file: BufReader<File>,
+    file: BufReader<fs::File>,
     at: u64,
     payload: Vec<u8>,
 }
@@ -53,14 +54,8 @@ impl Log {
     /// As [`Log::open`], for records that a program which knows only older formats could not read: the log's number is
     /// raised to `format` before any of them is appended.
     pub fn open_format(path: &Path, format: u32, mut each: impl FnMut(u64, u64, &[u8]) -> Result<()>) -> Result<Self> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|e| Error::io("open", path, e))?;
-        let len = file.metadata().map_err(|e| Error::io("stat", path, e))?.len();
+        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let len = file.len().map_err(|e| Error::io("stat", path, e))?;
         let mut records = 0;
         let mut end = HEADER_BYTES;
         if len < HEADER_BYTES {
@@ -71,7 +66,6 @@ impl Log {
                 .and_then(|_| file.write_all(&header))
                 .and_then(|_| file.sync_all())
                 .map_err(|e| Error::io("write", path, e))?;
-            super::atomic_file::sync_parent(path)?;
         } else {
             let mut reader = LogReader::open_at(path, HEADER_BYTES)?;
             if reader.format < format {
@@ -90,6 +84,8 @@ impl Log {
             }
             end = reader.at;
         }
+        // Always: who created it may have been killed before its name was durable.
+        super::atomic_file::sync_parent(path)?;
         // A torn tail goes before anything is appended behind it.
         file.set_len(end).and_then(|_| file.seek(SeekFrom::Start(end))).map_err(|e| Error::io("open", path, e))?;
         Ok(Self { path: path.to_path_buf(), file, buffer: Vec::new(), written: end, records })
@@ -159,7 +155,7 @@ impl Log {
 impl LogReader {
     /// Reads from `byte` on ([`HEADER_BYTES`] for the start; a record must begin there).
     pub fn open_at(path: &Path, byte: u64) -> Result<Self> {
-        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let mut file = fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
         let mut header = [0u8; HEADER_BYTES as usize];
         file.read_exact(&mut header).map_err(|e| Error::io("read", path, e))?;
         let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
@@ -257,7 +253,6 @@ fn check(payload: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     fn dir(name: &str) -> PathBuf {
         let d = std::env::temp_dir().join(format!("tidemill-log-{name}-{}", std::process::id()));

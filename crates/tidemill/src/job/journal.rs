@@ -3,11 +3,14 @@
 //! Appending hands the record to the operating system, so it survives this process; whatever leaves the engine first makes
 //! the journal durable ([`Journal::sync`]).
 
-use std::{collections::BTreeMap, fs::File, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use tidemill_base::{
     Error, Result,
-    store::log::{HEADER_BYTES, Log, LogReader},
+    store::{
+        disk::File,
+        log::{HEADER_BYTES, Log, LogReader},
+    },
 };
 use tidemill_stream::{
     journal::{CutRecord, FORMAT, PartitionId, Record},

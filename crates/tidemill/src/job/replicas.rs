@@ -4,14 +4,12 @@
 //! from scratch begins a new lineage, every other one only counts on, so that positions of a later start are larger than
 //! all earlier ones. And a thread that makes the journal durable before a replica is sent what stands on it.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use tidemill_base::{Clock, Error, Result, hash64, store::atomic_file};
+use tidemill_base::{
+    Clock, Error, Result, hash64,
+    store::{atomic_file, disk::File},
+};
 use tidemill_model::{entries::Entries, snapshot::Snapshot};
 use tidemill_serve::follow::feed::{Base, Feed, Origin};
 use tidemill_sql::TrainJob;
