@@ -154,3 +154,48 @@ fn read_owner(lock: &mut File) -> String {
     let _ = lock.read_to_string(&mut text);
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::{disk::Access, *};
+
+    /// Notes the directories that are made, and those whose names are made durable.
+    #[derive(Default)]
+    struct Noting(Mutex<(Vec<PathBuf>, Vec<PathBuf>)>);
+
+    impl disk::Faults for Noting {
+        fn access(&self, access: Access) -> std::io::Result<u64> {
+            let mut noted = self.0.lock().unwrap();
+            match access {
+                Access::MakeDir(dir) => noted.0.push(dir.to_path_buf()),
+                Access::SyncDir(dir) => noted.1.push(dir.to_path_buf()),
+                Access::Write { bytes, .. } => return Ok(bytes.len() as u64),
+                _ => {}
+            }
+            Ok(0)
+        }
+    }
+
+    /// What is acknowledged lies in directories: their names last as long as it does, whoever made them.
+    #[test]
+    fn the_names_of_directories_are_durable_before_anything_lies_in_them() {
+        let base = std::env::temp_dir().join(format!("tidemill-data-dir-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&base);
+        fs::create_dir_all(&base).unwrap();
+        let root = base.join("data");
+        for made in [["data", "data/models", "data/models/m", "data/models/m/job"].as_slice(), &[]] {
+            let faults = Arc::new(Noting::default());
+            let injected = disk::inject(&base, faults.clone());
+            DataDir::open(&root).unwrap().job("m").unwrap();
+            drop(injected);
+            let noted = faults.0.lock().unwrap();
+            assert_eq!(noted.0, made.iter().map(|dir| base.join(dir)).collect::<Vec<_>>());
+            for dir in ["data", "data/models", "data/models/m"] {
+                assert!(noted.1.contains(&base.join(dir)), "{dir} of {:?}", noted.1);
+            }
+        }
+        fs::remove_dir_all(base).unwrap();
+    }
+}

@@ -7,10 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use tidemill_base::{
     Error, Result,
-    store::{
-        disk::File,
-        log::{HEADER_BYTES, Log, LogReader},
-    },
+    store::log::{HEADER_BYTES, Log, LogReader, LogSync},
 };
 use tidemill_stream::{
     journal::{CutRecord, FORMAT, PartitionId, Record},
@@ -75,7 +72,7 @@ impl Journal {
     }
 
     /// For a thread that makes durable what has been appended by now.
-    pub fn sync_handle(&self) -> Result<File> {
+    pub fn sync_handle(&self) -> Result<LogSync> {
         self.log.sync_handle()
     }
 

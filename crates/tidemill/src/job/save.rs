@@ -9,7 +9,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use tidemill_base::{Error, Result, codec::Encoder, store::disk::File};
+use tidemill_base::{Error, Result, codec::Encoder, store::log::LogSync};
 use tidemill_stream::join::JoinRows;
 
 use super::{Checkpoints, part::PartRef};
@@ -87,14 +87,14 @@ impl Saver {
     }
 
     /// Starts writing. The journal is made durable first: a checkpoint never stands on records that may vanish.
-    pub fn start(&mut self, body: Body, blocks: Receiver<Vec<u8>>, journal: File) {
+    pub fn start(&mut self, body: Body, blocks: Receiver<Vec<u8>>, journal: LogSync) {
         let (checkpoints, mini_batch) = (self.checkpoints.clone(), body.mini_batch);
         // Should this one fail, the next begins anew: what changed was told to this one.
         let chain = std::mem::take(&mut self.chain);
         let mut chain = if body.is_whole { Vec::new() } else { chain };
         let write = move || {
             chain.push(checkpoints.write_part(mini_batch, body.head.as_slice(), &blocks)?);
-            journal.sync_data().map_err(|e| Error::unavailable(format!("sync journal: {e}")).with_source(e))?;
+            journal.sync()?;
             checkpoints.write(mini_batch, &chain, &body.finish()?)?;
             Ok((mini_batch, chain))
         };
