@@ -20,7 +20,7 @@ use crate::{Error, Result, hash64};
 
 const MAGIC: &[u8; 8] = b"TIDELOG\n";
 /// The newest format that is read; what a log's owner writes it says itself ([`Log::open_format`]).
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Bytes before the first record.
 pub const HEADER_BYTES: u64 = 16;
 const FRAME_BYTES: u64 = 8;
@@ -101,9 +101,10 @@ impl Log {
         }
         // Always: who created it may have been killed before its name was durable.
         super::atomic_file::sync_parent(path)?;
-        // A torn tail goes before anything is appended behind it.
-        file.set_len(end)
-            .and_then(|_| write_again(&mut file, end))
+        // A torn tail goes before anything is appended behind it. Where there is none the length is left alone: what is on
+        // the disk may be shorter than what can be read here, and must not be filled up with zeros.
+        let cut = if len > end { file.set_len(end) } else { Ok(()) };
+        cut.and_then(|_| write_again(&mut file, end))
             .and_then(|_| file.seek(SeekFrom::Start(end)))
             .map_err(|e| Error::io("open", path, e))?;
         let handle = file.try_clone().map_err(|e| Error::io("open", path, e))?;
@@ -362,17 +363,17 @@ mod tests {
         three(&path);
         assert_eq!(fs::read(&path).unwrap()[8], 1);
         let mut seen = 0;
-        Log::open_format(&path, 2, |_, _, _| {
+        Log::open_format(&path, 3, |_, _, _| {
             seen += 1;
             Ok(())
         })
         .unwrap();
-        assert_eq!((seen, fs::read(&path).unwrap()[8]), (3, 2));
+        assert_eq!((seen, fs::read(&path).unwrap()[8]), (3, 3));
         let mut bytes = fs::read(&path).unwrap();
-        bytes[8] = 3;
+        bytes[8] = 4;
         fs::write(&path, bytes).unwrap();
         let e = Log::open(&path, |_, _, _| Ok(())).unwrap_err();
-        assert!(e.message().contains("log format 3 is newer than this binary (2)"), "{e}");
+        assert!(e.message().contains("log format 4 is newer than this binary (3)"), "{e}");
     }
 
     /// Fails the first sync of a file.
