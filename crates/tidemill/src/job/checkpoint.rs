@@ -23,7 +23,7 @@ use tidemill_base::{
     Error, Kind, Result,
     codec::{Decoder, Encoder},
     hash64,
-    store::atomic_file,
+    store::{atomic_file, disk},
 };
 
 use tidemill_model::params::{Restoring, RestoringPart};
@@ -80,7 +80,7 @@ impl Checkpoints {
     /// The directory, created if need be. `fingerprint` is the program's: another program's checkpoints are refused.
     pub fn open(job_dir: &Path, fingerprint: u64) -> Result<Self> {
         let dir = job_dir.join("checkpoints");
-        fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
+        disk::make_dir(&dir).map_err(|e| Error::io("create", &dir, e))?;
         atomic_file::sweep(&dir)?;
         let this = Self { dir, fingerprint };
         this.retain()?;
@@ -109,7 +109,7 @@ impl Checkpoints {
         let bytes = [bytes.as_slice(), body].concat();
         if path.exists() {
             // It could not be used, or the job would not have come here again.
-            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
         atomic_file::put_if_absent_by(&path, &mut |out| write(out, self.fingerprint, mini_batch, &bytes))?;
         self.retain()
@@ -248,7 +248,7 @@ fn parts_in(d: &mut Decoder) -> Result<Vec<PartRef>> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    fs::remove_file(path).map_err(|e| Error::io("remove", path, e))
+    disk::remove_file(path).map_err(|e| Error::io("remove", path, e))
 }
 
 fn write(out: &mut dyn Write, fingerprint: u64, mini_batch: u64, body: &[u8]) -> io::Result<()> {
