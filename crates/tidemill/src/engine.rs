@@ -13,6 +13,7 @@
 mod compare;
 pub mod emission;
 mod learning;
+pub mod leaving;
 mod line;
 mod passes;
 mod views;

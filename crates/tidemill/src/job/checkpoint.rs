@@ -191,6 +191,22 @@ impl Checkpoints {
         Ok(Checkpoint { mini_batch, parts, bytes, at })
     }
 
+    /// Whether a checkpoint is of this program with these sinks, as far as its first bytes say.
+    pub fn is_of_this_program(&self, mini_batch: u64) -> Result<bool> {
+        let path = self.path(mini_batch);
+        let mut bytes = Vec::new();
+        let failed = |e| Error::io("read", &path, e);
+        let file = fs::File::open(&path).map_err(failed)?;
+        file.take(HEADER_BYTES as u64).read_to_end(&mut bytes).map_err(failed)?;
+        let header = Header::decode(&bytes, mini_batch)?;
+        Ok(header.fingerprint == self.fingerprint || header.format != FORMAT)
+    }
+
+    /// Lets a checkpoint go; its parts go with the next one that is written.
+    pub fn forget(&self, mini_batch: u64) -> Result<()> {
+        remove(&self.path(mini_batch))
+    }
+
     /// The parts of a checkpoint, with no look at what is behind its first chunk.
     pub fn parts_of(&self, mini_batch: u64) -> Result<Vec<PartRef>> {
         let path = self.path(mini_batch);
