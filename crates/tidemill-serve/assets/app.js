@@ -2,6 +2,7 @@
 // In: GET /v1/events (a status every quarter of a second). Errors are shown where they happen and never swallowed.
 import { Charts } from "./charts.js";
 import { startFeed } from "./feed.js";
+import { showRollout } from "./rollout.js";
 
 const $ = (id) => document.getElementById(id);
 const put = (id, text) => { const e = $(id); if (e.textContent !== text) e.textContent = text; };
@@ -105,6 +106,7 @@ function show(s) {
   put("clock", isNumber(s.event_time_ms) ? "event time " + new Date(s.event_time_ms).toISOString().replace("T", " ").slice(0, 19) : "");
   showCounters(s);
   showVersions(s);
+  showRollout(s.rollout, (button) => change(button, "rollout", JSON.stringify({ abort: true })));
   charts.show(s);
 }
 

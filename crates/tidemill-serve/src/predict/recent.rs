@@ -24,7 +24,7 @@ const SAMPLES_PER_REQUEST: usize = 8;
 type Sample = (Vec<u64>, Vec<f32>, Vec<u16>);
 
 #[derive(Default)]
-pub(super) struct Recent(Mutex<VecDeque<Sample>>);
+pub(crate) struct Recent(Mutex<VecDeque<Sample>>);
 
 impl Recent {
     /// Keeps the first samples of a request.

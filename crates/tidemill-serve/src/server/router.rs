@@ -29,6 +29,7 @@ use crate::{
     follow::{Ask, stream},
     live::Which,
     predict::ARROW_STREAM,
+    versions::rollout_metrics,
 };
 
 /// Refused lines that a reply lists at most; all are counted.
@@ -246,7 +247,8 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
         Route::Health => Ok(reply::bytes(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")),
         Route::Metrics => {
             let tenants = shared.border.access.as_ref().map_or(Vec::new(), |access| access.tenants());
-            let text = contained(|| host.metrics())? + &shared.metrics.to_text(&shared.load, &tenants);
+            let text = contained(|| host.metrics() + &rollout_metrics(&host.models()))?;
+            let text = text + &shared.metrics.to_text(&shared.load, &tenants);
             Ok(reply::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
         Route::Status => Ok(reply::json(&contained(|| host.status())?)),

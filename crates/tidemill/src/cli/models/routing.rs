@@ -15,7 +15,7 @@ use tidemill_sql::{AlterModel, ModelChange};
 
 use super::{
     super::run::{print_line, registry},
-    exchange, post,
+    post, rollout,
 };
 
 /// Verdicts that `models show` prints.
@@ -103,10 +103,15 @@ fn on_disk(registry: &Registry, model: &str, change: &ModelChange) -> Result<()>
             weights.iter().try_for_each(|(label, _)| registry.check_has_label(label))?;
             registry.reroute(|routing| routing.split = if split.is_some() { weights.clone() } else { Vec::new() })
         }
-        ModelChange::Rollout { .. } | ModelChange::Abort => Err(Error::unavailable(format!(
-            "no process serves model '{model}', and a rollout judges live traffic; start one with tidemill run, then try again"
-        ))),
+        ModelChange::Rollout { settings, .. } => Plan::parse(settings).and_then(|_| Err(nobody_serves(model))),
+        ModelChange::Abort => Err(nobody_serves(model)),
     }
+}
+
+fn nobody_serves(model: &str) -> Error {
+    Error::unavailable(format!(
+        "no process serves model '{model}', and a rollout judges live traffic; start one with tidemill run, then try again"
+    ))
 }
 
 /// `models labels`: lists, sets or removes.
@@ -155,25 +160,11 @@ pub(super) fn show(root: &Path, model: &str, registry: &Registry) -> Result<()> 
         lines.push(format!("traffic: {}", split.join(", ")));
     }
     if let Some(rollout) = &routing.rollout {
-        let (stage, stages) = (rollout.stage + 1, rollout.plan.stages.len());
-        let waits = waits_for(root, model).map_or(String::new(), |waits| format!("; {waits}"));
-        let version = rollout.version;
-        lines
-            .push(format!("rollout of version {version}: stage {stage} of {stages} ({}){waits}", rollout.plan.words()));
+        lines.push(rollout::line(rollout, rollout::served(root, model).as_ref()));
     }
-    for verdict in routing.verdicts.iter().rev().take(VERDICTS_SHOWN) {
-        lines.push(format!("version {} {}: {}", verdict.version, verdict.outcome.word(), verdict.reason));
-    }
+    lines.extend(routing.verdicts.iter().rev().take(VERDICTS_SHOWN).map(rollout::verdict));
     match lines.is_empty() {
         true => Ok(()),
         false => print_line(&lines.join("\n")),
     }
-}
-
-/// What a rollout waits for, by the process that serves it.
-fn waits_for(root: &Path, model: &str) -> Option<String> {
-    let address = DataDir::owner_address(root)?;
-    let body = exchange(root, &address, "GET", &format!("/v1/models/{model}"), "").ok()?;
-    let model: Value = serde_json::from_str(&body).ok()?;
-    model["rollout"]["waits_for"].as_str().map(str::to_string)
 }
