@@ -145,6 +145,37 @@ fn versions_are_retained_by_count_and_age() {
     }
 }
 
+/// A version of half the bits has another format, the same state hash, and is derived again like any other.
+#[test]
+fn versions_hold_parameters_as_exactly_as_is_asked_for() {
+    let scratch = Scratch::new("precision");
+    let mut lines = String::new();
+    rows(&mut Rng::seeded(5), &mut lines, 3_000, 0.2);
+    let with = |precision: &str| {
+        let with = format!("publish.precision = '{precision}'");
+        labelled(&scratch, &lines, &with).replace("FTRLClassifier", "FMClassifier")
+    };
+    let mut states = Vec::new();
+    for (precision, format) in [("f32", 4), ("f16", 5), ("f32; item=int8", 5)] {
+        let data = scratch.path(&format!("data-{}", states.len()));
+        let out = run(&with(precision), &data, &[]);
+        assert!(out.status.success(), "{}", text(&out));
+        states.push(last_json(&out)["state_hash"].clone());
+        let snapshot = std::fs::read(data.join("models/ctr/versions/000001.snapshot")).unwrap();
+        assert_eq!(snapshot[8..12], u32::to_le_bytes(format), "{precision}");
+        assert!(done(&["models", "verify", "ctr@1"], &data).contains("verified"));
+    }
+    assert!(states.iter().all(|state| state.is_string() && *state == states[0]), "{states:?}");
+    for (precision, why) in [
+        ("f16; itm=f32", "publish.precision: no slot 'itm' (have bias, item)"),
+        ("half", "publish.precision: 'half' is none of f32, f16, int8"),
+    ] {
+        let out = run(&with(precision), &scratch.path("refused"), &[]);
+        assert_eq!(out.status.code(), Some(2));
+        assert!(text(&out).contains(why), "{}", text(&out));
+    }
+}
+
 fn model(s: &Serving) -> Value {
     s.get_json("/v1/models/ctr")
 }
