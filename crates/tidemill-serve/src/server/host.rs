@@ -171,7 +171,9 @@ impl ServedModel {
     /// not say it.
     pub fn rank<'a>(&self, body: &[u8], which: impl Into<Which<'a>>, now_ms: i64) -> Result<RankReply> {
         let which = self.by_key(which.into(), || body);
-        let answer = |which| answer::rank(&self.predictor, &|name| self.rankings.get(name), body, which, now_ms);
+        let answer = |which| {
+            answer::rank(&self.predictor, &|name, version| self.rankings.get(name, version), body, which, now_ms)
+        };
         self.watched(which, answer, |reply| {
             (reply.version, reply.items.iter().all(|item| item.prediction.number().is_finite()))
         })

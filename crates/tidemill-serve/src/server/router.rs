@@ -329,15 +329,17 @@ async fn predict_arrow(
 }
 
 fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
-    let text = contained(|| -> Result<_> {
+    let began = Instant::now();
+    let (candidates, text) = contained(|| -> Result<_> {
         let model = find(shared, name.name)?;
         let which = model.by_key(name.which, || versions::routing_key(headers, body));
         let reply = model.rank(body, which, shared.host.wall_ms())?;
         let mut text = reply.to_json();
         // For the terminal it may be read on.
         text.push(b'\n');
-        Ok(text)
+        Ok((reply.candidates, text))
     })??;
+    shared.metrics.ranked(candidates, began.elapsed());
     Ok(reply::bytes(StatusCode::OK, "application/json", text))
 }
 

@@ -134,6 +134,9 @@ fn create(c: &mut Cursor, tokens: &[TokenWithSpan]) -> Checked<Parsed> {
         refuse_if_not_exists(c)?;
         return Ok(Parsed::FeatureView { def: feature_view::parse(c)?, replace });
     }
+    if c.take_word("RANKING") {
+        return alter::ranking(c, replace).map(Parsed::Alter);
+    }
     for word in ["TABLE", "MATERIALIZED", "SINK", "FUNCTION", "MODEL"] {
         if c.is_word(word) {
             return Err(Fault::unsupported(here, format!("CREATE {word}"), "CREATE SOURCE and CREATE VIEW are built"));

@@ -1,5 +1,6 @@
 //! `tidemill models`: versions on disk, and those that answer.
 
+mod rankings;
 mod rollout;
 mod routing;
 

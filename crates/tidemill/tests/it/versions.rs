@@ -176,6 +176,60 @@ fn versions_hold_parameters_as_exactly_as_is_asked_for() {
     }
 }
 
+/// Rankings by SQL: on disk where nobody serves, at once where somebody does; checked either way.
+#[test]
+fn rankings_are_made_by_sql() {
+    let scratch = Scratch::new("rankings");
+    let data = scratch.path("data");
+    let mut lines = String::new();
+    rows(&mut Rng::seeded(6), &mut lines, 2_000, 0.2);
+    assert!(run(&labelled(&scratch, &lines, "publish.every = 500"), &data, &[]).status.success());
+    let sql = |sql: &str| {
+        let out = alter(sql, &data);
+        (out.status.code(), text(&out))
+    };
+    let by_bid = r#"CREATE RANKING feed FOR ctr AS '{"defaults": {"bid": 1}, "score": "bid"}'"#;
+    assert_eq!(sql(by_bid), (Some(0), "ctr has the ranking feed\n".into()));
+    let own = r#"CREATE RANKING feed FOR MODEL ctr VERSION 2 AS '{"defaults": {"bid": 1}, "score": "-bid"}'"#;
+    assert_eq!(sql(own), (Some(0), "ctr has the ranking feed@2\n".into()));
+    let s = Serving::start(&["serve", "--data-dir", data.to_str().unwrap()]);
+    let ranked = |s: &Serving| {
+        let request = json!({"candidates": [{"id": 1, "bid": 1}, {"id": 2, "bid": 2}], "ranking": "feed"});
+        let (status, body) = s.post("/v1/models/ctr:rank", &request.to_string());
+        let items = serde_json::from_str::<Value>(&body).unwrap_or_else(|_| panic!("{status} {body}"))["items"].clone();
+        items
+            .as_array()
+            .unwrap_or_else(|| panic!("{status} {body}"))
+            .iter()
+            .map(|i| i["id"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ranked(&s), [2, 1]);
+    done(&["models", "rollback", "ctr@2"], &data);
+    assert_eq!(ranked(&s), [1, 2]);
+    assert_eq!(sql("ALTER MODEL ctr DROP RANKING feed VERSION 2").0, Some(0));
+    assert_eq!(ranked(&s), [2, 1]);
+    let (code, told) = sql(by_bid);
+    assert!(code == Some(4) && told.contains("write CREATE OR REPLACE RANKING"), "{code:?} {told}");
+    let less = by_bid.replace("CREATE", "CREATE OR REPLACE").replace("\"bid\"}", "\"1 / bid\"}");
+    assert_eq!(sql(&less).0, Some(0));
+    assert_eq!(ranked(&s), [1, 2]);
+    for (statement, code, why) in [
+        (r#"CREATE RANKING a FOR ctr AS '{"score": "bid"}'"#, 2, "score, character 1: no column 'bid'"),
+        (r#"CREATE RANKING a FOR ctx AS '{"score": "1"}'"#, 2, "no model 'ctx'"),
+        (r#"CREATE RANKING a FOR ctr AS score"#, 2, "the ranking as JSON in quotes"),
+        (r#"CREATE RANKING a FOR ctr AS '{"score": "1"}' AND"#, 2, "the end of the statement"),
+        ("CREATE RANKING a FOR ctr AS '{'", 2, "ranking is not JSON"),
+        ("ALTER MODEL ctr DROP RANKING b", 3, "model 'ctr' has no ranking 'b'"),
+    ] {
+        let (got, told) = sql(statement);
+        assert!(got == Some(code) && told.contains(why), "{statement}: {got:?} {told}");
+    }
+    assert_eq!(s.end("-TERM").0, Some(0));
+    assert_eq!(sql("ALTER MODEL ctr DROP RANKING feed").0, Some(0));
+    assert_eq!(sql("ALTER MODEL ctr DROP RANKING feed").0, Some(3));
+}
+
 fn model(s: &Serving) -> Value {
     s.get_json("/v1/models/ctr")
 }
