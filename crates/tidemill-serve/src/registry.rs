@@ -23,11 +23,17 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tidemill_base::{Error, Kind, Result, hash::Hasher64, hash64, store::atomic_file};
+use tidemill_base::{
+    Error, Kind, Result,
+    hash::Hasher64,
+    hash64,
+    store::{atomic_file, disk},
+};
 use tidemill_model::snapshot::Snapshot;
 
 pub use manifest::VersionMeta;
 use manifest::{Manifest, SNAPSHOT_SEED};
+pub(crate) use routing::WARM_UP;
 pub use routing::{LABELS_MAX, Outcome, RolledOut, Routing, Verdict, check_label};
 
 /// Which version requests see.
@@ -208,7 +214,7 @@ impl Registry {
             Ok(())
         })?;
         if (bytes, check) != (copied.snapshot_bytes, copied.snapshot_check) {
-            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
             return Err(Error::corrupt(format!(
                 "version {version} of model '{}' differs from the one that was published",
                 self.model
@@ -292,11 +298,16 @@ impl Registry {
     /// Makes an existing version live until [`Registry::promote`], whatever is published meanwhile. Its snapshot is read
     /// and checked before anything points at it, and given back.
     pub fn rollback(&self, version: u64) -> Result<Snapshot> {
+        self.rollback_once(version, Ok)
+    }
+
+    /// [`Registry::rollback`], once `ready` has made of the snapshot what will answer: where that fails, everything stays.
+    pub fn rollback_once<T>(&self, version: u64, ready: impl FnOnce(Snapshot) -> Result<T>) -> Result<T> {
         let _writing = self.writing();
         self.check_rollback(version)?;
-        let snapshot = self.load(version)?;
+        let made = ready(self.load(version)?)?;
         self.write_live(Live::Pinned(version))?;
-        Ok(snapshot)
+        Ok(made)
     }
 
     /// Makes the newest version live again, and those after it.
@@ -327,9 +338,14 @@ impl Registry {
     /// Points a label at a version. Its snapshot is read and checked before, and given back: where that fails, the label
     /// stays where it was. The label `live` is [`Registry::rollback`].
     pub fn set_label(&self, label: &str, version: u64) -> Result<Snapshot> {
+        self.set_label_once(label, version, Ok)
+    }
+
+    /// [`Registry::set_label`], once `ready` has made of the snapshot what will answer: where that fails, everything stays.
+    pub fn set_label_once<T>(&self, label: &str, version: u64, ready: impl FnOnce(Snapshot) -> Result<T>) -> Result<T> {
         check_label(label)?;
         if label == "live" {
-            return self.rollback(version);
+            return self.rollback_once(version, ready);
         }
         let _writing = self.writing();
         let routing = self.routing();
@@ -339,9 +355,9 @@ impl Registry {
                 self.model
             )));
         }
-        let snapshot = self.load(version)?;
+        let made = ready(self.load(version)?)?;
         self.write_routing(|routing| _ = routing.labels.insert(label.to_string(), version))?;
-        Ok(snapshot)
+        Ok(made)
     }
 
     /// Removes a label, and its share of the traffic. Of `live`: [`Registry::promote`].
@@ -399,7 +415,7 @@ impl Registry {
             // The manifest goes first: a snapshot without one is swept away by the next open.
             for extension in ["manifest", "snapshot"] {
                 let path = self.path(version, extension);
-                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+                disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
             }
             atomic_file::sync_parent(&self.path(version, "manifest"))?;
         }
@@ -411,7 +427,7 @@ impl Registry {
         let known = self.known();
         for &version in snapshots.iter().filter(|&&v| !known.names(v)) {
             let path = self.path(version, "snapshot");
-            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
         Ok(())
     }

@@ -128,7 +128,6 @@ impl Sequencer {
     /// when they have ended; those that are not ordered wait for the history of every input.
     pub fn switch(&mut self, input: usize, at: SwitchAt) {
         self.inputs[input].switch = Some(at);
-        self.marks.hold_at_end(input);
     }
 
     /// Adds a partition of an input's history, which is ordered. They are added before the others.

@@ -2,8 +2,8 @@
 //!
 //! In: a partition's chunks. Out: wider rows with their event times, and for every mini-batch the watermark: no more
 //! events with `ts <= watermark` are expected. A partition's watermark is its largest event time less the declared bound,
-//! an input's the least of its partitions that are neither idle nor finished, the query's the least of its inputs; it never
-//! goes back. Windowed aggregates are not built; SQL refuses them.
+//! an input's the least of its partitions that are neither idle nor finished (where all are idle it stays), the query's the
+//! least of its inputs; it never goes back. Windowed aggregates are not built; SQL refuses them.
 
 use std::sync::Arc;
 
@@ -223,8 +223,6 @@ pub struct Watermarks {
 #[derive(Clone, Debug)]
 struct InputMarks {
     bound_ms: i64,
-    /// Whether partitions that have ended hold the watermark where they ended, until others have shown something.
-    holds_at_end: bool,
     partitions: Vec<PartitionMark>,
 }
 
@@ -238,16 +236,8 @@ struct PartitionMark {
 impl Watermarks {
     /// One entry per input: by how many event milliseconds its events may be out of order.
     pub fn new(bounds_ms: impl IntoIterator<Item = i64>) -> Self {
-        let inputs = bounds_ms
-            .into_iter()
-            .map(|bound_ms| InputMarks { bound_ms, holds_at_end: false, partitions: Vec::new() })
-            .collect();
+        let inputs = bounds_ms.into_iter().map(|bound_ms| InputMarks { bound_ms, partitions: Vec::new() }).collect();
         Self { inputs, value: i64::MIN }
-    }
-
-    /// From now on the watermark goes on to the end of this input's ended partitions while the others are idle.
-    pub fn hold_at_end(&mut self, input: usize) {
-        self.inputs[input].holds_at_end = true;
     }
 
     /// Adds a partition that has shown nothing yet. An idle one does not hold the watermark.
@@ -329,15 +319,14 @@ impl Watermarks {
 }
 
 impl InputMarks {
-    /// All finished: nothing more can come. All others idle: it stays where it is, since a source that is silent is not a
-    /// source that has ended.
+    /// All finished: nothing more can come. All others idle: it stays where it has come, since a source that is silent is
+    /// not a source that has ended; those of its partitions that were behind have left one by one.
     fn watermark(&self) -> i64 {
         if self.partitions.iter().all(|p| p.finished) {
             return END_OF_TIME;
         }
-        let active = self.partitions.iter().filter(|p| !p.finished && !p.idle);
-        let of = |p: &PartitionMark| p.max_ts.saturating_sub(self.bound_ms);
-        let ended = || self.partitions.iter().filter(|p| p.finished && self.holds_at_end).map(of).max();
-        active.map(of).min().or_else(ended).unwrap_or(i64::MIN)
+        let active = self.partitions.iter().filter(|p| !p.finished && !p.idle).map(|p| p.max_ts).min();
+        let max_ts = active.or_else(|| self.partitions.iter().map(|p| p.max_ts).max());
+        max_ts.filter(|ts| *ts != i64::MIN).map_or(i64::MIN, |ts| ts.saturating_sub(self.bound_ms))
     }
 }

@@ -16,7 +16,6 @@ mod save;
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -27,7 +26,7 @@ use tidemill_base::{
     Clock, Error, Kind, Result,
     codec::Decoder,
     codec::Encoder,
-    store::{atomic_file, data_dir::DataDir},
+    store::{atomic_file, data_dir::DataDir, disk},
     thousands,
 };
 use tidemill_connect::Connections;
@@ -74,6 +73,9 @@ pub struct Options {
     pub end_with_ordered: bool,
     /// The model will be served: replicas may go on where they were before this start.
     pub serves: bool,
+    /// Write a checkpoint between two mini-batches, when the next one is due, instead of beside the learning: then every
+    /// access to the disk has its place in an order that does not depend on threads. For simulations.
+    pub in_order: bool,
 }
 
 /// How a run ended.
@@ -168,7 +170,7 @@ impl Job {
         let spec = TrainSpec::from_settings(&bound.learner, &bound.settings)?;
         let dir = data.job(&bound.model)?;
         if options.from_scratch {
-            fs::remove_dir_all(&dir).map_err(|e| Error::io("remove", &dir, e))?;
+            disk::remove_dir_all(&dir).map_err(|e| Error::io("remove", &dir, e))?;
             data.job(&bound.model)?;
         }
         let program = check_program(&dir, &bound)?;
@@ -228,7 +230,7 @@ impl Job {
         let dead_letter = DeadLetter::open(&dir, dead_letter_bytes)?;
         let gate = GateKeeper::new(&spec, &engine.line.learning.trainer().validation().overall());
         let mut job = Self {
-            saver: Saver::new(checkpoints, newest),
+            saver: Saver::new(checkpoints, newest, options.in_order),
             timing: Timing { started: clock.elapsed(), ..Timing::default() },
             is_last: engine.sequencer.all_finished(),
             watermark: i64::MIN,
@@ -630,6 +632,13 @@ impl Job {
 
     /// Writes a checkpoint beside the learning.
     fn save_beside(&mut self) -> Result<()> {
+        if self.saver.go() {
+            self.engine.line.learning.settle()?;
+            self.engine.line.learning.trainer().finish_checkpoint();
+            if let Some(Err(e)) = self.saver.wait() {
+                self.not_saved(&e);
+            }
+        }
         match self.saver.finished() {
             Some(Err(e)) => self.not_saved(&e),
             Some(Ok(())) => self.not_saved = None,
@@ -656,6 +665,7 @@ impl Job {
 
     fn save_now(&mut self) -> Result<()> {
         self.engine.line.learning.settle()?;
+        self.saver.go();
         self.engine.line.learning.trainer().finish_checkpoint();
         if let Some(Err(e)) = self.saver.wait() {
             self.not_saved = Some(format!("checkpoint not written: {e}"));
@@ -665,9 +675,11 @@ impl Job {
             return self.journal.sync();
         }
         self.begin_save()?;
+        self.saver.go();
         self.engine.line.learning.trainer().finish_checkpoint();
+        let saved = self.saver.wait().unwrap_or(Ok(()));
         self.journal.sync()?;
-        self.saver.wait().unwrap_or(Ok(()))
+        saved
     }
 
     /// How long until a mini-batch that ends at this event time is due; zero when nobody paces.

@@ -9,6 +9,7 @@ pub mod checkpoints;
 pub mod cli;
 pub mod engine;
 pub mod evaluate;
+pub mod failpoint;
 pub mod figures;
 pub mod host;
 pub mod job;

@@ -11,7 +11,7 @@ use tidemill_sql::{Input, Program, Statement, TrainJob};
 use super::{DataDirectory, ProgramText, Serving, door::Servers, models, say, screen::Screen};
 use crate::{
     evaluate::evaluate,
-    figures,
+    failpoint, figures,
     host::AppHost,
     job::{Ending, Job, Options, inputs},
     program,
@@ -71,6 +71,7 @@ impl Run {
                 _ => models::list(&self.data.data_dir),
             });
         }
+        let _failpoint = failpoint::arm(&self.data.data_dir)?;
         let data = DataDir::open(&self.data.data_dir)?;
         let program = program::bind(&text, &data.models())?;
         let session = Session::start(data, &program, &self.serving, &self.common, None)?;
@@ -130,7 +131,7 @@ impl Session {
                 }
                 Statement::AlterModel(alter) => {
                     let served = self.host.model(&alter.model);
-                    models::alter_here(served.as_ref().map(|m| m.versions()), self.data.root(), &alter)?;
+                    models::alter_here(served.as_deref(), &self.data, &alter)?;
                 }
                 Statement::ShowModels => models::list(self.data.root())?,
             }
