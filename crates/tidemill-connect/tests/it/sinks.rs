@@ -67,7 +67,8 @@ fn in_nats(server: &Server, stream: &str) -> BTreeMap<String, u32> {
     let mut there = BTreeMap::new();
     server.block_on(async |js: jetstream::Context| {
         let stream = js.get_stream(stream).await.unwrap();
-        let config = jetstream::consumer::pull::Config::default();
+        let ack_policy = jetstream::consumer::AckPolicy::None;
+        let config = jetstream::consumer::pull::Config { ack_policy, ..Default::default() };
         let consumer = stream.create_consumer(config).await.unwrap();
         let mut events = consumer.fetch().max_messages(10_000).messages().await.unwrap();
         while let Some(event) = events.next().await {
