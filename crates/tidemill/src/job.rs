@@ -9,6 +9,7 @@ mod dead_letter;
 mod gate;
 mod inputs;
 mod journal;
+mod leaving;
 mod part;
 mod replicas;
 mod save;
@@ -49,6 +50,7 @@ use crate::{
     engine::{Compare, Engine, Entries, Rejected},
     push::{PushHub, TurnedAway, believed},
     signal::Signal,
+    sinks::{Sinks, States},
     status::{History, Point, Status},
 };
 pub use checkpoint::{Checkpoint, Checkpoints};
@@ -104,6 +106,7 @@ pub struct Job {
     dead_letter: DeadLetter,
     turned_away: Arc<TurnedAway>,
     connections: Connections,
+    sinks: Sinks,
     registry: Arc<Registry>,
     live: Option<Arc<LiveModel>>,
     /// The mini-batch of the checkpoint it was restored from.
@@ -172,13 +175,21 @@ impl Job {
         }
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
-        let checkpoints = Checkpoints::open(&dir, bound.fingerprint)?;
+        let checkpoints = Checkpoints::open(&dir, bound.state_fingerprint)?;
+        let history = if bound.sinks.is_empty() { 0 } else { Lineage::history(&dir, &*clock)? };
+        let mut sinks = Sinks::open(&bound, history)?;
         let mut warning = unwatched_key(&bound).or_else(|| crate::engine::emission::warning(&bound));
+        if let Some(why) = leaving::forget_unusable(&checkpoints, &sinks)? {
+            warning = Some(why);
+        }
         if let Some(damaged) = registry.damaged().first() {
             warning = Some(format!("version {} is passed over: {}", damaged.version, damaged.reason));
         }
         let mut engine = Engine::new(&bound, &spec, options.threads)?;
-        let load = |c: &Checkpoint| checkpoints.entries(c, || engine.line.restoring(&spec, options.threads));
+        let load = |c: &Checkpoint| {
+            leaving::check_resumable(&sinks, c)?;
+            checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))
+        };
         let warn = |e: &Error| warning = Some(format!("{e}; using the one before it"));
         let checkpoint = checkpoints.newest(u64::MAX, load, warn)?;
         let after = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
@@ -195,14 +206,21 @@ impl Job {
 
         let mut dead_letter_bytes = 0;
         let mut version_rows = 0;
+        let mut states = States::new();
         if let Some((c, entries)) = checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
-            let mut d = Decoder::new(c.body(), &what);
+            let body;
+            (body, states) = leaving::parts(&sinks, &c)?;
+            let mut d = Decoder::new(body, &what);
             d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
             engine.restore(&spec, options.threads, &mut d, entries)?;
             d.end()?;
+        }
+        sinks.start(after, &states, &|| journal.sync_handle(), &clock)?;
+        if let Some(exit) = sinks.exit() {
+            engine.line.let_out(exit);
         }
         let restored_at = (newest.is_some() && options.serves).then(|| engine.mini_batch_number());
         if restored_at.is_some() {
@@ -231,6 +249,7 @@ impl Job {
             dead_letter,
             turned_away: push.turned_away().clone(),
             connections,
+            sinks,
             registry,
             version,
             version_rows,
@@ -241,6 +260,7 @@ impl Job {
             let mut rejected = Vec::new();
             let cut = job.engine.replay(record, &mut rejected)?;
             job.after(&cut, rejected)?;
+            job.sinks.make_room()?;
         }
         job.timing.events_before = job.engine.line.counts().events;
         job.look_behind_the_end()?;
@@ -332,7 +352,18 @@ impl Job {
         }
         self.publish_live()?;
         self.keep_turned_away();
-        self.save_now()?;
+        match self.drain_sinks(ending, signal, watcher) {
+            Ok(true) => self.save_now()?,
+            Ok(false) => {
+                self.end_undelivered()?;
+                self.show(watcher, "stopped");
+                return Ok(Ending::Stopped);
+            }
+            Err(e) => {
+                self.show(watcher, &format!("failed: {e}"));
+                return Err(e);
+            }
+        }
         self.show(watcher, if ending == Ending::Finished { "finished" } else { "stopped" });
         Ok(ending)
     }
@@ -410,6 +441,7 @@ impl Job {
 
     /// Journal first, then down the line.
     fn take(&mut self, cut: Cut, signal: &Signal, watcher: &mut dyn Watcher) -> Result<()> {
+        self.wait_for_sinks(signal, watcher)?;
         let record = Record::Cut(cut.record.clone());
         while let Err(e) = self.journal.append(&record) {
             if e.kind() != Kind::Exhausted || signal.is_stopped() {
@@ -592,7 +624,8 @@ impl Job {
         let entries = Entries { whole: self.saver.wants_whole(), blocks, head: &mut head };
         let (rows, walked) = self.engine.begin_checkpoint(entries, &mut out)?;
         let mini_batch = self.engine.mini_batch_number();
-        let body = Body { mini_batch, out, rows, head, is_whole: walked == Walked::All };
+        let sinks = self.sinks.barrier(self.engine.sequencer.mini_batch());
+        let body = Body { mini_batch, out, rows, head, is_whole: walked == Walked::All, sinks };
         self.saver.start(body, written, journal);
         Ok(())
     }
@@ -749,6 +782,7 @@ impl Job {
             watermark_ms: if has_time { Some(self.watermark) } else { self.read_to().filter(|t| *t > 0) },
             drift_ms: drifts(&self.bound, self.read_to()),
             state_hash: None,
+            sinks: self.sinks.status(),
             warning: self.warnings(),
         }
     }
@@ -758,9 +792,10 @@ impl Job {
             1 => first,
             n => format!("{first} ({n} partitions wait)"),
         });
+        let sinks = self.sinks.trouble();
         let rolled_back = self.registry.routing().verdicts.pop().filter(|v| v.outcome == Outcome::RolledBack);
         let rolled_back = rolled_back.map(|v| format!("version {} was rolled back: {}", v.version, v.reason));
-        let all: Vec<&str> = [&self.warning, &self.not_published, &self.not_saved, &trouble, &rolled_back]
+        let all: Vec<&str> = [&self.warning, &self.not_published, &self.not_saved, &trouble, &sinks, &rolled_back]
             .into_iter()
             .flatten()
             .map(String::as_str)

@@ -17,5 +17,6 @@ pub mod program;
 pub mod push;
 pub mod replica;
 pub mod signal;
+pub mod sinks;
 pub mod status;
 pub mod verify;

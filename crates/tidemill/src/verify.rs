@@ -46,7 +46,7 @@ pub fn verify(
         )));
     }
     let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
-    let checkpoints = Checkpoints::reading(&dir.join("job"), job.fingerprint);
+    let checkpoints = Checkpoints::reading(&dir.join("job"), job.state_fingerprint);
     // One before it: the checkpoint at the version itself would only prove that it can be read.
     let mut engine = Engine::new(&job, &spec, threads)?;
     let load = |c: &Checkpoint| checkpoints.entries(c, || engine.line.restoring(&spec, threads));

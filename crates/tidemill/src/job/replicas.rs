@@ -26,6 +26,15 @@ pub struct Lineage {
 impl Lineage {
     /// Counts a start of the job in this directory.
     pub fn begin(job_dir: &Path, clock: &dyn Clock) -> Result<Self> {
+        Self::count(job_dir, clock, 1)
+    }
+
+    /// The history of the job in this directory, which begins now where there was none.
+    pub fn history(job_dir: &Path, clock: &dyn Clock) -> Result<u64> {
+        Self::count(job_dir, clock, 0).map(|lineage| lineage.id)
+    }
+
+    fn count(job_dir: &Path, clock: &dyn Clock, starts: u64) -> Result<Self> {
         let path = job_dir.join("lineage");
         let lineage = match fs::read_to_string(&path) {
             Ok(text) => {
@@ -37,12 +46,12 @@ impl Lineage {
                         text.trim().escape_default()
                     ))
                 })?;
-                Self { starts: earlier.starts + 1, ..earlier }
+                Self { starts: earlier.starts + starts, ..earlier }
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 // Different wherever and whenever it is drawn; nothing that is learned depends on it.
                 let drawn = format!("{} {:?} {} {job_dir:?}", clock.wall_ms(), clock.elapsed(), std::process::id());
-                Self { id: hash64(drawn.as_bytes(), 0).max(1), starts: 1 }
+                Self { id: hash64(drawn.as_bytes(), 0).max(1), starts }
             }
             Err(e) => return Err(Error::io("read", &path, e)),
         };

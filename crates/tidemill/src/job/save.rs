@@ -13,6 +13,7 @@ use tidemill_base::{Error, Result, codec::Encoder, store::log::LogSync};
 use tidemill_stream::join::JoinRows;
 
 use super::{Checkpoints, part::PartRef};
+use crate::sinks::Barrier;
 
 /// Parts of a checkpoint at most.
 const CHAIN_MAX: usize = 64;
@@ -31,6 +32,8 @@ pub struct Body {
     pub head: Encoder,
     /// Whether all entries come.
     pub is_whole: bool,
+    /// What sinks will say once they have all rows up to it, if there are any.
+    pub sinks: Option<Barrier>,
 }
 
 impl Body {
@@ -38,7 +41,11 @@ impl Body {
         if let Some(rows) = self.rows {
             rows.encode(&mut self.out)?;
         }
-        Ok(self.out.finish())
+        let mut bytes = self.out.finish();
+        if let Some(sinks) = self.sinks {
+            bytes.extend(sinks.wait()?);
+        }
+        Ok(bytes)
     }
 }
 
