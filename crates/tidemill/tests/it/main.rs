@@ -12,6 +12,7 @@ mod cli;
 mod connect;
 mod emission;
 mod event_time;
+mod faults;
 mod fuzz;
 mod http;
 mod infer;
