@@ -13,6 +13,7 @@
 mod compare;
 pub mod emission;
 mod learning;
+pub mod leaving;
 mod line;
 mod passes;
 mod views;
@@ -60,6 +61,8 @@ pub struct Engine {
     /// Steps 3 to 6: what waits and what is learned.
     pub line: Line,
     delta_sequence: u64,
+    /// Version and mini-batch that were last handed to the serving side, until something else changes the parameters.
+    handed_over: Option<(u64, u64)>,
     passes_max: u64,
     passes: Progress,
     reader: Option<LessonReader>,
@@ -83,6 +86,7 @@ impl Engine {
             sequencer,
             line: Line::new(job, spec, threads)?,
             delta_sequence: 0,
+            handed_over: None,
             passes_max: spec.passes,
             passes: Progress::default(),
             reader: None,
@@ -144,6 +148,7 @@ impl Engine {
                 self.passes.begun += 1;
                 self.line.learning.settle()?;
                 self.line.learning.trainer().next_pass();
+                self.handed_over = None;
                 self.line.flush_lessons()?;
             }
             let mut reader = LessonReader::open(dir)?;
@@ -161,6 +166,11 @@ impl Engine {
     pub fn publish(&mut self, live: &LiveModel, version: u64) -> Result<bool> {
         // In this order: what is learned in between is in the delta and not yet in the number.
         let learned = self.line.learning.learned_to(self.mini_batch_number());
+        // An idle job asks this hundreds of times a second.
+        let before = self.handed_over.replace((version, learned));
+        if before == self.handed_over && learned == self.mini_batch_number() {
+            return Ok(live.refresh());
+        }
         let mut followed = None;
         if let (Some(live_views), Some(views)) = (&self.live_views, self.line.views_mut()) {
             let (deltas, newest) = (views.take_deltas(), views.newest());
@@ -184,6 +194,7 @@ impl Engine {
 
     /// Deltas are numbered from here on.
     pub fn number_deltas_from(&mut self, sequence: u64) {
+        self.handed_over = None;
         self.delta_sequence = sequence;
     }
 

@@ -21,6 +21,7 @@ mod reference;
 mod replica;
 mod rollout;
 mod serve;
+mod sinks;
 mod support;
 mod tidy;
 mod versions;
