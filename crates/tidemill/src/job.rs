@@ -312,12 +312,10 @@ impl Job {
         snapshot.sampling = self.engine.line.sampling();
         self.engine.number_deltas_from(snapshot.sequence);
         let live = Arc::new(LiveModel::open(&snapshot, self.version, mini_batch));
-        // Replicas do not have what feature views have seen, and would answer without it.
-        if self.bound.pipeline.views.is_none() {
-            let base = self.restored_at.filter(|_| !delta.anew);
-            let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
-            live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
-        }
+        // What changed in feature views since the checkpoint is not known: with them, replicas begin with the whole model.
+        let base = self.restored_at.filter(|_| !delta.anew && self.bound.pipeline.views.is_none());
+        let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
+        live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
         let live = self.live.insert(live).clone();
         self.engine.line.compare(Compare::new(live.clone()));
         Ok(live)
@@ -325,7 +323,10 @@ impl Job {
 
     /// Makes the feature views readable by requests while events change them; `None` where the model has none.
     pub fn serve_views(&mut self) -> Result<Option<Arc<LiveViews>>> {
-        self.engine.serve_views(&self.bound)
+        let views = self.engine.serve_views(&self.bound)?;
+        let feed = self.live.as_ref().and_then(|live| live.feed());
+        feed.iter().zip(&views).for_each(|(feed, views)| feed.views_are(views.clone()));
+        Ok(views)
     }
 
     /// Runs until the sources end or the signal says stop.

@@ -287,10 +287,7 @@ fn follow(shared: &Shared, model: &str, query: &str) -> Result<Reply, Refusal> {
         .ok_or_else(|| Error::invalid("a follower says lineage (hexadecimal), position and mini_batch (numbers)"))?;
     let live = model.predictor().live();
     let feed = live.feed().ok_or_else(|| {
-        Error::conflict(format!(
-            "model '{}' cannot be followed here: another process learns it, or it reads feature views, whose state is not sent",
-            model.name()
-        ))
+        Error::conflict(format!("model '{}' cannot be followed here: another process learns it", model.name()))
     })?;
     Ok(reply::frames(stream::follow(live.clone(), feed.clone(), ask, shared.stop.clone())))
 }
