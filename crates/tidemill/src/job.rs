@@ -176,8 +176,8 @@ impl Job {
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
         let checkpoints = Checkpoints::open(&dir, bound.state_fingerprint)?;
-        let history = if bound.sinks.is_empty() { 0 } else { Lineage::history(&dir, &*clock)? };
-        let mut sinks = Sinks::open(&bound, history)?;
+        let lineage = if bound.sinks.is_empty() { 0 } else { Lineage::id(&dir, &*clock)? };
+        let mut sinks = Sinks::open(&bound, lineage)?;
         let mut warning = unwatched_key(&bound).or_else(|| crate::engine::emission::warning(&bound));
         if let Some(why) = leaving::forget_unusable(&checkpoints, &sinks)? {
             warning = Some(why);
@@ -708,7 +708,8 @@ impl Job {
 
     fn open_new_files(&mut self) -> Result<()> {
         for (i, input) in inputs(&self.bound).into_iter().enumerate() {
-            let known = self.engine.sequencer.partition_names(i);
+            let mut known = self.engine.sequencer.partition_names(i);
+            known.retain(|name| !name.starts_with(source::HISTORY_NAME));
             let mut new = source::open_new(&input.source, &known)?;
             new.extend(self.connections.open_new(i, &input.source, &known)?);
             for opened in new {
