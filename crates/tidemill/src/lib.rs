@@ -17,4 +17,5 @@ pub mod push;
 pub mod replica;
 pub mod signal;
 pub mod status;
+pub mod steps;
 pub mod verify;

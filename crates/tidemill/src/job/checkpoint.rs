@@ -32,7 +32,7 @@ use super::{
 
 const MAGIC: &[u8; 8] = b"TIDECKPT";
 /// Format of what this program writes and goes on from.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 const HEADER_BYTES: usize = 44;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Checkpoints kept, beside the newest that shares no part with them.

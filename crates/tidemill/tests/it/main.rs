@@ -20,6 +20,7 @@ mod large;
 mod reference;
 mod replica;
 mod serve;
+mod steps;
 mod support;
 mod tidy;
 mod versions;
