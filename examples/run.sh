@@ -2,15 +2,17 @@
 # Runs one of the example programs: examples/run.sh NAME [OPTION]...
 #
 # Programs over real data need it in ../shared/data; without it the same command runs examples/clicks.sql, whose events
-# are generated, and says so. The data is read where it lies and never copied. What is learned goes to a directory of
-# its own, begun anew every time. Options go to `tidemill run`, for example --json or --threads 1.
+# are generated, and says so. The data is read where it lies and never copied. A program that reads from a server gets it
+# from examples/servers.sh, started and filled for it. What is learned goes to a directory of its own, begun anew every
+# time. Options go to `tidemill run`, for example --json or --threads 1.
 set -euo pipefail
 
 usage() {
     cat <<'END'
 Usage: examples/run.sh NAME [OPTION]...
 
-NAME     clicks, frappe, ml100k, views, talkingdata, kdd99 or criteo_tiny
+NAME     clicks, frappe, frappe_fm, ml100k, learners, views, talkingdata, kdd99, criteo_tiny, or nats (needs nats-server);
+         all: one after the other
 OPTION   anything `tidemill run` takes
 
 TIDEMILL  the program to run (default: the one `cargo run --release` builds)
@@ -26,6 +28,13 @@ shift
 
 # Paths in the programs are relative to the repository.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ $name == all ]]; then
+    for program in examples/*.sql; do
+        echo "== ${program##*/}" >&2
+        examples/run.sh "$(basename "$program" .sql)" "$@"
+    done
+    exit
+fi
 if [[ $name == */* || ! -f examples/$name.sql ]]; then
     echo "examples/run.sh: there is no examples/$name.sql" >&2
     usage >&2
@@ -46,4 +55,8 @@ if [[ -n ${TIDEMILL-} ]]; then
 else
     program=(cargo run --release --quiet --locked --package tidemill --)
 fi
-"${program[@]}" run "examples/$name.sql" --no-serve --data-dir "$data" "$@"
+servers=()
+if grep -q "127.0.0.1:4333" "examples/$name.sql"; then
+    servers=(examples/servers.sh)
+fi
+"${servers[@]}" "${program[@]}" run "examples/$name.sql" --no-serve --data-dir "$data" "$@"

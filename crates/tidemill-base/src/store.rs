@@ -1,5 +1,7 @@
 //! The ways in which this project touches a disk: files that appear whole, a log that grows, a directory with one owner.
+//! All of them go through one door, where tests let disks fail.
 
 pub mod atomic_file;
 pub mod data_dir;
+pub mod disk;
 pub mod log;

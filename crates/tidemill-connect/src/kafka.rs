@@ -5,6 +5,7 @@
 //! most [`AHEAD_KIB`] in all; a thread of ours asks every second which partitions there are and whether anybody answers.
 
 mod feed;
+pub(crate) mod sink;
 
 use std::{
     sync::{

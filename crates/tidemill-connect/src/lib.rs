@@ -4,7 +4,8 @@
 //! server's own numbers. A partition's name says where it begins (`clicks/3@81220`) and, if it is bounded, where it ends
 //! (`clicks/3@0-90000`): the name is in the journal, so a restart begins and ends at the same places whatever the server has
 //! got meanwhile. The clients' threads and clocks stay in here; what they hold in advance is bounded in bytes, and a
-//! server that is away means no rows and a line of trouble, not an end. Positions are never kept at the server.
+//! server that is away means no rows and a line of trouble, not an end. Positions of sources are never kept at the server; how
+//! far a sink's rows have come is read from the rows themselves.
 
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -16,8 +17,12 @@ mod nats;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
+use arrow::datatypes::SchemaRef;
 use tidemill_base::{Error, Result};
-use tidemill_stream::source::{Connector, Opened, Reading, SourceSpec, parse_properties};
+use tidemill_stream::{
+    sink::{Outlet, Owner, SinkConnector, SinkSpec},
+    source::{Connector, Opened, Reading, SourceSpec, parse_properties},
+};
 
 /// How long the first answer of a server may take.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -63,14 +68,34 @@ impl Connections {
     }
 }
 
+/// Connects to the server that a sink's rows leave to.
+pub fn open_sink(spec: &SinkSpec, owner: &Owner, columns: &SchemaRef) -> Result<Box<dyn Outlet>> {
+    let _ = (owner, columns);
+    match &spec.connector {
+        #[cfg(feature = "kafka")]
+        SinkConnector::Kafka(settings) => {
+            Ok(Box::new(kafka::sink::TopicOutlet::open(settings, spec.format, owner, columns)?))
+        }
+        #[cfg(feature = "nats")]
+        SinkConnector::Nats(settings) => Ok(Box::new(nats::sink::SubjectOutlet::open(settings, spec.format, owner)?)),
+        SinkConnector::File(_) => Err(Error::internal("files are no server's")),
+        #[allow(unreachable_patterns, reason = "reached where a connector is left out")]
+        _ => Err(Error::invalid("this program was built without the sink's connector")),
+    }
+}
+
 /// The client's settings: those of the file, then those of the program.
 fn properties(reading: &Reading) -> Result<Vec<(String, String)>> {
+    client_properties(&reading.properties, reading.properties_file.as_deref())
+}
+
+fn client_properties(written: &[(String, String)], file: Option<&str>) -> Result<Vec<(String, String)>> {
     let mut all = Vec::new();
-    if let Some(path) = &reading.properties_file {
+    if let Some(path) = file {
         let text = fs::read_to_string(path).map_err(|e| Error::io("read", Path::new(path), e))?;
         all = parse_properties(&text).map_err(|e| e.at(path))?;
     }
-    all.extend(reading.properties.iter().cloned());
+    all.extend(written.iter().cloned());
     Ok(all)
 }
 

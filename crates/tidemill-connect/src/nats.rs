@@ -6,7 +6,9 @@
 //! one session, and the next begins behind the last event that was read. What waits between the threads is bounded by
 //! [`BATCHES_MAX`] batches of about [`BATCH_BYTES`].
 
+mod contact;
 mod session;
+pub(crate) mod sink;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},

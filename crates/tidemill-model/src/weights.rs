@@ -35,6 +35,8 @@ struct Place {
 const CAPACITY_MIN: usize = 64;
 /// Samples that are scored at once: their parameters stay in the nearer caches.
 const SLICE_SAMPLES: usize = 64;
+/// A table of up to so many places stays in the caches near the core, where asking ahead only costs.
+const CACHED_PLACES: usize = 1 << 14;
 
 /// A model's parameters, ready to score samples.
 #[derive(Clone)]
@@ -202,8 +204,15 @@ impl WeightTable {
         match &self.mapped {
             Some(mapped) => mapped.gather(keys, &self.rows, &mut scratch.params),
             None => {
-                keys.iter().for_each(|key| prefetch(&self.places, self.home(*key)));
-                keys.iter().for_each(|key| scratch.params.extend_from_slice(&self.of(&self.places[self.probe(*key)])));
+                if self.places.len() > CACHED_PLACES {
+                    keys.iter().for_each(|key| prefetch(&self.places, self.home(*key)));
+                }
+                let places = keys.iter().map(|key| &self.places[self.probe(*key)]);
+                match self.width {
+                    // A free place holds 0.0, so it need not be told from the key's own.
+                    1 => scratch.params.extend(places.map(|place| f32::from_bits(place.word))),
+                    _ => places.for_each(|place| scratch.params.extend_from_slice(&self.of(place))),
+                }
             }
         }
         scratch.ends.clear();

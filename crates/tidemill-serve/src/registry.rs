@@ -23,7 +23,12 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tidemill_base::{Error, Kind, Result, hash::Hasher64, hash64, store::atomic_file};
+use tidemill_base::{
+    Error, Kind, Result,
+    hash::Hasher64,
+    hash64,
+    store::{atomic_file, disk},
+};
 use tidemill_model::snapshot::Snapshot;
 
 pub use manifest::VersionMeta;
@@ -208,7 +213,7 @@ impl Registry {
             Ok(())
         })?;
         if (bytes, check) != (copied.snapshot_bytes, copied.snapshot_check) {
-            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
             return Err(Error::corrupt(format!(
                 "version {version} of model '{}' differs from the one that was published",
                 self.model
@@ -399,7 +404,7 @@ impl Registry {
             // The manifest goes first: a snapshot without one is swept away by the next open.
             for extension in ["manifest", "snapshot"] {
                 let path = self.path(version, extension);
-                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+                disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
             }
             atomic_file::sync_parent(&self.path(version, "manifest"))?;
         }
@@ -411,7 +416,7 @@ impl Registry {
         let known = self.known();
         for &version in snapshots.iter().filter(|&&v| !known.names(v)) {
             let path = self.path(version, "snapshot");
-            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
         Ok(())
     }

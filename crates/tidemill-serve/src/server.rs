@@ -24,6 +24,7 @@ mod router;
 mod stream;
 mod tls;
 mod versions;
+mod waiting;
 
 use std::{
     io,

@@ -10,6 +10,7 @@ use tidemill_base::{
 use tidemill_stream::{
     aggregate::{self, ViewSpec},
     join::{Correction, Emit, NegativeSample, SamplingMode},
+    sink::{SinkConnector, SinkSpec},
     source::{Connector, SourceSpec},
 };
 
@@ -59,7 +60,26 @@ impl Display for TrainJob {
         write!(f, "{}", self.pipeline)?;
         let columns: Vec<String> = self.columns.iter().map(|c| c.to_string()).collect();
         writeln!(f, "  features: {}", columns.join(", "))?;
-        writeln!(f, "  label: {}", self.label_name)
+        writeln!(f, "  label: {}", self.label_name)?;
+        for sink in &self.sinks {
+            let columns: Vec<String> = sink
+                .rows
+                .output()
+                .fields()
+                .iter()
+                .map(|c| format!("{} {}", c.name(), type_name(c.data_type())))
+                .collect();
+            writeln!(f, "  sink {}: {}: {}", sink.spec.name, sink_words(&sink.spec), columns.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+fn sink_words(spec: &SinkSpec) -> String {
+    match &spec.connector {
+        SinkConnector::File(file) => format!("{} files in {}", spec.format.extension(), file.path),
+        SinkConnector::Kafka(kafka) => format!("topic {} of {}", kafka.topic, kafka.brokers),
+        SinkConnector::Nats(nats) => format!("subject {} of {}", nats.subject, nats.url),
     }
 }
 

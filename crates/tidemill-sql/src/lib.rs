@@ -18,7 +18,8 @@ mod transform;
 pub use bind::bind;
 pub use diagnostic::Diagnostic;
 pub use program::{
-    AlterModel, EvaluateJob, Input, JoinPart, Known, ModelChange, Pipeline, Program, Statement, TrainJob, ViewsPart,
+    AlterModel, EvaluateJob, Input, JoinPart, Known, ModelChange, Pipeline, Program, SinkJob, Statement, TrainJob,
+    ViewsPart, sample_columns,
 };
 pub use script::{DEPTH_MAX, OPERATORS_MAX, SQL_BYTES_MAX, STATEMENTS_MAX};
 

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use tidemill_base::attribute::{Attribute, Settings};
 use tidemill_model::ColumnSpec;
 use tidemill_stream::{
     Transform,
     aggregate::{AsOfRequest, LookUp, RequestParts, ViewSpec},
     join::JoinSpec,
+    sink::SinkSpec,
     source::SourceSpec,
 };
 
@@ -100,8 +101,38 @@ pub struct TrainJob {
     /// Identity of what is learned: two jobs with one fingerprint learn the same from the same events. Paths, paces and
     /// the model's name are left out.
     pub fingerprint: u64,
+    /// Identity of the layout of its checkpoints: sinks change it, and not what is learned.
+    pub state_fingerprint: u64,
+    /// Where its samples leave to.
+    pub sinks: Vec<SinkJob>,
     /// SQL of this job and of all it depends on; [`crate::bind`] takes it.
     pub text: String,
+}
+
+/// Rows that leave.
+#[derive(Clone)]
+pub struct SinkJob {
+    /// Where to, and how they are written.
+    pub spec: SinkSpec,
+    /// Columns of the pipeline's output, then [`sample_columns`], to the sink's. It may drop rows.
+    pub rows: Arc<dyn Transform>,
+    /// Of which rows go where: another one has taken none of them.
+    pub identity: u64,
+}
+
+/// What the engine adds to the columns of a sample that leaves, in this order: the prediction before it was learned (a
+/// probability, a number, or of several classes the likeliest), its label, its signed weight, what kind of sample it is, the
+/// mini-batch and its row in that.
+pub fn sample_columns() -> impl Iterator<Item = (&'static str, DataType)> {
+    [
+        ("prediction", DataType::Float32),
+        ("label", DataType::Float32),
+        ("sample_weight", DataType::Float32),
+        ("sample_kind", DataType::Utf8),
+        ("mini_batch", DataType::Int64),
+        ("mini_batch_row", DataType::Int64),
+    ]
+    .into_iter()
 }
 
 /// A model to score.

@@ -11,8 +11,8 @@ use tidemill_base::{
 
 use crate::source::Print;
 
-/// Format of the log that holds these records. 1 had no prints and no clock.
-pub const FORMAT: u32 = 2;
+/// Format of the log that holds these records. 1 had no prints and no clock; under 2 a silent source froze the watermark.
+pub const FORMAT: u32 = 3;
 
 /// Which partition: input of the query, then number within the input in order of appearance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,7 +2,8 @@
 //!
 //! [`source`] reads partitions, [`window`] gives every event its time and its computed columns, [`sequencer`] cuts
 //! mini-batches and [`journal`] writes the cuts down, [`join`] turns impressions and feedback into samples. All of it is
-//! a function of the journal and the sources' contents: no clock, no thread timing; files are opened in [`source`] only.
+//! a function of the journal and the sources' contents: no clock, no thread timing; files are opened in [`source`] and
+//! [`sink`] only.
 
 pub mod aggregate;
 pub mod chunk;
@@ -10,6 +11,7 @@ pub mod flow;
 pub mod join;
 pub mod journal;
 pub mod sequencer;
+pub mod sink;
 pub mod source;
 pub mod transform;
 pub mod window;

@@ -2,8 +2,8 @@
 //!
 //! In: a partition's chunks. Out: wider rows with their event times, and for every mini-batch the watermark: no more
 //! events with `ts <= watermark` are expected. A partition's watermark is its largest event time less the declared bound,
-//! an input's the least of its partitions that are neither idle nor finished, the query's the least of its inputs; it never
-//! goes back. Windowed aggregates are not built; SQL refuses them.
+//! an input's the least of its partitions that are neither idle nor finished (where all are idle it stays), the query's the
+//! least of its inputs; it never goes back. Windowed aggregates are not built; SQL refuses them.
 
 use std::sync::Arc;
 
@@ -328,13 +328,14 @@ impl Watermarks {
 }
 
 impl InputMarks {
-    /// All finished: nothing more can come. All others idle: it stays where it is, since a source that is silent is not a
-    /// source that has ended.
+    /// All finished: nothing more can come. All others idle: it stays where it has come, since a source that is silent is
+    /// not a source that has ended; those of its partitions that were behind have left one by one.
     fn watermark(&self) -> i64 {
         if self.partitions.iter().all(|p| p.finished) {
             return END_OF_TIME;
         }
-        let active = self.partitions.iter().filter(|p| !p.finished && !p.idle);
-        active.map(|p| p.max_ts.saturating_sub(self.bound_ms)).min().unwrap_or(i64::MIN)
+        let active = self.partitions.iter().filter(|p| !p.finished && !p.idle).map(|p| p.max_ts).min();
+        let max_ts = active.or_else(|| self.partitions.iter().map(|p| p.max_ts).max());
+        max_ts.filter(|ts| *ts != i64::MIN).map_or(i64::MIN, |ts| ts.saturating_sub(self.bound_ms))
     }
 }

@@ -312,6 +312,23 @@ impl Trainer {
         }
     }
 
+    /// What the rows of the last call of [`Trainer::update`] were predicted to be before they were learned: a probability, a
+    /// number, or of several classes the likeliest. NaN for a row that was refused.
+    pub fn predictions(&self, rows: usize) -> Vec<f32> {
+        let (outputs, loss) = (self.learner.outputs(), self.spec.model.loss);
+        let mut predicted = vec![0.0; outputs];
+        let predict = |scores: &[AtomicU32]| {
+            let scores: Vec<f32> = scores.iter().map(|bits| f32::from_bits(bits.load(Relaxed))).collect();
+            if scores.iter().any(|score| score.is_nan()) {
+                return f32::NAN;
+            }
+            loss.predict(&scores, &mut predicted);
+            let likeliest = || (1..outputs).fold(0, |best, i| if predicted[i] > predicted[best] { i } else { best });
+            if outputs == 1 { predicted[0] } else { likeliest() as f32 }
+        };
+        self.scratch.scores[..rows * outputs].chunks_exact(outputs).map(predict).collect()
+    }
+
     /// Scores the predictions of impressions whose label is final. Each impression must be named once, also one whose
     /// sample never came to [`Trainer::update`]: it is counted as not scored.
     pub fn mature(&mut self, matured: &[Matured]) {

@@ -74,7 +74,7 @@ impl Inspect {
         let job = program::stored_job(data_root, model)?;
         let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
         let dir = data_root.join("models").join(model).join("job");
-        let checkpoints = Checkpoints::reading(&dir, job.fingerprint);
+        let checkpoints = Checkpoints::reading(&dir, job.state_fingerprint);
         Ok(Self { checkpoints, job, spec, dir: dir.join("checkpoints"), model: model.into() })
     }
 

@@ -13,6 +13,7 @@
 mod compare;
 pub mod emission;
 mod learning;
+pub mod leaving;
 mod line;
 mod passes;
 mod views;
@@ -62,6 +63,8 @@ pub struct Engine {
     delta_sequence: u64,
     /// Where this process began to count.
     delta_first: u64,
+    /// Version and mini-batch that were last handed to the serving side, until something else changes the parameters.
+    handed_over: Option<(u64, u64)>,
     passes_max: u64,
     passes: Progress,
     reader: Option<LessonReader>,
@@ -84,6 +87,7 @@ impl Engine {
             line: Line::new(job, spec, threads)?,
             delta_sequence: 0,
             delta_first: 0,
+            handed_over: None,
             passes_max: spec.passes,
             passes: Progress::default(),
             reader: None,
@@ -144,6 +148,7 @@ impl Engine {
                 self.passes.begun += 1;
                 self.line.learning.settle()?;
                 self.line.learning.trainer().next_pass();
+                self.handed_over = None;
                 self.line.flush_lessons()?;
             }
             let mut reader = LessonReader::open(dir)?;
@@ -161,6 +166,11 @@ impl Engine {
     pub fn publish(&mut self, live: &LiveModel, version: u64) -> Result<bool> {
         // In this order: what is learned in between is in the delta and not yet in the number.
         let learned = self.line.learning.learned_to(self.mini_batch_number());
+        // An idle job asks this hundreds of times a second.
+        let before = self.handed_over.replace((version, learned));
+        if before == self.handed_over && learned == self.mini_batch_number() {
+            return Ok(live.refresh());
+        }
         if let (Some(live), Some(views)) = (&self.live_views, self.line.views_mut()) {
             live.publish(views.take_deltas(), views.newest());
         }
@@ -174,6 +184,7 @@ impl Engine {
 
     /// Deltas are numbered from here on.
     pub fn number_deltas_from(&mut self, sequence: u64) {
+        self.handed_over = None;
         (self.delta_sequence, self.delta_first) = (sequence, sequence);
     }
 

@@ -10,6 +10,7 @@ mod gate;
 mod inputs;
 mod journal;
 pub mod kept_status;
+mod leaving;
 mod meter;
 mod part;
 mod picture;
@@ -18,7 +19,6 @@ mod save;
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -29,7 +29,7 @@ use tidemill_base::{
     Clock, Error, Kind, Result,
     codec::Decoder,
     codec::Encoder,
-    store::{atomic_file, data_dir::DataDir},
+    store::{atomic_file, data_dir::DataDir, disk},
     thousands,
 };
 use tidemill_connect::Connections;
@@ -53,6 +53,7 @@ use crate::{
     engine::{Compare, Engine, Entries, Rejected},
     push::{PushHub, TurnedAway, believed},
     signal::Signal,
+    sinks::{Sinks, States},
     status::{History, Point, Status},
 };
 pub use checkpoint::{Checkpoint, Checkpoints};
@@ -77,6 +78,9 @@ pub struct Options {
     pub end_with_ordered: bool,
     /// The model will be served: replicas may go on where they were before this start.
     pub serves: bool,
+    /// Write a checkpoint between two mini-batches, when the next one is due, instead of beside the learning: then every
+    /// access to the disk has its place in an order that does not depend on threads. For simulations.
+    pub in_order: bool,
 }
 
 /// How a run ended.
@@ -107,6 +111,7 @@ pub struct Job {
     dead_letter: DeadLetter,
     turned_away: Arc<TurnedAway>,
     connections: Connections,
+    sinks: Sinks,
     registry: Arc<Registry>,
     live: Option<Arc<LiveModel>>,
     /// The mini-batch of the checkpoint it was restored from.
@@ -174,18 +179,26 @@ impl Job {
         let spec = TrainSpec::from_settings(&bound.learner, &bound.settings)?;
         let dir = data.job(&bound.model)?;
         if options.from_scratch {
-            fs::remove_dir_all(&dir).map_err(|e| Error::io("remove", &dir, e))?;
+            disk::remove_dir_all(&dir).map_err(|e| Error::io("remove", &dir, e))?;
             data.job(&bound.model)?;
         }
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
-        let checkpoints = Checkpoints::open(&dir, bound.fingerprint)?;
+        let checkpoints = Checkpoints::open(&dir, bound.state_fingerprint)?;
+        let history = if bound.sinks.is_empty() { 0 } else { Lineage::history(&dir, &*clock)? };
+        let mut sinks = Sinks::open(&bound, history)?;
         let mut warning = unwatched_key(&bound).or_else(|| crate::engine::emission::warning(&bound));
+        if let Some(why) = leaving::forget_unusable(&checkpoints, &sinks)? {
+            warning = Some(why);
+        }
         if let Some(damaged) = registry.damaged().first() {
             warning = Some(format!("version {} is passed over: {}", damaged.version, damaged.reason));
         }
         let mut engine = Engine::new(&bound, &spec, options.threads)?;
-        let load = |c: &Checkpoint| checkpoints.entries(c, || engine.line.restoring(&spec, options.threads));
+        let load = |c: &Checkpoint| {
+            leaving::check_resumable(&sinks, c)?;
+            checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))
+        };
         let warn = |e: &Error| warning = Some(format!("{e}; using the one before it"));
         let checkpoint = checkpoints.newest(u64::MAX, load, warn)?;
         let after = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
@@ -202,14 +215,21 @@ impl Job {
 
         let mut dead_letter_bytes = 0;
         let mut version_rows = 0;
+        let mut states = States::new();
         if let Some((c, entries)) = checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
-            let mut d = Decoder::new(c.body(), &what);
+            let body;
+            (body, states) = leaving::parts(&sinks, &c)?;
+            let mut d = Decoder::new(body, &what);
             d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
             engine.restore(&spec, options.threads, &mut d, entries)?;
             d.end()?;
+        }
+        sinks.start(after, &states, &|| journal.sync_handle(), &clock)?;
+        if let Some(exit) = sinks.exit() {
+            engine.line.let_out(exit);
         }
         let restored_at = (newest.is_some() && options.serves).then(|| engine.mini_batch_number());
         if restored_at.is_some() {
@@ -219,7 +239,7 @@ impl Job {
         let dead_letter = DeadLetter::open(&dir, dead_letter_bytes)?;
         let gate = GateKeeper::new(&spec, &engine.line.learning.trainer().validation().overall());
         let mut job = Self {
-            saver: Saver::new(checkpoints, newest),
+            saver: Saver::new(checkpoints, newest, options.in_order),
             timing: Timing { started: clock.elapsed(), ..Timing::default() },
             meter: Meter::default(),
             is_last: engine.sequencer.all_finished(),
@@ -239,6 +259,7 @@ impl Job {
             dead_letter,
             turned_away: push.turned_away().clone(),
             connections,
+            sinks,
             registry,
             version,
             version_rows,
@@ -249,6 +270,7 @@ impl Job {
             let mut rejected = Vec::new();
             let cut = job.engine.replay(record, &mut rejected)?;
             job.after(&cut, rejected)?;
+            job.sinks.make_room()?;
         }
         job.timing.events_before = job.engine.line.counts().events;
         job.look_behind_the_end()?;
@@ -341,7 +363,18 @@ impl Job {
         }
         self.publish_live()?;
         self.keep_turned_away();
-        self.save_now()?;
+        match self.drain_sinks(ending, signal, watcher) {
+            Ok(true) => self.save_now()?,
+            Ok(false) => {
+                self.end_undelivered()?;
+                self.show(watcher, "stopped");
+                return Ok(Ending::Stopped);
+            }
+            Err(e) => {
+                self.show(watcher, &format!("failed: {e}"));
+                return Err(e);
+            }
+        }
         self.show(watcher, if ending == Ending::Finished { "finished" } else { "stopped" });
         Ok(ending)
     }
@@ -426,6 +459,7 @@ impl Job {
 
     /// Journal first, then down the line.
     fn take(&mut self, cut: Cut, signal: &Signal, watcher: &mut dyn Watcher) -> Result<()> {
+        self.wait_for_sinks(signal, watcher)?;
         let record = Record::Cut(cut.record.clone());
         while let Err(e) = self.journal.append(&record) {
             if e.kind() != Kind::Exhausted || signal.is_stopped() {
@@ -617,13 +651,21 @@ impl Job {
         let entries = Entries { whole: self.saver.wants_whole(), blocks, head: &mut head };
         let (rows, walked) = self.engine.begin_checkpoint(entries, &mut out)?;
         let mini_batch = self.engine.mini_batch_number();
-        let body = Body { mini_batch, out, rows, head, is_whole: walked == Walked::All };
+        let sinks = self.sinks.barrier(self.engine.sequencer.mini_batch());
+        let body = Body { mini_batch, out, rows, head, is_whole: walked == Walked::All, sinks };
         self.saver.start(body, written, journal);
         Ok(())
     }
 
     /// Writes a checkpoint beside the learning.
     fn save_beside(&mut self) -> Result<()> {
+        if self.saver.go() {
+            self.engine.line.learning.settle()?;
+            self.engine.line.learning.trainer().finish_checkpoint();
+            if let Some(Err(e)) = self.saver.wait() {
+                self.not_saved(&e);
+            }
+        }
         match self.saver.finished() {
             Some(Err(e)) => self.not_saved(&e),
             Some(Ok(())) => self.not_saved = None,
@@ -650,6 +692,7 @@ impl Job {
 
     fn save_now(&mut self) -> Result<()> {
         self.engine.line.learning.settle()?;
+        self.saver.go();
         self.engine.line.learning.trainer().finish_checkpoint();
         if let Some(Err(e)) = self.saver.wait() {
             self.not_saved = Some(format!("checkpoint not written: {e}"));
@@ -659,9 +702,11 @@ impl Job {
             return self.journal.sync();
         }
         self.begin_save()?;
+        self.saver.go();
         self.engine.line.learning.trainer().finish_checkpoint();
+        let saved = self.saver.wait().unwrap_or(Ok(()));
         self.journal.sync()?;
-        self.saver.wait().unwrap_or(Ok(()))
+        saved
     }
 
     /// How long until a mini-batch that ends at this event time is due; zero when nobody paces.
@@ -786,6 +831,7 @@ impl Job {
             newest_ms: self.read_to().filter(|t| *t > 0),
             drift_ms: drifts(&self.bound, self.read_to()),
             state_hash: None,
+            sinks: self.sinks.status(),
             warning: self.warnings(),
         }
     }
@@ -795,9 +841,10 @@ impl Job {
             1 => first,
             n => format!("{first} ({n} partitions wait)"),
         });
+        let sinks = self.sinks.trouble();
         let rolled_back = self.registry.routing().verdicts.pop().filter(|v| v.outcome == Outcome::RolledBack);
         let rolled_back = rolled_back.map(|v| format!("version {} was rolled back: {}", v.version, v.reason));
-        let all: Vec<&str> = [&self.warning, &self.not_published, &self.not_saved, &trouble, &rolled_back]
+        let all: Vec<&str> = [&self.warning, &self.not_published, &self.not_saved, &trouble, &sinks, &rolled_back]
             .into_iter()
             .flatten()
             .map(String::as_str)

@@ -12,6 +12,7 @@ use tidemill_train::{Summary, TrainStats};
 use crate::{
     engine::LineCounts,
     figures::{self, number},
+    sinks::SinkStatus,
     steps::Steps,
 };
 
@@ -64,6 +65,8 @@ pub struct Status {
     pub drift_ms: Vec<i64>,
     /// Known once asked for: at a version and at the end.
     pub state_hash: Option<StateHash>,
+    /// Where each sink stands.
+    pub sinks: Vec<SinkStatus>,
     /// Last warning, if any (a checkpoint that could not be written, say).
     pub warning: Option<String>,
 }
@@ -191,6 +194,9 @@ impl Status {
         if let (Some(out), Value::Object(overall)) = (out.as_object_mut(), figures::json(&s.overall)) {
             out.extend(overall);
         }
+        if !self.sinks.is_empty() {
+            out["sinks"] = self.sinks.iter().map(SinkStatus::to_json).collect();
+        }
         if let Some(rate) = self.pass_rate {
             out["pass_samples_per_s"] = rate.round().into();
         }
@@ -234,6 +240,7 @@ impl Status {
             "line": self.steps.to_json(),
             "history": history.to_json(),
             "versions": versions,
+            "sinks": self.sinks.iter().map(SinkStatus::to_json).collect::<Value>(),
             "warning": self.warning,
         })
     }
@@ -362,6 +369,7 @@ impl Status {
         put("resident_bytes", "gauge", "Resident memory.", proc_status_bytes("VmRSS:") as f64);
         self.views_to_metrics(&mut out);
         self.steps.to_metrics(&self.model, &mut out);
+        self.sinks_to_metrics(&mut out);
         out
     }
 
@@ -380,6 +388,25 @@ impl Status {
             "warning": self.warning,
             "as_of_ms": wall_ms,
         })
+    }
+
+    fn sinks_to_metrics(&self, out: &mut String) {
+        type Figure = fn(&SinkStatus) -> u64;
+        let figures: [(&str, &str, &str, Figure); 6] = [
+            ("rows_total", "counter", "Rows delivered to a sink since the process began.", |s| s.rows),
+            ("bytes_total", "counter", "Their bytes.", |s| s.bytes),
+            ("refused_total", "counter", "Samples on which an expression of the sink failed.", |s| s.refused),
+            ("waiting_rows", "gauge", "Samples that wait for the sink.", |s| s.waiting),
+            ("waiting_bytes", "gauge", "Bytes of samples that wait for the sink.", |s| s.waiting_bytes),
+            ("away", "gauge", "1 while the sink's place takes nothing.", |s| u64::from(s.is_away)),
+        ];
+        for (name, kind, help, figure) in figures.iter().filter(|_| !self.sinks.is_empty()) {
+            let _ = writeln!(out, "# HELP tidemill_sink_{name} {help}\n# TYPE tidemill_sink_{name} {kind}");
+            for sink in &self.sinks {
+                let (model, value) = (&self.model, figure(sink));
+                let _ = writeln!(out, "tidemill_sink_{name}{{model=\"{model}\",sink=\"{}\"}} {value}", sink.name);
+            }
+        }
     }
 
     fn views_to_metrics(&self, out: &mut String) {

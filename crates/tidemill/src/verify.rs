@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tidemill_base::{Error, Result, StateHash, codec::Decoder};
+use tidemill_base::{Error, Kind, Result, StateHash, codec::Decoder};
 use tidemill_connect::Connections;
 use tidemill_serve::registry::{Registry, VersionMeta};
 use tidemill_train::TrainSpec;
@@ -46,11 +46,15 @@ pub fn verify(
         )));
     }
     let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
-    let checkpoints = Checkpoints::reading(&dir.join("job"), job.fingerprint);
+    let checkpoints = Checkpoints::reading(&dir.join("job"), job.state_fingerprint);
     // One before it: the checkpoint at the version itself would only prove that it can be read.
     let mut engine = Engine::new(&job, &spec, threads)?;
     let load = |c: &Checkpoint| checkpoints.entries(c, || engine.line.restoring(&spec, threads));
-    let checkpoint = checkpoints.newest(meta.mini_batch.saturating_sub(1), load, |_| ())?;
+    let checkpoint = match checkpoints.newest(meta.mini_batch.saturating_sub(1), load, |_| ()) {
+        // The journal alone is enough.
+        Err(e) if e.kind() == Kind::Corrupt => None,
+        other => other?,
+    };
     let from = checkpoint.as_ref().map_or(0, |(c, _)| c.mini_batch);
     let streamed = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
     let past = Journal::read(&dir.join("job"), streamed, meta.mini_batch)?;

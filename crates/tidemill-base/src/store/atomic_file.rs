@@ -4,11 +4,12 @@
 //! leaves the old state or the new one, and perhaps a `.tmp` file that the next owner sweeps away.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
+use super::disk::{self, File};
 use crate::{Error, Result};
 
 /// Small pieces are gathered up to so many bytes.
@@ -22,8 +23,8 @@ pub fn put_if_absent(path: &Path, bytes: &[u8]) -> Result<()> {
 /// As [`put_if_absent`], of what `write` writes: for what is too large to be held in memory for it.
 pub fn put_if_absent_by(path: &Path, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let tmp = write_beside(path, write)?;
-    let linked = fs::hard_link(&tmp, path).map_err(|e| Error::io("create", path, e));
-    let _ = fs::remove_file(&tmp);
+    let linked = disk::hard_link(&tmp, path).map_err(|e| Error::io("create", path, e));
+    let _ = disk::remove_file(&tmp);
     linked?;
     sync_parent(path)
 }
@@ -36,28 +37,28 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 /// As [`replace`], of what `write` writes.
 pub fn replace_by(path: &Path, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let tmp = write_beside(path, write)?;
-    fs::rename(&tmp, path).map_err(|e| {
-        let _ = fs::remove_file(&tmp);
+    disk::rename(&tmp, path).map_err(|e| {
+        let _ = disk::remove_file(&tmp);
         Error::io("rename into", path, e)
     })?;
     sync_parent(path)
 }
 
-/// Removes what crashed writers left behind in `dir`.
+/// Removes what crashed writers left behind in `dir`, and makes the names of what they finished durable: they may have been
+/// killed just before.
 pub fn sweep(dir: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
     for entry in entries.flatten() {
         if entry.path().extension().is_some_and(|e| e == "tmp") {
-            fs::remove_file(entry.path()).map_err(|e| Error::io("remove", &entry.path(), e))?;
+            disk::remove_file(&entry.path()).map_err(|e| Error::io("remove", &entry.path(), e))?;
         }
     }
-    Ok(())
+    disk::sync_dir(dir).map_err(|e| Error::io("sync", dir, e))
 }
 
 /// Makes names created or removed in `path`'s directory durable.
 pub fn sync_parent(path: &Path) -> Result<()> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", dir, e))
+    disk::sync_name(path).map_err(|e| Error::io("sync the directory of", path, e))
 }
 
 fn write_beside(path: &Path, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<PathBuf> {
@@ -70,7 +71,7 @@ fn write_beside(path: &Path, write: &mut dyn FnMut(&mut dyn Write) -> io::Result
         f.into_inner()?.sync_all()
     };
     write_all().map_err(|e| {
-        let _ = fs::remove_file(&tmp);
+        let _ = disk::remove_file(&tmp);
         Error::io("write", path, e)
     })?;
     Ok(tmp)

@@ -14,7 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, Result, store::atomic_file};
+use super::{atomic_file, disk};
+use crate::{Error, Result};
 
 const FORMAT: u32 = 1;
 
@@ -28,7 +29,7 @@ pub struct DataDir {
 impl DataDir {
     /// Opens or creates the directory and takes its lock.
     pub fn open(root: &Path) -> Result<Self> {
-        fs::create_dir_all(root).map_err(|e| Error::io("create data directory", root, e))?;
+        disk::make_dir(root).map_err(|e| Error::io("create data directory", root, e))?;
         let path = root.join("lock");
         let mut lock = OpenOptions::new()
             .create(true)
@@ -110,8 +111,13 @@ impl DataDir {
     }
 
     fn make(&self, parts: &[&str]) -> Result<PathBuf> {
-        let path = parts.iter().fold(self.root.clone(), |p, part| p.join(part));
-        fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
+        let mut path = self.root.clone();
+        for part in parts {
+            path.push(part);
+            disk::make_dir(&path).map_err(|e| Error::io("create", &path, e))?;
+            // Who made it may have been killed before its name was durable, and what will lie in it is to last.
+            disk::sync_name(&path).map_err(|e| Error::io("sync", &path, e))?;
+        }
         Ok(path)
     }
 }
@@ -153,4 +159,49 @@ fn read_owner(lock: &mut File) -> String {
     let mut text = String::new();
     let _ = lock.read_to_string(&mut text);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::{disk::Access, *};
+
+    /// Notes the directories that are made, and those whose names are made durable.
+    #[derive(Default)]
+    struct Noting(Mutex<(Vec<PathBuf>, Vec<PathBuf>)>);
+
+    impl disk::Faults for Noting {
+        fn access(&self, access: Access) -> std::io::Result<u64> {
+            let mut noted = self.0.lock().unwrap();
+            match access {
+                Access::MakeDir(dir) => noted.0.push(dir.to_path_buf()),
+                Access::SyncDir(dir) => noted.1.push(dir.to_path_buf()),
+                Access::Write { bytes, .. } => return Ok(bytes.len() as u64),
+                _ => {}
+            }
+            Ok(0)
+        }
+    }
+
+    /// What is acknowledged lies in directories: their names last as long as it does, whoever made them.
+    #[test]
+    fn the_names_of_directories_are_durable_before_anything_lies_in_them() {
+        let base = std::env::temp_dir().join(format!("tidemill-data-dir-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&base);
+        fs::create_dir_all(&base).unwrap();
+        let root = base.join("data");
+        for made in [["data", "data/models", "data/models/m", "data/models/m/job"].as_slice(), &[]] {
+            let faults = Arc::new(Noting::default());
+            let injected = disk::inject(&base, faults.clone());
+            DataDir::open(&root).unwrap().job("m").unwrap();
+            drop(injected);
+            let noted = faults.0.lock().unwrap();
+            assert_eq!(noted.0, made.iter().map(|dir| base.join(dir)).collect::<Vec<_>>());
+            for dir in ["data", "data/models", "data/models/m"] {
+                assert!(noted.1.contains(&base.join(dir)), "{dir} of {:?}", noted.1);
+            }
+        }
+        fs::remove_dir_all(base).unwrap();
+    }
 }

@@ -6,26 +6,33 @@
 //! are all there and do not match is damage, and the log refuses to open, naming the byte.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs,
     io::{BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use super::disk::File;
 use crate::{Error, Result, hash64};
 
 const MAGIC: &[u8; 8] = b"TIDELOG\n";
 /// The newest format that is read; what a log's owner writes it says itself ([`Log::open_format`]).
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Bytes before the first record.
 pub const HEADER_BYTES: u64 = 16;
 const FRAME_BYTES: u64 = 8;
+/// Bytes at a log's end that are written once more when it is opened: more than gathers between two syncs.
+const WRITTEN_AGAIN_BYTES: u64 = 4 << 20;
 /// No record is longer: a damaged length is recognised by it.
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
 
 /// The writing end. One owner at a time (the data directory's lock sees to it).
 #[derive(Debug)]
 pub struct Log {
-    path: PathBuf,
+    sync: LogSync,
     file: File,
     buffer: Vec<u8>,
     /// Bytes in the file, the buffer not counted.
@@ -33,12 +40,21 @@ pub struct Log {
     records: u64,
 }
 
+/// What makes a log durable, on any thread. Once that has failed, the log is not used any more: the system may have dropped
+/// what it could not write, and a later sync would succeed and mean nothing.
+#[derive(Debug)]
+pub struct LogSync {
+    path: PathBuf,
+    file: File,
+    failed: Arc<AtomicBool>,
+}
+
 /// The reading end: yields records from a place on, up to where the file ends now.
 #[derive(Debug)]
 pub struct LogReader {
     path: PathBuf,
     format: u32,
-    file: BufReader<File>,
+    file: BufReader<fs::File>,
     at: u64,
     payload: Vec<u8>,
 }
@@ -53,14 +69,8 @@ impl Log {
     /// As [`Log::open`], for records that a program which knows only older formats could not read: the log's number is
     /// raised to `format` before any of them is appended.
     pub fn open_format(path: &Path, format: u32, mut each: impl FnMut(u64, u64, &[u8]) -> Result<()>) -> Result<Self> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|e| Error::io("open", path, e))?;
-        let len = file.metadata().map_err(|e| Error::io("stat", path, e))?.len();
+        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let len = file.len().map_err(|e| Error::io("stat", path, e))?;
         let mut records = 0;
         let mut end = HEADER_BYTES;
         if len < HEADER_BYTES {
@@ -71,7 +81,6 @@ impl Log {
                 .and_then(|_| file.write_all(&header))
                 .and_then(|_| file.sync_all())
                 .map_err(|e| Error::io("write", path, e))?;
-            super::atomic_file::sync_parent(path)?;
         } else {
             let mut reader = LogReader::open_at(path, HEADER_BYTES)?;
             if reader.format < format {
@@ -90,9 +99,17 @@ impl Log {
             }
             end = reader.at;
         }
-        // A torn tail goes before anything is appended behind it.
-        file.set_len(end).and_then(|_| file.seek(SeekFrom::Start(end))).map_err(|e| Error::io("open", path, e))?;
-        Ok(Self { path: path.to_path_buf(), file, buffer: Vec::new(), written: end, records })
+        // Always: who created it may have been killed before its name was durable.
+        super::atomic_file::sync_parent(path)?;
+        // A torn tail goes before anything is appended behind it. Where there is none the length is left alone: what is on
+        // the disk may be shorter than what can be read here, and must not be filled up with zeros.
+        let cut = if len > end { file.set_len(end) } else { Ok(()) };
+        cut.and_then(|_| write_again(&mut file, end))
+            .and_then(|_| file.seek(SeekFrom::Start(end)))
+            .map_err(|e| Error::io("open", path, e))?;
+        let handle = file.try_clone().map_err(|e| Error::io("open", path, e))?;
+        let sync = LogSync { path: path.to_path_buf(), file: handle, failed: Arc::default() };
+        Ok(Self { sync, file, buffer: Vec::new(), written: end, records })
     }
 
     /// Adds a record to the group; it is on disk after the next [`Log::sync`].
@@ -110,12 +127,13 @@ impl Log {
 
     /// Hands the group to the operating system: it survives this process, not the machine.
     pub fn flush(&mut self) -> Result<()> {
+        self.sync.check()?;
         if !self.buffer.is_empty() {
             if let Err(e) = self.file.write_all(&self.buffer) {
                 // Part of the group may stand in the file: cut it off so that a later try starts clean.
                 let _ = self.file.set_len(self.written);
                 let _ = self.file.seek(SeekFrom::Start(self.written));
-                return Err(Error::io("append to", &self.path, e));
+                return Err(Error::io("append to", self.path(), e));
             }
             self.written += self.buffer.len() as u64;
             self.buffer.clear();
@@ -126,7 +144,7 @@ impl Log {
     /// Makes everything appended so far durable.
     pub fn sync(&mut self) -> Result<()> {
         self.flush()?;
-        self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))
+        self.sync.sync()
     }
 
     /// Forgets the records appended since the last flush.
@@ -135,9 +153,10 @@ impl Log {
         self.records -= records;
     }
 
-    /// A second handle on the file, for a thread that syncs while this one appends.
-    pub fn sync_handle(&self) -> Result<File> {
-        self.file.try_clone().map_err(|e| Error::io("open", &self.path, e))
+    /// For a thread that makes durable what has been flushed, while this one appends.
+    pub fn sync_handle(&self) -> Result<LogSync> {
+        let file = self.sync.file.try_clone().map_err(|e| Error::io("open", self.path(), e))?;
+        Ok(LogSync { path: self.sync.path.clone(), file, failed: self.sync.failed.clone() })
     }
 
     /// Records in the log, those not yet flushed included.
@@ -152,14 +171,36 @@ impl Log {
 
     /// Where the log lies.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.sync.path
+    }
+}
+
+impl LogSync {
+    /// Makes everything flushed so far durable.
+    pub fn sync(&self) -> Result<()> {
+        self.check()?;
+        self.file.sync_data().map_err(|e| {
+            self.failed.store(true, Ordering::SeqCst);
+            Error::io("sync", &self.path, e)
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.failed.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(Error::unavailable(format!(
+                "{}: an earlier sync failed, and what it was to make durable may be lost; see to the disk, then start the \
+                 process again",
+                self.path.display()
+            ))),
+        }
     }
 }
 
 impl LogReader {
     /// Reads from `byte` on ([`HEADER_BYTES`] for the start; a record must begin there).
     pub fn open_at(path: &Path, byte: u64) -> Result<Self> {
-        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let mut file = fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
         let mut header = [0u8; HEADER_BYTES as usize];
         file.read_exact(&mut header).map_err(|e| Error::io("read", path, e))?;
         let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
@@ -250,14 +291,24 @@ impl LogReader {
     }
 }
 
+/// Writes the last bytes before `end` once more. An earlier process may have ended because a sync failed: then the system
+/// takes for written what is not, later syncs succeed, and what can be read now is gone when the power is.
+fn write_again(file: &mut File, end: u64) -> std::io::Result<()> {
+    let from = end.saturating_sub(WRITTEN_AGAIN_BYTES);
+    let mut bytes = vec![0; (end - from) as usize];
+    file.seek(SeekFrom::Start(from))?;
+    file.read_exact(&mut bytes)?;
+    file.seek(SeekFrom::Start(from))?;
+    file.write_all(&bytes)
+}
+
 fn check(payload: &[u8]) -> u32 {
     hash64(payload, payload.len() as u64) as u32
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::fs;
+    use super::{super::disk, *};
 
     fn dir(name: &str) -> PathBuf {
         let d = std::env::temp_dir().join(format!("tidemill-log-{name}-{}", std::process::id()));
@@ -312,17 +363,53 @@ mod tests {
         three(&path);
         assert_eq!(fs::read(&path).unwrap()[8], 1);
         let mut seen = 0;
-        Log::open_format(&path, 2, |_, _, _| {
+        Log::open_format(&path, 3, |_, _, _| {
             seen += 1;
             Ok(())
         })
         .unwrap();
-        assert_eq!((seen, fs::read(&path).unwrap()[8]), (3, 2));
+        assert_eq!((seen, fs::read(&path).unwrap()[8]), (3, 3));
         let mut bytes = fs::read(&path).unwrap();
-        bytes[8] = 3;
+        bytes[8] = 4;
         fs::write(&path, bytes).unwrap();
         let e = Log::open(&path, |_, _, _| Ok(())).unwrap_err();
-        assert!(e.message().contains("log format 3 is newer than this binary (2)"), "{e}");
+        assert!(e.message().contains("log format 4 is newer than this binary (3)"), "{e}");
+    }
+
+    /// Fails the first sync of a file.
+    #[derive(Default)]
+    struct OneSyncFails(AtomicBool);
+
+    impl disk::Faults for OneSyncFails {
+        fn access(&self, access: disk::Access) -> std::io::Result<u64> {
+            match access {
+                disk::Access::Write { bytes, .. } => Ok(bytes.len() as u64),
+                disk::Access::Sync { .. } if !self.0.swap(true, Ordering::SeqCst) => {
+                    Err(std::io::Error::from_raw_os_error(5))
+                }
+                _ => Ok(0),
+            }
+        }
+    }
+
+    /// F13: what a failed sync was to make durable may be lost though the next one succeeds. So there is no next one, on
+    /// whatever thread it failed.
+    #[test]
+    fn f13_behind_a_failed_sync_a_log_takes_nothing_more() {
+        let d = dir("eio");
+        let mut log = Log::open(&d.join("log"), |_, _, _| Ok(())).unwrap();
+        drop(log);
+        let _injected = disk::inject(&d, std::sync::Arc::new(OneSyncFails::default()));
+        log = Log::open(&d.join("log"), |_, _, _| Ok(())).unwrap();
+        let beside = log.sync_handle().unwrap();
+        log.append(b"a").unwrap();
+        log.flush().unwrap();
+        let e = beside.sync().unwrap_err();
+        assert!(e.message().starts_with("sync "), "{e}");
+        log.append(b"b").unwrap();
+        for e in [log.flush().unwrap_err(), log.sync().unwrap_err(), beside.sync().unwrap_err()] {
+            assert!(e.message().contains("an earlier sync failed"), "{e}");
+        }
     }
 
     /// Damage inside the log is named, never skipped: what stood there may have been acknowledged.

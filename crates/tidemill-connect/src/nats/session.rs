@@ -5,12 +5,10 @@
 use std::{sync::Arc, sync::mpsc::SyncSender, time::Duration};
 
 use async_nats::{
-    Client, ConnectErrorKind, ConnectOptions,
+    Client,
     connection::State,
     jetstream::{
-        self,
         consumer::{AckPolicy, DeliverPolicy, pull},
-        context::GetStreamErrorKind,
         stream::Stream,
     },
 };
@@ -19,8 +17,7 @@ use tidemill_base::{Error, Result};
 use tidemill_stream::source::NatsSettings;
 use tokio::sync::{mpsc::Sender, oneshot};
 
-use super::{BATCH_BYTES, Event, Shared, Word, lock};
-use crate::FIRST_ANSWER;
+use super::{BATCH_BYTES, Event, Shared, Word, contact::contact, lock};
 
 /// Events asked for at once, at most.
 const ASK_EVENTS_MAX: usize = 2048;
@@ -32,8 +29,6 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 /// Between two sessions.
 const RETRY_EVERY: Duration = Duration::from_millis(300);
-/// How often a half-open connection is noticed: two pings without an answer.
-const PING_EVERY: Duration = Duration::from_secs(3);
 
 /// What the thread needs.
 pub(super) struct Reader {
@@ -63,8 +58,12 @@ impl Reader {
             }
         };
         runtime.block_on(async {
-            let (client, stream) = match self.first_contact().await {
-                Ok(both) => both,
+            let NatsSettings { url, stream, subject, .. } = &self.settings;
+            let (client, stream) = match contact(url, stream.as_deref(), subject.as_deref(), &self.properties).await {
+                Ok(both) => {
+                    self.note_extent(&both.1);
+                    both
+                }
                 Err(e) => {
                     let _ = found.send(Err(e));
                     return;
@@ -76,66 +75,6 @@ impl Reader {
                 self.read(&client, stream, first).await;
             }
         });
-    }
-
-    async fn first_contact(&self) -> Result<(Client, Stream)> {
-        let url = &self.settings.url;
-        let addresses: Vec<&str> = url.split(',').map(str::trim).collect();
-        let connecting = self.options()?.connect(addresses.as_slice());
-        let away = || Error::unavailable(format!("{url} does not answer within {} s", FIRST_ANSWER.as_secs()));
-        let client =
-            tokio::time::timeout(FIRST_ANSWER, connecting).await.map_err(|_| away())?.map_err(|e| match e.kind() {
-                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                    Error::invalid(format!("{url} refuses us: {e}; check user and password in properties_file"))
-                }
-                ConnectErrorKind::ServerParse => Error::invalid(format!("url '{url}': {e}")),
-                _ => Error::unavailable(format!("{url} does not answer: {e}")),
-            })?;
-        let js = jetstream::new(client.clone());
-        let name = match (&self.settings.stream, &self.settings.subject) {
-            (Some(name), _) => name.clone(),
-            (None, Some(subject)) => js.stream_by_subject(subject.clone()).await.map_err(|e| {
-                Error::not_found(format!("no JetStream stream at {url} keeps subject '{subject}': {e}"))
-            })?,
-            (None, None) => return Err(Error::internal("neither stream nor subject")),
-        };
-        let stream = js.get_stream(&name).await.map_err(|e| match e.kind() {
-            GetStreamErrorKind::JetStream(_) => Error::not_found(format!("no stream '{name}' at {url}: {e}")),
-            GetStreamErrorKind::InvalidStreamName | GetStreamErrorKind::EmptyName => {
-                Error::invalid(format!("nats.stream '{name}' is no name of a stream"))
-            }
-            _ => Error::unavailable(format!("{url}: JetStream does not answer: {e}; is it switched on?")),
-        })?;
-        self.note_extent(&stream);
-        Ok((client, stream))
-    }
-
-    fn options(&self) -> Result<ConnectOptions> {
-        let mut options = ConnectOptions::new()
-            .name("tidemill")
-            .connection_timeout(FIRST_ANSWER)
-            .request_timeout(Some(FIRST_ANSWER))
-            .ping_interval(PING_EVERY)
-            .max_reconnects(None);
-        let find = |name: &str| self.properties.iter().find(|p| p.0 == name).map(|p| p.1.clone());
-        for (name, _) in &self.properties {
-            if !["user", "password", "token", "tls", "tls.ca_file"].contains(&name.as_str()) {
-                return Err(Error::invalid(format!(
-                    "properties: '{name}' is not known; nats has user, password, token, tls and tls.ca_file (keys and \
-                     credentials files are not supported)"
-                )));
-            }
-        }
-        if let Some(user) = find("user") {
-            options = options.user_and_password(user, find("password").unwrap_or_default());
-        }
-        if let Some(token) = find("token") {
-            options = options.token(token);
-        }
-        if let Some(path) = find("tls.ca_file") {
-            options = options.add_root_certificates(path.into());
-        }
-        Ok(options.require_tls(find("tls").as_deref() == Some("true")))
     }
 
     /// One session after the other.

@@ -11,6 +11,9 @@ use super::{Extractor, Features, bind::Source, number::feature_value};
 pub struct FloatPlan {
     slots: Vec<Slot>,
     width: usize,
+    /// Key and number of every slot: the features of a row whose numbers all are some.
+    keys: Vec<u64>,
+    numbers: Vec<u16>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,7 +36,9 @@ impl Extractor {
             _ => None,
         };
         let slots = self.slots.iter().zip(&self.sources).map(slot).collect::<Option<Vec<_>>>()?;
-        Some(FloatPlan { slots, width })
+        let keys = slots.iter().map(|slot| slot.key).collect();
+        let numbers = (0..slots.len() as u16).collect();
+        Some(FloatPlan { slots, width, keys, numbers })
     }
 }
 
@@ -55,6 +60,21 @@ impl FloatPlan {
 
     #[inline]
     fn extract_row<T: Copy + Into<f64>>(&self, row: &[T], out: &mut Features) -> Result<(), String> {
+        let first = out.values.len();
+        let value = |slot: &Slot| slot.place.map_or(1.0, |place| row[place].into() as f32);
+        out.values.extend(self.slots.iter().map(value));
+        // Most rows have a feature in every slot; whether one has not is asked once for all of them.
+        let all = out.values[first..].iter().fold(true, |all, value| all & (*value != 0.0) & value.is_finite());
+        if all {
+            out.keys.extend_from_slice(&self.keys);
+            out.slots.extend_from_slice(&self.numbers);
+            return Ok(());
+        }
+        out.values.truncate(first);
+        self.extract_some(row, out)
+    }
+
+    fn extract_some<T: Copy + Into<f64>>(&self, row: &[T], out: &mut Features) -> Result<(), String> {
         for (number, slot) in (0u16..).zip(&self.slots) {
             let value = match slot.place {
                 None => 1.0,

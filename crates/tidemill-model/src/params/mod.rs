@@ -33,7 +33,7 @@ pub use changes::{EntryRef, Listener, Taken};
 pub use eviction::Worth;
 pub use pairs::{Located, Words};
 pub use part::{ABSENT, Part, Place, Updated};
-pub use restore::Restoring;
+pub use restore::{Restoring, RestoringPart};
 pub use walk::Walked;
 
 /// Shards of every table.

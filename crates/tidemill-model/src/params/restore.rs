@@ -11,7 +11,7 @@ use tidemill_base::{
 };
 
 use super::{
-    ParamTable, SHARDS, TableSpec,
+    ParamTable, SHARD_BITS, SHARDS, TableSpec,
     bucket::Bucket,
     codec::{damaged, decode_rest, encode_rest, grow_older, restore_entry, too_many},
     packed::{AGE_MAX, Packed},
@@ -30,6 +30,14 @@ pub struct Restoring {
     gathered: Vec<Option<Gathered>>,
     /// Whether a walk has begun: of a table without entries a whole one has none.
     has_begun: bool,
+}
+
+/// One part of it, which takes what is its own of all frames.
+pub struct RestoringPart<'a> {
+    table: &'a ParamTable,
+    number: usize,
+    /// Of its shards.
+    gathered: &'a mut [Option<Gathered>],
 }
 
 #[derive(Default)]
@@ -87,23 +95,16 @@ impl Restoring {
     }
 
     /// Takes frames of the walk: any number of them, each whole.
-    pub fn take(&mut self, mut frames: &[u8]) -> Result<()> {
-        let spec = *self.table.spec();
-        let entry_bytes = entry_bytes(&spec);
-        while !frames.is_empty() {
-            let cut_short = || Error::corrupt("parameters: a frame of entries is cut short");
-            let (head, rest) = frames.split_first_chunk::<FRAME_BYTES>().ok_or_else(cut_short)?;
-            let [kind, shard, count @ ..] = *head;
-            let bytes = (u32::from_le_bytes(count) as usize).saturating_mul(entry_bytes);
-            let (entries, rest) = rest.split_at_checked(bytes).ok_or_else(cut_short)?;
-            frames = rest;
-            match (kind, usize::from(shard)) {
-                (RUN | MIXED, shard) if shard < SHARDS => self.take_entries(kind, entries, entry_bytes, &spec)?,
-                (SHARD_END, shard) if shard < SHARDS => self.end_shard(shard)?,
-                _ => return Err(Error::corrupt(format!("parameters: a frame of kind {kind} for shard {shard}"))),
-            }
-        }
-        Ok(())
+    pub fn take(&mut self, frames: &[u8]) -> Result<()> {
+        self.parts().try_for_each(|mut part| part.take(frames))
+    }
+
+    /// The parts of the table, each to be given all frames of the walk in their order; each takes what is its own, so they
+    /// may do it beside each other.
+    pub fn parts(&mut self) -> impl Iterator<Item = RestoringPart<'_>> {
+        let table = &self.table;
+        let gathered = self.gathered.chunks_mut(SHARDS / table.parts());
+        gathered.enumerate().map(move |(number, gathered)| RestoringPart { table, number, gathered })
     }
 
     /// Ends the walk.
@@ -125,18 +126,77 @@ impl Restoring {
         }
         Ok(self.table)
     }
+}
 
-    fn take_entries(&mut self, kind: u8, entries: &[u8], entry_bytes: usize, spec: &TableSpec) -> Result<()> {
-        let parts = self.table.parts();
+impl RestoringPart<'_> {
+    /// Takes what is this part's of frames of the walk: any number of them, each whole.
+    pub fn take(&mut self, mut frames: &[u8]) -> Result<()> {
+        let mut part = self.table.write(self.number);
+        let (spec, own) = (*self.table.spec(), part.numbers());
+        let entry_bytes = entry_bytes(&spec);
+        while !frames.is_empty() {
+            let cut_short = || Error::corrupt("parameters: a frame of entries is cut short");
+            let (head, rest) = frames.split_first_chunk::<FRAME_BYTES>().ok_or_else(cut_short)?;
+            let [kind, shard, count @ ..] = *head;
+            let bytes = (u32::from_le_bytes(count) as usize).saturating_mul(entry_bytes);
+            let (entries, rest) = rest.split_at_checked(bytes).ok_or_else(cut_short)?;
+            frames = rest;
+            match (kind, usize::from(shard)) {
+                (RUN | SHARD_END, shard) if shard < SHARDS && !own.contains(&shard) => {}
+                (RUN, shard) if shard < SHARDS && spec.words == 2 && !spec.ages => {
+                    self.take_run(&mut part, shard, entries)?;
+                }
+                (RUN, shard) if shard < SHARDS => self.take_entries(&mut part, Some(shard), entries)?,
+                (MIXED, shard) if shard < SHARDS => self.take_entries(&mut part, None, entries)?,
+                (SHARD_END, shard) if shard < SHARDS => self.end_shard(&mut part, shard)?,
+                _ => return Err(Error::corrupt(format!("parameters: a frame of kind {kind} for shard {shard}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries of one shard that are a key and two words each: nearly all that large tables have.
+    fn take_run(&mut self, part: &mut Part, shard: usize, entries: &[u8]) -> Result<()> {
+        let fresh = part.fresh;
+        let Some(gathered) = &mut self.gathered[shard - part.first] else {
+            return self.take_entries(part, Some(shard), entries);
+        };
+        let (entries, _) = entries.as_chunks::<16>();
+        if gathered.run.len() + gathered.mixed.len() + entries.len() > part.limits.entries_max {
+            return Err(too_many(shard));
+        }
+        let before = gathered.run.len();
+        // Infinity and what is no number have all these bits.
+        const EXPONENT: u32 = 0x7f80_0000;
+        let mut bad = false;
+        gathered.run.extend(entries.iter().map(|entry| {
+            let [key, words] = [0, 8].map(|at| u64::from_le_bytes(*entry[at..].first_chunk().expect("8 of 16 bytes")));
+            let words = [words as u32, (words >> 32) as u32];
+            bad |= words.iter().any(|word| word & EXPONENT == EXPONENT) | (shard_of(key) != shard);
+            Packed { tag: key << SHARD_BITS | fresh, words }
+        }));
+        if bad {
+            // Told by whoever looks at them one by one.
+            gathered.run.truncate(before);
+            return self.take_entries(part, Some(shard), entries.as_flattened());
+        }
+        Ok(())
+    }
+
+    /// `run_of`: all are of this shard and come by key.
+    fn take_entries(&mut self, part: &mut Part, run_of: Option<usize>, entries: &[u8]) -> Result<()> {
+        let (spec, parts) = (self.table.spec(), self.table.parts());
+        let entry_bytes = entry_bytes(spec);
         let mut state = Vec::with_capacity(spec.words.max(2));
-        let mut held: Option<(usize, std::sync::RwLockWriteGuard<Part>)> = None;
         for (i, bytes) in entries.chunks_exact(entry_bytes).enumerate() {
             let entry = Entry::read(bytes, spec);
-            let (shard, number) = (shard_of(entry.key), part_of(entry.key, parts));
-            if held.as_ref().is_none_or(|(held, _)| *held != number) {
-                held = Some((number, self.table.write(number)));
+            let shard = shard_of(entry.key);
+            if run_of.is_some_and(|run_of| run_of != shard) {
+                return Err(damaged(shard, "an entry stands in another shard's frame".into()));
             }
-            let part = &mut held.as_mut().expect("just put there").1;
+            if part_of(entry.key, parts) != self.number {
+                continue;
+            }
             state.clear();
             state.extend(entry.words.iter().map(|word| f32::from_le_bytes(*word)));
             if let Some(word) = state.iter().find(|word| !word.is_finite()) {
@@ -146,21 +206,20 @@ impl Restoring {
                 let age = entry.age;
                 return Err(damaged(shard, format!("entry {i} is {age} ticks old, where {AGE_MAX} is the most told")));
             }
-            if let Some(gathered) = &mut self.gathered[shard] {
+            if let Some(gathered) = &mut self.gathered[shard - part.first] {
                 if gathered.run.len() + gathered.mixed.len() == part.limits.entries_max {
                     return Err(too_many(shard));
                 }
                 let packed = part.pack(&entry, &state);
-                if kind == MIXED {
-                    gathered.mixed.push(packed)
-                } else {
-                    gathered.run.push(packed)
-                };
+                match run_of {
+                    Some(_) => gathered.run.push(packed),
+                    None => gathered.mixed.push(packed),
+                }
                 continue;
             }
             if let Some(next) = entries.get((i + AHEAD) * entry_bytes..).and_then(<[u8]>::first_chunk) {
                 let next = u64::from_le_bytes(*next);
-                if part_of(next, parts) == number {
+                if part_of(next, parts) == self.number {
                     part.prefetch(next);
                 }
             }
@@ -175,16 +234,15 @@ impl Restoring {
         Ok(())
     }
 
-    fn end_shard(&mut self, shard: usize) -> Result<()> {
-        let Some(Gathered { mut run, mixed }) = self.gathered[shard].take() else { return Ok(()) };
+    fn end_shard(&mut self, part: &mut Part, shard: usize) -> Result<()> {
+        let local = shard - part.first;
+        let Some(Gathered { mut run, mixed }) = self.gathered[local].take() else { return Ok(()) };
         // Two runs, of which the second is short.
         run.extend(mixed);
         run.sort_by_key(Packed::shifted);
         if run.windows(2).any(|pair| pair[0].shifted() == pair[1].shifted()) {
             return Err(damaged(shard, "a key comes twice".into()));
         }
-        let mut part = self.table.write(part_of((shard as u64) << (u64::BITS - super::SHARD_BITS), self.table.parts()));
-        let local = shard - part.first;
         match part.fill(local, &run) {
             true => Ok(()),
             false => Err(too_many(shard)),
@@ -219,7 +277,7 @@ impl Part {
                 [row, u32::from(entry.slot)]
             }
         };
-        let mut packed = Packed { tag: entry.key << super::SHARD_BITS | self.fresh, words };
+        let mut packed = Packed { tag: entry.key << SHARD_BITS | self.fresh, words };
         if self.ticks.is_some() {
             packed.set_age(self.tick_now(), entry.age);
         }

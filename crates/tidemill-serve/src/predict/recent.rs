@@ -1,4 +1,4 @@
-//! The last live requests, kept to be done again: a version answers them before it takes traffic.
+//! Recent live requests, kept to be done again: a version answers them before it takes traffic.
 //!
 //! In: the features of requests. Out: the scores of a version over them, thrown away. What comes of it: the version's pages
 //! are in memory, and checked, when the first live request reaches it; one that cannot answer them is refused while the other
@@ -6,7 +6,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 use tidemill_base::{Error, Result};
@@ -19,17 +22,31 @@ use tidemill_model::{
 const SAMPLES_MAX: usize = 256;
 /// Of one request, so that a large one does not stand for all.
 const SAMPLES_PER_REQUEST: usize = 8;
+/// Once there are enough, one request in so many is kept: each one would push what is needed more out of the caches.
+const KEPT_ONE_IN: u32 = 16;
 
 /// Keys, values and slots of one sample.
 type Sample = (Vec<u64>, Vec<f32>, Vec<u16>);
 
 #[derive(Default)]
-pub(super) struct Recent(Mutex<VecDeque<Sample>>);
+pub(super) struct Recent {
+    samples: Mutex<VecDeque<Sample>>,
+    /// Requests to pass over until the next is kept; two at once may take it twice, and no harm is done.
+    pass_over: AtomicU32,
+}
 
 impl Recent {
     /// Keeps the first samples of a request.
     pub fn note(&self, features: &Features) {
-        let Ok(mut kept) = self.0.try_lock() else { return };
+        let pass_over = self.pass_over.load(Relaxed);
+        if pass_over > 0 {
+            self.pass_over.store(pass_over - 1, Relaxed);
+            return;
+        }
+        let Ok(mut kept) = self.samples.try_lock() else { return };
+        if kept.len() == SAMPLES_MAX {
+            self.pass_over.store(KEPT_ONE_IN - 1, Relaxed);
+        }
         for i in 0..features.len().min(SAMPLES_PER_REQUEST) {
             // The oldest gives its memory to the newest.
             let mut sample =
@@ -45,7 +62,7 @@ impl Recent {
     /// Does the kept requests again; how many samples. The error is that of weights which cannot answer one of them.
     pub fn replay(&self, weights: &WeightTable) -> Result<usize> {
         let mut features = Features::new();
-        for (keys, values, slots) in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (keys, values, slots) in self.samples.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             features.keys.extend(keys);
             features.values.extend(values);
             features.slots.extend(slots);

@@ -13,7 +13,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
-use tidemill_base::{Error, Result, store::atomic_file};
+use tidemill_base::{
+    Error, Result,
+    store::{atomic_file, disk},
+};
 
 use super::{Config, Known, Program, nearest, token::short};
 
@@ -112,7 +115,7 @@ impl Rankings {
         let mut table = Table::clone(&self.known.load());
         self.find(&table, name)?;
         let path = self.path(name);
-        fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         atomic_file::sync_parent(&path)?;
         table.remove(name);
         self.known.store(Arc::new(table));

@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::Waker,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -27,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     Shared, frames::Frames, grpc, metrics::Reason, reply::Refusal, router, stopped, stream::Guarded, tls::Tls,
+    waiting::Waiting,
 };
 
 /// Callers told at once that there are too many; more than these are hung up on.
@@ -121,15 +122,21 @@ fn plain_text() -> Refusal {
 }
 
 async fn serve_http1(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
-    let io = TokioIo::new(Guarded::new(stream, shared.limits.write_timeout));
     let limits = &shared.limits;
-    let answering = &shared;
-    let service =
-        service_fn(move |request| async move { Ok::<_, Infallible>(router::answer(answering, request).await) });
+    let waiting = Arc::new(Waiting::new(shared.load.clone()));
+    let io = TokioIo::new(Guarded::waiting(stream, limits.write_timeout, waiting.clone()));
+    let (answering, told) = (&shared, &waiting);
+    let service = service_fn(move |request| async move {
+        told.ends();
+        let reply = router::answer(answering, request).await;
+        // What goes on has no end to wait from; the connection is closed behind it.
+        if reply.body().is_whole() {
+            told.begins();
+        }
+        Ok::<_, Infallible>(reply)
+    });
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes_max.max(8192))
         // Replies are mostly short: one copy costs less than two places to write from.
         .writev(false);
@@ -144,6 +151,7 @@ async fn serve_http1(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Sh
         let mut stop_comes = std::pin::pin!(stopped(&mut stop));
         let mut told: Option<Waker> = None;
         let mut stopping = false;
+        let mut timer = std::pin::pin!(sleep(limits.header_timeout));
         poll_fn(|cx| {
             let will_be_told = told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
             if !stopping && (!will_be_told || shared.stop.has_changed().unwrap_or(true)) {
@@ -153,22 +161,38 @@ async fn serve_http1(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Sh
                     Pin::new(&mut connection).graceful_shutdown();
                 }
             }
-            Pin::new(&mut connection).poll(cx)
+            // Set anew for what is left when it goes off, and not for each request.
+            while (!will_be_told || timer.is_elapsed()) && timer.as_mut().poll(cx).is_ready() {
+                match waiting.left(limits.header_timeout) {
+                    Some(left) => timer.as_mut().reset(Instant::now() + left),
+                    None => return Poll::Ready(Err(Ended::TooLate)),
+                }
+            }
+            Pin::new(&mut connection).poll(cx).map_err(|_| Ended::Badly)
         })
         .await
     };
     // Where the connection ended well, hyper has closed it.
-    if let Err(e) = ended {
+    if let Err(ended) = ended {
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner();
         // A connection that was only idle is closed without a word.
-        if e.is_timeout() && !parts.read_buf.is_empty() {
+        if ended == Ended::TooLate && !parts.read_buf.is_empty() {
             let refusal =
                 Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's headers did not arrive in time");
             let _ = stream.write_all(&raw(refusal)).await;
         }
         linger(&mut stream).await;
     }
+}
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The head of a request did not come in time.
+    TooLate,
+    /// What came is no HTTP, or nothing comes any more.
+    Badly,
 }
 
 /// How a connection of HTTP/2 begins when nobody negotiated.

@@ -22,7 +22,8 @@ use super::reply::{Refusal, shown};
 const TIMEOUT: HeaderName = HeaderName::from_static("request-timeout-ms");
 /// Nobody waits longer than a day.
 const TIMEOUT_MS_MAX: u64 = 86_400_000;
-const TICK: Duration = Duration::from_millis(50);
+/// How often it looks.
+pub(super) const TICK: Duration = Duration::from_millis(50);
 /// What a timer is late by on a server that is not busy.
 const LATENESS_USUAL: Duration = Duration::from_millis(2);
 /// Below this length a body costs what this length costs.
@@ -37,6 +38,8 @@ pub(super) struct Load {
     lateness_us: AtomicU64,
     /// Picoseconds for a byte of body.
     cost: AtomicU64,
+    /// Milliseconds from the server's start to the last tick.
+    clock_ms: AtomicU64,
 }
 
 /// A request that is being answered, given back when dropped.
@@ -89,13 +92,24 @@ impl Load {
 
     /// Measures how late a timer is, for as long as the server runs.
     pub async fn watch(self: Arc<Self>) {
-        let mut tick = interval_at(Instant::now() + TICK, TICK);
+        let began = Instant::now();
+        let mut tick = interval_at(began + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let due = tick.tick().await;
-            let late = Instant::now().saturating_duration_since(due).saturating_sub(LATENESS_USUAL);
+            let (due, now) = (tick.tick().await, Instant::now());
+            let late = now.saturating_duration_since(due).saturating_sub(LATENESS_USUAL);
             self.lateness_us.store(late.as_micros() as u64, Relaxed);
+            self.set_clock_ms((now - began).as_millis() as u64);
         }
+    }
+
+    /// A clock that costs nothing to read and is up to [`TICK`] late.
+    pub fn clock_ms(&self) -> u64 {
+        self.clock_ms.load(Relaxed)
+    }
+
+    pub(super) fn set_clock_ms(&self, ms: u64) {
+        self.clock_ms.store(ms, Relaxed);
     }
 
     /// Whether a request with so long a body makes its deadline.

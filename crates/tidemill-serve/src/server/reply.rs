@@ -28,6 +28,13 @@ pub(super) enum ReplyBody {
     Frames(mpsc::Receiver<Bytes>),
 }
 
+impl ReplyBody {
+    /// Whether it is all there.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+}
+
 /// A request that is not answered as asked.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -135,8 +142,11 @@ impl From<Error> for Refusal {
 pub(super) fn bytes(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(ReplyBody::Whole(body.into()));
     *reply.status_mut() = status;
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    no_store(reply.headers_mut());
+    let headers = reply.headers_mut();
+    // Room at once for those of a usual reply.
+    headers.reserve(3);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    no_store(headers);
     reply
 }
 
@@ -152,6 +162,7 @@ pub(super) fn events(stream: EventStream) -> Reply {
     let mut reply = Response::new(ReplyBody::Events(stream));
     let headers = reply.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     no_store(headers);
     reply
 }
@@ -161,6 +172,7 @@ pub(super) fn frames(frames: mpsc::Receiver<Bytes>) -> Reply {
     let mut reply = Response::new(ReplyBody::Frames(frames));
     let headers = reply.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(crate::follow::CONTENT_TYPE));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     no_store(headers);
     reply
 }

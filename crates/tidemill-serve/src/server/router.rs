@@ -229,7 +229,9 @@ fn is_arrow(headers: &HeaderMap) -> bool {
 
 /// `or`: what else is taken there.
 fn check_predict_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let Some(value) = headers.get(header::CONTENT_TYPE).filter(|value| *value != PREDICT_TYPES[0]) else {
+        return Ok(());
+    };
     let value = String::from_utf8_lossy(value.as_bytes());
     let media_type = value.split(';').next().unwrap_or_default().trim();
     if PREDICT_TYPES.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {

@@ -7,6 +7,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{connection::raw, frames::Frames, reply::Refusal};
+use super::{connection::raw, frames::Frames, reply::Refusal, waiting::Waiting};
 
 /// What stands for a reply that hyper made by itself, which has no body: ours always have one.
 fn instead_of(bare: &[u8]) -> Option<Vec<u8>> {
@@ -47,11 +48,18 @@ pub(super) struct Guarded<S> {
     instead: Option<(Vec<u8>, usize)>,
     /// Counts what an HTTP/2 caller sends beside its requests.
     frames: Option<Frames>,
+    /// Is told when bytes leave.
+    waiting: Option<Arc<Waiting>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     pub fn new(stream: S, write_timeout: Duration) -> Self {
-        Self { stream, write_timeout, stalled: None, instead: None, frames: None }
+        Self { stream, write_timeout, stalled: None, instead: None, frames: None, waiting: None }
+    }
+
+    /// The same, telling `waiting` what leaves.
+    pub fn waiting(stream: S, write_timeout: Duration, waiting: Arc<Waiting>) -> Self {
+        Self { waiting: Some(waiting), ..Self::new(stream, write_timeout) }
     }
 
     /// The same for HTTP/2: cut as well when its other end floods it with frames that ask for nothing.
@@ -67,6 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
         let wrote = write(Pin::new(&mut self.stream), cx);
         if wrote.is_ready() {
             self.stalled = None;
+            self.waiting.iter().for_each(|waiting| waiting.wrote());
             return wrote;
         }
         let deadline = || Box::pin(sleep(self.write_timeout));

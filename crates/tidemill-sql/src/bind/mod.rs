@@ -13,6 +13,7 @@ mod pipeline;
 mod relation;
 mod scope;
 mod select;
+mod sink;
 mod source;
 mod train;
 mod views;
@@ -26,7 +27,7 @@ use relation::{BoundSource, Relation};
 
 use crate::{
     diagnostic::{Checked, Diagnostic, Fault},
-    parse::{self, FeatureViewDef, Parsed, SelectDef, SourceDef, cursor::Name, tail::Task},
+    parse::{self, FeatureViewDef, Parsed, SelectDef, SourceDef, cursor::Name, sink::SinkDef, tail::Task},
     planner::Planner,
     program::{Known, Program, Statement},
     script::{self, Piece},
@@ -61,7 +62,7 @@ fn bind_here(text: &str, known: &Known) -> Checked<Program> {
         match statement {
             Parsed::ShowModels => statements.push(Statement::ShowModels),
             Parsed::Alter(def) => statements.push(Statement::AlterModel(alter::bind(def, known, &trained)?)),
-            Parsed::Source { .. } | Parsed::View { .. } | Parsed::FeatureView { .. } => {}
+            Parsed::Source { .. } | Parsed::View { .. } | Parsed::FeatureView { .. } | Parsed::Sink(_) => {}
             Parsed::Task { select, task } => {
                 let relation = select::bind(select, &catalog, at)?;
                 match task {
@@ -70,8 +71,11 @@ fn bind_here(text: &str, known: &Known) -> Checked<Program> {
                             let message = format!("model '{}' is trained twice in this program", tail.model.text);
                             return Err(Fault::new(tail.model.span, message));
                         }
-                        let mut job = train::train(tail, &relation, &catalog, known)?;
-                        job.text = text_of(text, &pieces, &relation, at);
+                        let of_model = sinks_of(&parsed, &tail.model.text)?;
+                        let defs: Vec<&SinkDef> = of_model.iter().map(|(_, def)| *def).collect();
+                        let mut job = train::train(tail, &relation, &defs, &catalog, known)?;
+                        let also = of_model.iter().map(|(statement, _)| *statement).chain([at]);
+                        job.text = text_of(text, &pieces, &relation, also);
                         trained.push(job.model.clone());
                         statements.push(Statement::Train(Box::new(job)));
                     }
@@ -83,13 +87,33 @@ fn bind_here(text: &str, known: &Known) -> Checked<Program> {
             }
         }
     }
+    sink::check_all(sinks(&parsed).map(|(_, def)| def), &trained)?;
     Ok(Program { statements, text: text.to_string() })
 }
 
-/// The statements that `relation` depends on and statement `at`, as they were written.
-fn text_of(text: &str, pieces: &[Piece], relation: &Relation, at: usize) -> String {
+/// The program's sinks, each with its place.
+fn sinks(parsed: &[Parsed]) -> impl Iterator<Item = (usize, &SinkDef)> + Clone {
+    parsed.iter().enumerate().filter_map(|(i, statement)| match statement {
+        Parsed::Sink(def) => Some((i, def)),
+        _ => None,
+    })
+}
+
+/// Those of one model.
+fn sinks_of<'a>(parsed: &'a [Parsed], model: &str) -> Checked<Vec<(usize, &'a SinkDef)>> {
+    let mut of_model = Vec::new();
+    for (i, def) in sinks(parsed) {
+        if def.model()?.text == model {
+            of_model.push((i, def));
+        }
+    }
+    Ok(of_model)
+}
+
+/// The statements that `relation` depends on and these, as they were written.
+fn text_of(text: &str, pieces: &[Piece], relation: &Relation, also: impl Iterator<Item = usize>) -> String {
     let mut used = relation.used.clone();
-    used.insert(at);
+    used.extend(also);
     used.into_iter().map(|i| format!("{};\n", &text[pieces[i].bytes.clone()])).collect()
 }
 

@@ -25,6 +25,7 @@ use crate::{
     diagnostic::{Checked, Fault},
     parse::{
         AsOfDef, SelectDef,
+        cursor::Name,
         tail::{EmitClause, EmitDef},
     },
     planner::or,
@@ -116,7 +117,46 @@ fn set_emit(relation: &mut Relation, emit: EmitClause, span: Span) -> Checked<()
     Ok(())
 }
 
+/// Binds a query over one relation, which its FROM names.
+pub(crate) fn bind_over(query: &Query, relation: Relation, catalog: &Catalog) -> Checked<Relation> {
+    let (select, span) = (plain(query)?, query.span());
+    refuse_clauses(select, span)?;
+    let (ident, alias) = only_table(query)?;
+    let mut from = From::one(relation, alias.as_ref().map_or(&ident.value, |alias| &alias.name.value));
+    if let Some(condition) = &select.selection {
+        filter(&mut from, condition, catalog)?;
+    }
+    let columns = list(select, &mut from, catalog, span)?;
+    Ok(Relation { columns, ..from.relation })
+}
+
+/// The one table that a query names in FROM.
+pub(crate) fn table_of(query: &Query) -> Checked<Name> {
+    let (ident, _) = only_table(query)?;
+    Ok(Name { text: ident.value.clone(), span: ident.span })
+}
+
+fn only_table(query: &Query) -> Checked<(&Ident, &Option<TableAlias>)> {
+    let (select, span) = (plain(query)?, query.span());
+    let hint = "write SELECT columns FROM model WHERE condition";
+    let [TableWithJoins { relation, joins }] = select.from.as_slice() else {
+        return Err(Fault::new(span, "a sink takes its rows FROM one model").hint(hint));
+    };
+    match relation {
+        TableFactor::Table { name, alias, args: None, .. } if joins.is_empty() => match name.0.as_slice() {
+            [ast::ObjectNamePart::Identifier(ident)] => Ok((ident, alias)),
+            _ => Err(Fault::new(or(relation.span(), span), format!("no model '{name}'")).hint("names have one part")),
+        },
+        _ => Err(Fault::new(or(relation.span(), span), "a sink takes its rows FROM one model").hint(hint)),
+    }
+}
+
 fn query(query: &Query, as_of: &[AsOfDef], catalog: &Catalog, at: usize) -> Checked<Relation> {
+    self::select(plain(query)?, as_of, catalog, at, query.span())
+}
+
+/// The SELECT that a query is, where it is nothing else.
+fn plain(query: &Query) -> Checked<&Select> {
     let span = query.span();
     let refuse = |what: &str, instead: &str| Err(Fault::unsupported(span, what, instead));
     if query.with.is_some() {
@@ -145,7 +185,7 @@ fn query(query: &Query, as_of: &[AsOfDef], catalog: &Catalog, at: usize) -> Chec
     if other {
         return refuse("the clause at the end of this query", "leave it out");
     }
-    self::select(select, as_of, catalog, at, span)
+    Ok(select)
 }
 
 fn select(select: &Select, as_of: &[AsOfDef], catalog: &Catalog, at: usize, span: Span) -> Checked<Relation> {

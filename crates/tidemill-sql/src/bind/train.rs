@@ -12,17 +12,19 @@ use super::{
     fingerprint::fingerprint,
     pipeline::{self, is_primary_key},
     relation::{JoinRelation, Relation, base, feedback_of, reads, right},
+    sink::{self, BoundSink, Leaving},
     source,
 };
 use crate::{
     diagnostic::{Checked, Fault, list},
     parse::{
         cursor::Name,
+        sink::SinkDef,
         tail::{EvaluateTail, TrainTail},
         value::{Written, type_name},
     },
     planner::plain_type,
-    program::{EvaluateJob, Known, TrainJob},
+    program::{EvaluateJob, Known, SinkJob, TrainJob},
     suggest::nearest,
 };
 
@@ -30,7 +32,13 @@ use crate::{
 const PENDING_COUNT_MAX: usize = 1_000_000;
 
 /// Binds a training job; its text is the caller's to add.
-pub(crate) fn train(tail: &TrainTail, relation: &Relation, catalog: &Catalog, known: &Known) -> Checked<TrainJob> {
+pub(crate) fn train(
+    tail: &TrainTail,
+    relation: &Relation,
+    sinks: &[&SinkDef],
+    catalog: &Catalog,
+    known: &Known,
+) -> Checked<TrainJob> {
     let learner = learner(&tail.learner, known)?;
     let settings = source::settings(known.train_attributes.iter().copied(), &tail.settings, learner)?;
     let names = relation.names();
@@ -49,10 +57,21 @@ pub(crate) fn train(tail: &TrainTail, relation: &Relation, catalog: &Catalog, kn
     let needed: Vec<usize> = needed.into_iter().collect();
     let wanted = pipeline::wanted(relation, &needed, &features);
     let bounds = (pending_max(&settings), label_is_match(relation, label));
-    let pipeline = pipeline::build(relation, &wanted, bounds, &catalog.planner, tail.label.span)?;
+    let leaving = Leaving::new(relation, &needed, &wanted, position(&needed, label));
+    let sinks: Vec<BoundSink> = sinks.iter().map(|def| leaving.bind(def, catalog)).collect::<Checked<_>>()?;
+    let carried = leaving.carried(&sinks)?;
+    let all = [wanted.clone(), carried.clone()].concat();
+    let pipeline = pipeline::build(relation, &all, bounds, &catalog.planner, tail.label.span)?;
+    let plan = |sink| leaving.plan(sink, &pipeline.output, catalog);
+    let sinks: Vec<SinkJob> = sinks.iter().map(plan).collect::<Checked<_>>()?;
     let label_name = names[label].to_string();
+    // Where the bytes that wait are bounded, what is carried along lets others leave earlier.
+    let counted = if settings.is_written("join.bytes_max") { &all } else { &wanted };
+    let fingerprint = fingerprint(learner, &settings, known, relation, counted, &columns, &label_name);
     Ok(TrainJob {
-        fingerprint: fingerprint(learner, &settings, known, relation, &wanted, &columns, &label_name),
+        state_fingerprint: sink::state_fingerprint(fingerprint, &sinks, &carried),
+        sinks,
+        fingerprint,
         model: tail.model.text.clone(),
         learner: learner.to_string(),
         label: position(&needed, label),

@@ -8,6 +8,7 @@ pub(crate) mod columns;
 mod create_source;
 pub(crate) mod cursor;
 pub(crate) mod feature_view;
+pub(crate) mod sink;
 pub(crate) mod stock;
 pub(crate) mod tail;
 pub(crate) mod value;
@@ -32,6 +33,7 @@ pub(crate) enum Parsed {
     Source { def: SourceDef, replace: bool },
     View { name: Name, select: SelectDef, replace: bool },
     FeatureView { def: FeatureViewDef, replace: bool },
+    Sink(sink::SinkDef),
     Task { select: SelectDef, task: Task },
     Alter(alter::AlterDef),
     ShowModels,
@@ -134,12 +136,24 @@ fn create(c: &mut Cursor, tokens: &[TokenWithSpan]) -> Checked<Parsed> {
         refuse_if_not_exists(c)?;
         return Ok(Parsed::FeatureView { def: feature_view::parse(c)?, replace });
     }
-    for word in ["TABLE", "MATERIALIZED", "SINK", "FUNCTION", "MODEL"] {
+    if c.take_word("SINK") {
+        refuse_if_not_exists(c)?;
+        if replace {
+            return Err(Fault::new(here, "a sink is declared once")
+                .hint("write CREATE SINK, and take another name for another sink"));
+        }
+        return Ok(Parsed::Sink(sink::parse(c, tokens)?));
+    }
+    for word in ["TABLE", "MATERIALIZED", "FUNCTION", "MODEL"] {
         if c.is_word(word) {
-            return Err(Fault::unsupported(here, format!("CREATE {word}"), "CREATE SOURCE and CREATE VIEW are built"));
+            return Err(Fault::unsupported(
+                here,
+                format!("CREATE {word}"),
+                "CREATE SOURCE, CREATE VIEW and CREATE SINK are built",
+            ));
         }
     }
-    Err(c.expected("SOURCE, VIEW, STREAM or FEATURE VIEW", &["SOURCE", "VIEW", "STREAM", "FEATURE"]))
+    Err(c.expected("SOURCE, VIEW, STREAM, FEATURE VIEW or SINK", &["SOURCE", "VIEW", "STREAM", "FEATURE", "SINK"]))
 }
 
 fn refuse_if_not_exists(c: &Cursor) -> Checked<()> {

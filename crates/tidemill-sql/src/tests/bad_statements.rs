@@ -49,7 +49,7 @@ fn statements() {
             line 1 col 1: expected CREATE, SELECT, ALTER or SHOW, found 'CREAT'; did you mean CREATE?
               1 | CREAT SOURCE t (a INT) WITH (connector='http')
                 | ^^^^^
-            line 1 col 8: expected SOURCE, VIEW, STREAM or FEATURE VIEW, found 'SUORCE'; did you mean SOURCE?
+            line 1 col 8: expected SOURCE, VIEW, STREAM, FEATURE VIEW or SINK, found 'SUORCE'; did you mean SOURCE?
               1 | CREATE SUORCE t (a INT) WITH (connector='http')
                 |        ^^^^^^
             line 1 col 6: expected MODELS, found 'MODLES'; did you mean MODELS?
@@ -61,7 +61,7 @@ fn statements() {
             line 1 col 1: not supported yet: DROP; statements are CREATE SOURCE, CREATE VIEW, SELECT ... TO, ALTER MODEL, SHOW MODELS
               1 | DROP TABLE t
                 | ^^^^
-            line 1 col 8: not supported yet: CREATE TABLE; CREATE SOURCE and CREATE VIEW are built
+            line 1 col 8: not supported yet: CREATE TABLE; CREATE SOURCE, CREATE VIEW and CREATE SINK are built
               1 | CREATE TABLE t (a INT)
                 |        ^^^^^
             line 1 col 50: expected an aggregate like COUNT(x), found '1'

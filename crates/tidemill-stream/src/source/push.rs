@@ -60,8 +60,6 @@ pub struct PushLog {
     durable: Arc<AtomicU64>,
     /// Records appended and not yet synced.
     unsynced: u64,
-    /// Set when a sync failed: what is on disk is no longer known, so nothing more is acknowledged.
-    failed: bool,
 }
 
 /// What became of one body.
@@ -87,7 +85,7 @@ impl PushLog {
         let mut log = Log::open(&dir.join(FILE_NAME), |_, _, _| Ok(()))?;
         log.sync()?;
         let durable = Arc::new(AtomicU64::new(log.bytes()));
-        Ok(Self { log, door: None, decoder, schema, event_time, durable, unsynced: 0, failed: false })
+        Ok(Self { log, door: None, decoder, schema, event_time, durable, unsynced: 0 })
     }
 
     /// From now on lets in only what passes this door.
@@ -105,9 +103,6 @@ impl PushLog {
     /// As [`PushLog::append`]; `clock_ms` is what event times are measured against, `None` where the clock is not to be
     /// believed.
     pub fn append_at(&mut self, body: &[u8], arrival_ms: i64, clock_ms: Option<i64>) -> Result<Pushed> {
-        if self.failed {
-            return Err(self.unusable());
-        }
         let mut out = Pushed { first_offset: self.log.records(), accepted: 0, refused: Vec::new() };
         let mut good: Vec<(u64, &[u8])> = Vec::new();
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
@@ -146,19 +141,12 @@ impl PushLog {
     /// Makes everything appended durable and lets readers see it. On an error nothing that was appended since the last
     /// success counts as taken.
     pub fn sync(&mut self) -> Result<()> {
-        if self.failed {
-            return Err(self.unusable());
-        }
         if let Err(e) = self.log.flush() {
             self.log.drop_group(self.unsynced);
             self.unsynced = 0;
             return Err(e);
         }
-        if let Err(e) = self.log.sync() {
-            // The kernel may have dropped the pages it could not write; a later sync would succeed and mean nothing.
-            self.failed = true;
-            return Err(e);
-        }
+        self.log.sync()?;
         self.unsynced = 0;
         self.durable.store(self.log.bytes(), Ordering::Release);
         Ok(())
@@ -198,13 +186,6 @@ impl PushLog {
         // A door looks at the time itself; without one nobody does, and an event without a time gets that of its arrival.
         let fill = self.event_time.filter(|_| self.door.is_none()).map(|column| (column, 0));
         self.decoder.push_line_at(line, fill)
-    }
-
-    fn unusable(&self) -> Error {
-        Error::unavailable(format!(
-            "{}: an earlier sync failed; restart the process to use the log again",
-            self.log.path().display()
-        ))
     }
 }
 

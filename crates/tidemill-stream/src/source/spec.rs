@@ -63,7 +63,7 @@ pub static ATTRIBUTES: [Attribute; 29] = [
         name: "idle_timeout",
         ty: Type::Duration,
         default: Some("10s"),
-        doc: "a partition without rows for this long no longer holds the watermark",
+        doc: "a partition without rows for this long no longer holds its source's watermark; where all are silent it stays",
     },
     Attribute {
         name: "time.ahead_max",

@@ -238,6 +238,24 @@ fn second_max(cut: &Cut) -> i64 {
     cut.takes.iter().flat_map(|t| &t.event_times).copied().max().unwrap()
 }
 
+/// A source that is silent holds the others where it has come, not where they were: sources that speak by turns, each idle
+/// when the other speaks, move the watermark. It does not pass the one that is silent: its events may be under way (F23).
+#[test]
+fn f23_a_silent_source_holds_the_watermark_where_it_has_come() {
+    let window = || Window { computed: None, event_time: Some(0), view: None };
+    let live = |times: &[i64]| Fake { name: "push".into(), times: times.to_vec(), at: 0, chunk_rows: 5, live: true };
+    let mut s = Sequencer::new(vec![(window(), 10), (window(), 10)], 4);
+    let says = |s: &mut Sequencer, idle: &[PartitionId]| s.cut(false, idle).unwrap().map(|cut| cut.watermark);
+    let shown = s.add_partition(0, Box::new(live(&[1_000])), false);
+    assert_eq!(says(&mut s, &[]), Some(i64::MIN), "clicks have not spoken yet");
+    assert_eq!(says(&mut s, &[shown]), Some(i64::MIN));
+    // Only now, with impressions idle, the clicks come.
+    let clicked = s.add_partition(1, Box::new(live(&[1_050])), false);
+    assert_eq!(says(&mut s, &[]), Some(1_000 - 10));
+    assert_eq!(says(&mut s, &[clicked]), Some(1_000 - 10), "all are silent: it stays");
+    assert!(s.cut(false, &[shown, clicked]).unwrap().is_none(), "and nothing more is said");
+}
+
 /// A partition of a server that has said what it has, and has not handed it out yet: rows come when the test lets them.
 struct Slow {
     rows: Fake,

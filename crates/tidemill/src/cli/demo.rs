@@ -58,8 +58,13 @@ impl Demo {
         forget(data.root())?;
         let feed = generator_settings(&program).map(feed);
         let session = Session::start(data, &program, &self.serving, &self.common, feed)?;
-        let options =
-            Options { threads: self.common.threads(), from_scratch: true, end_with_ordered: true, serves: true };
+        let options = Options {
+            threads: self.common.threads(),
+            from_scratch: true,
+            end_with_ordered: true,
+            serves: true,
+            ..Options::default()
+        };
         session.run(program, &options)
     }
 

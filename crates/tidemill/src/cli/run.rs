@@ -11,7 +11,7 @@ use tidemill_sql::{Input, Program, Statement, TrainJob};
 use super::{DataDirectory, ProgramText, Serving, door::Servers, models, say, screen::Screen};
 use crate::{
     evaluate::evaluate,
-    figures,
+    failpoint, figures,
     host::AppHost,
     job::{Ending, Job, Options, inputs},
     program,
@@ -71,6 +71,7 @@ impl Run {
                 _ => models::list(&self.data.data_dir),
             });
         }
+        let _failpoint = failpoint::arm(&self.data.data_dir)?;
         let data = DataDir::open(&self.data.data_dir)?;
         let program = program::bind(&text, &data.models())?;
         let session = Session::start(data, &program, &self.serving, &self.common, None)?;

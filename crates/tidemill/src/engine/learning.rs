@@ -20,6 +20,8 @@ use tidemill_model::Features;
 use tidemill_stream::join::{Matured, SampleKind};
 use tidemill_train::{Delayed, SampleBatch, Trainer};
 
+use super::leaving::Outgoing;
+
 /// Mini-batches that may wait for the learner.
 const QUEUE_MAX: usize = 8;
 
@@ -46,6 +48,8 @@ pub struct Lesson {
     pub groups: Option<Vec<u32>>,
     /// Impressions whose label became final.
     pub matured: Vec<Matured>,
+    /// Its rows, where they leave to sinks.
+    pub(super) outgoing: Option<Box<Outgoing>>,
 }
 
 /// A trainer, learning here or on a thread of its own.
@@ -88,12 +92,12 @@ impl Learning {
     }
 
     /// Takes the samples of the next mini-batch, and gives back an empty lesson to fill.
-    pub fn learn(&mut self, lesson: Lesson) -> Result<Lesson> {
+    pub fn learn(&mut self, mut lesson: Lesson) -> Result<Lesson> {
         self.given += 1;
         let began = self.clock.elapsed();
         match &self.worker {
             None => {
-                self.shared.learn(&lesson);
+                self.shared.learn(&mut lesson);
                 self.waited += self.clock.elapsed() - began;
                 self.check()?;
                 Ok(lesson)
@@ -154,8 +158,10 @@ impl Learning {
 
 impl Shared {
     /// Learns one lesson; `false` once the learner has failed.
-    fn learn(&self, lesson: &Lesson) -> bool {
-        let Lesson { mini_batch, features, labels, kinds, delayed, seqs, oracle, weights, groups, matured } = lesson;
+    fn learn(&self, lesson: &mut Lesson) -> bool {
+        let mut outgoing = lesson.outgoing.take();
+        let Lesson { mini_batch, features, labels, kinds, delayed, seqs, oracle, weights, groups, matured, .. } =
+            lesson;
         let update = || {
             let mut trainer = lock(&self.trainer);
             let batch = SampleBatch {
@@ -169,8 +175,14 @@ impl Shared {
             };
             trainer.update_delayed(&batch, delayed);
             trainer.mature(matured);
+            if let Some(outgoing) = &mut outgoing {
+                outgoing.leaving.predictions = trainer.predictions(labels.len());
+            }
         };
         let outcome = catch_unwind(AssertUnwindSafe(update));
+        if let (Ok(()), Some(outgoing)) = (&outcome, outgoing) {
+            (outgoing.exit)(outgoing.leaving);
+        }
         let mut progress = lock(&self.progress);
         match outcome {
             Ok(()) => {
@@ -189,8 +201,8 @@ impl Worker {
         let (queue, lessons) = sync_channel::<Lesson>(QUEUE_MAX);
         let (give_back, used) = sync_channel(QUEUE_MAX + 2);
         let work = move || {
-            while let Ok(lesson) = lessons.recv() {
-                if !shared.learn(&lesson) {
+            while let Ok(mut lesson) = lessons.recv() {
+                if !shared.learn(&mut lesson) {
                     break;
                 }
                 // Nobody may be there any more to take it.

@@ -40,6 +40,7 @@ use tidemill_train::{Delayed, GROUPS_MAX, OTHERS, TrainSpec, Trainer, threads_be
 use super::{
     Compare, emission,
     learning::{Learning, Lesson},
+    leaving::{Exit, Leaving, Outgoing},
     passes::{LessonReader, LessonWriter},
     views::ViewStage,
 };
@@ -134,6 +135,8 @@ pub struct Line {
     lessons: u64,
     /// What compares served versions by this stream.
     compare: Option<Compare>,
+    /// Where samples leave to.
+    exit: Option<Exit>,
 }
 
 /// How the entries of a checkpoint leave.
@@ -239,6 +242,7 @@ impl Line {
             keeping: None,
             lessons: 0,
             compare: None,
+            exit: None,
         })
     }
 
@@ -470,7 +474,12 @@ impl Line {
         };
         self.lesson.delayed = Delayed { late_share: self.late_share(), ..self.delayed };
         self.lesson.groups = self.groups.as_mut().map(|groups| groups.of(&samples.rows)).transpose()?;
-        let Samples { labels, kinds, seqs, matured, .. } = samples;
+        let Samples { rows, labels, kinds, seqs, matured, .. } = samples;
+        if let Some(exit) = self.exit.as_ref().filter(|_| !labels.is_empty()) {
+            let (kinds, weights) = (kinds.clone(), self.lesson.weights.clone());
+            let leaving = Leaving { mini_batch, rows, labels: labels.clone(), kinds, weights, predictions: Vec::new() };
+            self.lesson.outgoing = Some(Box::new(Outgoing { leaving, exit: exit.clone() }));
+        }
         if let Some(compare) = &mut self.compare {
             compare.before_learning(&self.lesson.features, &kinds, &seqs, &matured);
         }
@@ -481,6 +490,11 @@ impl Line {
         }
         self.lesson = self.learning.learn(lesson)?;
         Ok(())
+    }
+
+    /// Samples leave there from here on, predicted.
+    pub fn let_out(&mut self, exit: Exit) {
+        self.exit = Some(exit);
     }
 
     /// Compares served versions by what comes from here on.

@@ -13,17 +13,20 @@ use std::{
     fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::mpsc::Receiver,
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
 };
 
 use tidemill_base::{
     Error, Kind, Result,
     codec::{Decoder, Encoder},
     hash64,
-    store::atomic_file,
+    store::{atomic_file, disk},
 };
 
-use tidemill_model::params::Restoring;
+use tidemill_model::params::{Restoring, RestoringPart};
 
 use super::{
     journal::older,
@@ -34,6 +37,8 @@ const MAGIC: &[u8; 8] = b"TIDECKPT";
 /// Format of what this program writes and goes on from.
 const FORMAT: u32 = 5;
 const HEADER_BYTES: usize = 44;
+/// Chunks of a part that wait for a thread which puts their entries down.
+const CHUNKS_AHEAD: usize = 8;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Checkpoints kept, beside the newest that shares no part with them.
 const KEPT: usize = 2;
@@ -75,7 +80,7 @@ impl Checkpoints {
     /// The directory, created if need be. `fingerprint` is the program's: another program's checkpoints are refused.
     pub fn open(job_dir: &Path, fingerprint: u64) -> Result<Self> {
         let dir = job_dir.join("checkpoints");
-        fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
+        disk::make_dir(&dir).map_err(|e| Error::io("create", &dir, e))?;
         atomic_file::sweep(&dir)?;
         let this = Self { dir, fingerprint };
         this.retain()?;
@@ -104,7 +109,7 @@ impl Checkpoints {
         let bytes = [bytes.as_slice(), body].concat();
         if path.exists() {
             // It could not be used, or the job would not have come here again.
-            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
         atomic_file::put_if_absent_by(&path, &mut |out| write(out, self.fingerprint, mini_batch, &bytes))?;
         self.retain()
@@ -153,13 +158,12 @@ impl Checkpoints {
     pub fn entries(&self, checkpoint: &Checkpoint, begin: impl FnOnce() -> Result<Restoring>) -> Result<Restoring> {
         let mut entries = begin()?;
         for part in &checkpoint.parts {
-            let mut is_first = true;
-            part::read_ahead(&self.dir, part, self.fingerprint, |chunk| match std::mem::take(&mut is_first) {
-                true => {
-                    let mut head = Decoder::new(chunk, &part.name);
-                    entries.begin(&mut head).and_then(|()| head.end())
-                }
-                false => entries.take(chunk),
+            part::read_ahead(&self.dir, part, self.fingerprint, |chunks| {
+                // Where there is none, the reader tells why.
+                let Some(head) = chunks.next() else { return Ok(()) };
+                let mut head = Decoder::new(&head, &part.name);
+                entries.begin(&mut head).and_then(|()| head.end())?;
+                take_all(entries.parts(), chunks)
             })?;
             entries.end()?;
         }
@@ -185,6 +189,22 @@ impl Checkpoints {
         let parts = parts_in(&mut d).map_err(at)?;
         let at = bytes.len() - d.left();
         Ok(Checkpoint { mini_batch, parts, bytes, at })
+    }
+
+    /// Whether a checkpoint is of this program with these sinks, as far as its first bytes say.
+    pub fn is_of_this_program(&self, mini_batch: u64) -> Result<bool> {
+        let path = self.path(mini_batch);
+        let mut bytes = Vec::new();
+        let failed = |e| Error::io("read", &path, e);
+        let file = fs::File::open(&path).map_err(failed)?;
+        file.take(HEADER_BYTES as u64).read_to_end(&mut bytes).map_err(failed)?;
+        let header = Header::decode(&bytes, mini_batch)?;
+        Ok(header.fingerprint == self.fingerprint || header.format != FORMAT)
+    }
+
+    /// Lets a checkpoint go; its parts go with the next one that is written.
+    pub fn forget(&self, mini_batch: u64) -> Result<()> {
+        remove(&self.path(mini_batch))
     }
 
     /// The parts of a checkpoint, with no look at what is behind its first chunk.
@@ -244,7 +264,7 @@ fn parts_in(d: &mut Decoder) -> Result<Vec<PartRef>> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    fs::remove_file(path).map_err(|e| Error::io("remove", path, e))
+    disk::remove_file(path).map_err(|e| Error::io("remove", path, e))
 }
 
 fn write(out: &mut dyn Write, fingerprint: u64, mini_batch: u64, body: &[u8]) -> io::Result<()> {
@@ -321,6 +341,30 @@ fn decode(bytes: &[u8], mini_batch: u64) -> Result<(u32, u64, Vec<u8>)> {
     Ok((header.format, header.fingerprint, body))
 }
 
+/// Gives every chunk to a thread for each part of the table, which takes what is its own.
+fn take_all<'a>(
+    parts: impl Iterator<Item = RestoringPart<'a>>,
+    chunks: &mut dyn Iterator<Item = Vec<u8>>,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (queues, takers): (Vec<_>, Vec<_>) = parts
+            .map(|mut part| {
+                let (queue, chunks) = sync_channel::<Arc<Vec<u8>>>(CHUNKS_AHEAD);
+                (queue, scope.spawn(move || chunks.iter().try_for_each(|chunk| part.take(&chunk))))
+            })
+            .unzip();
+        for chunk in chunks.map(Arc::new) {
+            // Who has failed takes no more, and tells why below.
+            if queues.iter().any(|queue| queue.send(chunk.clone()).is_err()) {
+                break;
+            }
+        }
+        drop(queues);
+        let panicked = |_| Err(Error::internal("a thread that puts entries down panicked"));
+        takers.into_iter().try_for_each(|taker| taker.join().unwrap_or_else(panicked))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,8 +395,8 @@ mod tests {
     fn load(c: &Checkpoints, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
         let mut all = checkpoint.body().to_vec();
         for part in &checkpoint.parts {
-            part::read_ahead(&c.dir, part, c.fingerprint, |chunk| {
-                all.extend_from_slice(chunk);
+            part::read_ahead(&c.dir, part, c.fingerprint, |chunks| {
+                chunks.for_each(|chunk| all.extend(chunk));
                 Ok(())
             })?;
         }

@@ -4,12 +4,12 @@
 //! is cut back to that, so replayed refusals do not stand there twice.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs,
     io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
-use tidemill_base::{Error, Result};
+use tidemill_base::{Error, Result, store::disk::File};
 
 /// Bytes the file may grow to.
 pub const BYTES_MAX: u64 = 64 << 20;
@@ -27,8 +27,8 @@ impl DeadLetter {
     pub fn open(job_dir: &Path, bytes: u64) -> Result<Self> {
         let path = job_dir.join("dead_letter.jsonl");
         let open = || {
-            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-            let bytes = bytes.min(file.metadata()?.len());
+            let mut file = File::open(&path)?;
+            let bytes = bytes.min(file.len()?);
             file.set_len(bytes)?;
             file.seek(SeekFrom::Start(bytes))?;
             Ok((file, bytes))
@@ -66,7 +66,7 @@ impl DeadLetter {
     pub fn first(&mut self) -> Option<String> {
         self.flush();
         let mut line = String::new();
-        BufReader::new(File::open(&self.path).ok()?).read_line(&mut line).ok()?;
+        BufReader::new(fs::File::open(&self.path).ok()?).read_line(&mut line).ok()?;
         let line: serde_json::Value = serde_json::from_str(&line).ok()?;
         Some(format!("{}: {}", line["place"].as_str()?, line["reason"].as_str()?))
     }

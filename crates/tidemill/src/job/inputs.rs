@@ -83,11 +83,20 @@ pub(super) fn add_partition(
 /// Refuses another program on this job's journal. `Some`: nothing was learned here yet, and this text is to be kept.
 pub(super) fn check_program(dir: &Path, job: &TrainJob) -> Result<Option<String>> {
     let path = dir.join("program.sql");
-    let text = format!("-- fingerprint {:016x}\n{}\n", job.fingerprint, job.text);
+    // Sinks may change; but whoever reads checkpoints has to know them.
+    let sinks = match job.sinks.is_empty() {
+        true => String::new(),
+        false => format!("-- with sinks {:016x}\n", job.state_fingerprint),
+    };
+    let text = format!("-- fingerprint {:016x}\n{sinks}{}\n", job.fingerprint, job.text);
+    let is_sinks = |line: &&str| line.starts_with("-- with sinks ");
     match fs::read_to_string(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Some(text)),
         Err(e) => Err(Error::io("read", &path, e)),
-        Ok(old) if old.lines().next() == text.lines().next() => Ok(None),
+        Ok(old) if old.lines().next() == text.lines().next() => {
+            let same = old.lines().nth(1).filter(is_sinks) == text.lines().nth(1).filter(is_sinks);
+            Ok((!same).then_some(text))
+        }
         Ok(_) => Err(Error::conflict(format!(
             "model '{}' in {} was learned by another program; use another model name or --data-dir, \
              or --from-scratch to forget what it learned",

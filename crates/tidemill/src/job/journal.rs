@@ -3,11 +3,11 @@
 //! Appending hands the record to the operating system, so it survives this process; whatever leaves the engine first makes
 //! the journal durable ([`Journal::sync`]).
 
-use std::{collections::BTreeMap, fs::File, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use tidemill_base::{
     Error, Result,
-    store::log::{HEADER_BYTES, Log, LogReader},
+    store::log::{HEADER_BYTES, Log, LogReader, LogSync},
 };
 use tidemill_stream::{
     journal::{CutRecord, FORMAT, PartitionId, Record},
@@ -72,7 +72,7 @@ impl Journal {
     }
 
     /// For a thread that makes durable what has been appended by now.
-    pub fn sync_handle(&self) -> Result<File> {
+    pub fn sync_handle(&self) -> Result<LogSync> {
         self.log.sync_handle()
     }
 

@@ -140,12 +140,12 @@ pub fn read(dir: &Path, part: &PartRef, fingerprint: u64, mut each: impl FnMut(V
     Ok(())
 }
 
-/// [`read`], with the file read and checked on a thread of its own.
+/// [`read`], with the file read and checked on a thread of its own; `take` gets the chunks as they come.
 pub fn read_ahead(
     dir: &Path,
     part: &PartRef,
     fingerprint: u64,
-    mut each: impl FnMut(&[u8]) -> Result<()>,
+    take: impl FnOnce(&mut dyn Iterator<Item = Vec<u8>>) -> Result<()>,
 ) -> Result<()> {
     let (send, chunks) = std::sync::mpsc::sync_channel(8);
     let give = |send: SyncSender<Vec<u8>>| {
@@ -153,7 +153,7 @@ pub fn read_ahead(
     };
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || give(send));
-        let taken = chunks.iter().try_for_each(|chunk| each(&chunk));
+        let taken = take(&mut chunks.iter());
         drop(chunks);
         let read = reader.join().unwrap_or_else(|_| Err(Error::internal("the reader of a checkpoint panicked")));
         taken.and(read)

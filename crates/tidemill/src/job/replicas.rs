@@ -4,14 +4,12 @@
 //! from scratch begins a new lineage, every other one only counts on, so that positions of a later start are larger than
 //! all earlier ones. And a thread that makes the journal durable before a replica is sent what stands on it.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use tidemill_base::{Clock, Error, Result, hash64, store::atomic_file};
+use tidemill_base::{
+    Clock, Error, Result, hash64,
+    store::{atomic_file, log::LogSync},
+};
 use tidemill_model::{entries::Entries, snapshot::Snapshot};
 use tidemill_serve::follow::feed::{Base, Feed, Origin};
 use tidemill_sql::TrainJob;
@@ -28,6 +26,15 @@ pub struct Lineage {
 impl Lineage {
     /// Counts a start of the job in this directory.
     pub fn begin(job_dir: &Path, clock: &dyn Clock) -> Result<Self> {
+        Self::count(job_dir, clock, 1)
+    }
+
+    /// The history of the job in this directory, which begins now where there was none.
+    pub fn history(job_dir: &Path, clock: &dyn Clock) -> Result<u64> {
+        Self::count(job_dir, clock, 0).map(|lineage| lineage.id)
+    }
+
+    fn count(job_dir: &Path, clock: &dyn Clock, starts: u64) -> Result<Self> {
         let path = job_dir.join("lineage");
         let lineage = match fs::read_to_string(&path) {
             Ok(text) => {
@@ -39,12 +46,12 @@ impl Lineage {
                         text.trim().escape_default()
                     ))
                 })?;
-                Self { starts: earlier.starts + 1, ..earlier }
+                Self { starts: earlier.starts + starts, ..earlier }
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 // Different wherever and whenever it is drawn; nothing that is learned depends on it.
                 let drawn = format!("{} {:?} {} {job_dir:?}", clock.wall_ms(), clock.elapsed(), std::process::id());
-                Self { id: hash64(drawn.as_bytes(), 0).max(1), starts: 1 }
+                Self { id: hash64(drawn.as_bytes(), 0).max(1), starts }
             }
             Err(e) => return Err(Error::io("read", &path, e)),
         };
@@ -59,7 +66,7 @@ pub(super) fn feed(
     lineage: Lineage,
     snapshot: Snapshot,
     base: Option<Base>,
-    journal: File,
+    journal: LogSync,
 ) -> Result<Arc<Feed>> {
     let origin = Origin {
         model: bound.model.clone(),
@@ -75,14 +82,13 @@ pub(super) fn feed(
 }
 
 /// Lets replicas have what is published, once the journal that it stands on is durable. Ends with the feed.
-fn release_beside(feed: &Arc<Feed>, journal: File) -> Result<()> {
+fn release_beside(feed: &Arc<Feed>, journal: LogSync) -> Result<()> {
     const LOOK_EVERY: Duration = Duration::from_millis(500);
     let (feed, name) = (Arc::downgrade(feed), "replicas".to_string());
     let release = move || {
         while let Some(feed) = feed.upgrade() {
-            let sync = || journal.sync_data().map_err(|e| Error::unavailable(format!("sync the journal: {e}")));
-            if feed.release(LOOK_EVERY, &sync).is_err() {
-                // The disk may come back; until then replicas stay where they are.
+            if feed.release(LOOK_EVERY, &|| journal.sync()).is_err() {
+                // The job ends by the same failure; until then replicas stay where they are.
                 std::thread::park_timeout(LOOK_EVERY);
             }
         }

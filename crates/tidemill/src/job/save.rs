@@ -5,15 +5,15 @@
 //! back stays within one and a half times the state.
 
 use std::{
-    fs::File,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread::JoinHandle,
 };
 
-use tidemill_base::{Error, Result, codec::Encoder};
+use tidemill_base::{Error, Result, codec::Encoder, store::log::LogSync};
 use tidemill_stream::join::JoinRows;
 
 use super::{Checkpoints, part::PartRef};
+use crate::sinks::Barrier;
 
 /// Parts of a checkpoint at most.
 const CHAIN_MAX: usize = 64;
@@ -32,6 +32,8 @@ pub struct Body {
     pub head: Encoder,
     /// Whether all entries come.
     pub is_whole: bool,
+    /// What sinks will say once they have all rows up to it, if there are any.
+    pub sinks: Option<Barrier>,
 }
 
 impl Body {
@@ -39,31 +41,39 @@ impl Body {
         if let Some(rows) = self.rows {
             rows.encode(&mut self.out)?;
         }
-        Ok(self.out.finish())
+        let mut bytes = self.out.finish();
+        if let Some(sinks) = self.sinks {
+            bytes.extend(sinks.wait()?);
+        }
+        Ok(bytes)
     }
 }
 
 /// Writes one checkpoint at a time.
 pub struct Saver {
     checkpoints: Checkpoints,
+    /// Whether one that was begun waits for [`Saver::go`].
+    in_order: bool,
     /// The parts of the last checkpoint that was written; empty where none was, or something of it was lost.
     chain: Vec<PartRef>,
     /// The mini-batch of the newest checkpoint.
     newest: Option<u64>,
+    begun: Option<Write>,
     running: Option<JoinHandle<Written>>,
 }
 
 type Written = Result<(u64, Vec<PartRef>)>;
+type Write = Box<dyn FnOnce() -> Written + Send>;
 
 impl Saver {
     /// A saver into this directory, whose newest usable checkpoint is at `newest`.
-    pub fn new(checkpoints: Checkpoints, newest: Option<u64>) -> Self {
-        Self { checkpoints, chain: Vec::new(), newest, running: None }
+    pub fn new(checkpoints: Checkpoints, newest: Option<u64>, in_order: bool) -> Self {
+        Self { checkpoints, in_order, chain: Vec::new(), newest, begun: None, running: None }
     }
 
     /// Whether the last one is done.
     pub fn is_idle(&self) -> bool {
-        self.running.is_none()
+        self.running.is_none() && self.begun.is_none()
     }
 
     /// Whether the newest checkpoint is at this mini-batch: by determinism another one would be the same.
@@ -84,18 +94,28 @@ impl Saver {
     }
 
     /// Starts writing. The journal is made durable first: a checkpoint never stands on records that may vanish.
-    pub fn start(&mut self, body: Body, blocks: Receiver<Vec<u8>>, journal: File) {
+    pub fn start(&mut self, body: Body, blocks: Receiver<Vec<u8>>, journal: LogSync) {
         let (checkpoints, mini_batch) = (self.checkpoints.clone(), body.mini_batch);
         // Should this one fail, the next begins anew: what changed was told to this one.
         let chain = std::mem::take(&mut self.chain);
         let mut chain = if body.is_whole { Vec::new() } else { chain };
         let write = move || {
             chain.push(checkpoints.write_part(mini_batch, body.head.as_slice(), &blocks)?);
-            journal.sync_data().map_err(|e| Error::unavailable(format!("sync journal: {e}")).with_source(e))?;
+            journal.sync()?;
             checkpoints.write(mini_batch, &chain, &body.finish()?)?;
             Ok((mini_batch, chain))
         };
+        match self.in_order {
+            true => self.begun = Some(Box::new(write)),
+            false => self.running = Some(std::thread::spawn(write)),
+        }
+    }
+
+    /// Lets the one go on that was begun and waits; `false` where none does.
+    pub fn go(&mut self) -> bool {
+        let Some(write) = self.begun.take() else { return false };
         self.running = Some(std::thread::spawn(write));
+        true
     }
 
     /// How the last one ended, once it has.

@@ -1,9 +1,11 @@
 //! F1 with other people's servers behind the job: Kafka's protocol (the client's mock cluster) and a real NATS server.
+//!
+//! `TIDEMILL_KILLS=1000 cargo test --workspace --test it -- --nocapture while_it_reads` kills a thousand times each.
 
 use std::{
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rdkafka::{
@@ -14,8 +16,8 @@ use rdkafka::{
 use tidemill_base::Rng;
 
 use super::{
-    kill::{killed, outcome, seed},
-    support::{Scratch, eventually, run_json},
+    kill::{asked, kill_and_compare, seed},
+    support::{Scratch, eventually},
 };
 
 /// Impressions and clicks as JSON, in the order of their times: every third click comes late, some impressions have none.
@@ -49,20 +51,8 @@ fn program(impressions: &str, clicks: &str) -> String {
 /// Runs it whole, then killed again and again: all must end alike.
 fn check(sql: &str, count: u64, kills: u32) {
     let scratch = Scratch::new("connect");
-    let started = Instant::now();
-    let reference = outcome(&run_json(sql, &scratch.path("whole"), &["--threads", "1"]));
-    let undisturbed = started.elapsed();
+    let reference = kill_and_compare(sql, &scratch, kills, seed());
     assert!(reference["events"].as_u64().unwrap() > count, "{reference}");
-    let (mut left, mut round, mut rng) = (kills, 0, Rng::seeded(seed()));
-    while left > 0 {
-        let now = left.min(1 + rng.below(4) as u32);
-        let data = scratch.path(&format!("killed-{round}"));
-        let got = outcome(&killed(sql, &data, now, seed() + round, undisturbed));
-        assert_eq!(got, reference, "round {round}; repeat with TIDEMILL_SEED={}", seed());
-        std::fs::remove_dir_all(data).unwrap();
-        (left, round) = (left - now, round + 1);
-    }
-    println!("{kills} kills in {round} runs: state {}", reference["state_hash"]);
 }
 
 /// A cluster with both topics filled, three partitions each; it lives as long as it is held.
@@ -89,15 +79,7 @@ fn kafka(count: u64) -> (MockCluster<'static, DefaultProducerContext>, String) {
 #[test]
 fn f1_killed_while_it_reads_kafka_a_run_ends_as_if_nothing_had_happened() {
     let (_cluster, sql) = kafka(5_000);
-    check(&sql, 5_000, 4);
-}
-
-/// The long form: `cargo test -p tidemill --test it -- --ignored --nocapture thousand_kills`.
-#[test]
-#[ignore = "takes an hour; the short form runs always"]
-fn f1_thousand_kills_of_runs_from_kafka() {
-    let (_cluster, sql) = kafka(20_000);
-    check(&sql, 20_000, 1000);
+    check(&sql, 5_000, asked(10));
 }
 
 /// A server that ends with the test.
@@ -148,14 +130,5 @@ fn nats(scratch: &Scratch, count: u64) -> (Nats, String) {
 fn f1_killed_while_it_reads_nats_a_run_ends_as_if_nothing_had_happened() {
     let scratch = Scratch::new("nats");
     let (_server, sql) = nats(&scratch, 5_000);
-    check(&sql, 5_000, 4);
-}
-
-/// The long form: `cargo test -p tidemill --test it -- --ignored --nocapture thousand_kills`.
-#[test]
-#[ignore = "takes an hour; the short form runs always"]
-fn f1_thousand_kills_of_runs_from_nats() {
-    let scratch = Scratch::new("nats");
-    let (_server, sql) = nats(&scratch, 20_000);
-    check(&sql, 20_000, 1000);
+    check(&sql, 5_000, asked(10));
 }

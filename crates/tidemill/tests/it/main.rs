@@ -20,6 +20,7 @@ mod large;
 mod reference;
 mod replica;
 mod serve;
+mod sinks;
 mod steps;
 mod support;
 mod tidy;

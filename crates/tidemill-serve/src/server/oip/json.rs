@@ -9,7 +9,7 @@ use std::{borrow::Cow, fmt, ops::Range};
 use serde_json::{Map, Value};
 use tidemill_base::{Error, Result};
 
-use super::{number, number::Number};
+use super::number::{self, Number, Plain};
 use crate::predict::tensor::{Datatype, RANK_MAX, Shape, Tensor, Values, datatype_names};
 use crate::server::shown;
 
@@ -48,18 +48,18 @@ pub(in crate::server) fn read<'a>(json: &'a [u8], bytes: &'a [u8]) -> Result<Inf
     let mut request = InferRequest::default();
     let mut seen = Seen::default();
     r.object("an object like {\"inputs\":[{...}]}", |r, key| match key {
-        "id" => {
+        b"id" => {
             seen.once("id")?;
             request.id = Some(r.string("id")?);
             Ok(())
         }
-        "inputs" => seen.once("inputs").and_then(|()| r.inputs(&mut request.inputs)),
-        "outputs" => {
+        b"inputs" => seen.once("inputs").and_then(|()| r.inputs(&mut request.inputs)),
+        b"outputs" => {
             seen.once("outputs")?;
             request.outputs = Some(r.outputs()?);
             Ok(())
         }
-        "parameters" => {
+        b"parameters" => {
             seen.once("parameters")?;
             let parameters = r.parameters("parameters")?;
             request.binary = flag(&parameters, "parameters", "binary_data_output")?.unwrap_or(false);
@@ -68,7 +68,7 @@ pub(in crate::server) fn read<'a>(json: &'a [u8], bytes: &'a [u8]) -> Result<Inf
         }
         other => Err(Error::invalid(format!(
             "unknown name '{}' in the request; names are id, parameters, inputs, outputs",
-            shown(other)
+            shown(&String::from_utf8_lossy(other))
         ))),
     })?;
     if r.peek().is_some() {
@@ -145,25 +145,25 @@ impl<'a> Reader<'a> {
         let mut draft = Draft::default();
         let twice = |what: &str| Error::invalid(format!("inputs[{i}]: \"{what}\" is there twice"));
         self.object("an object for each input", |r, key| match key {
-            "name" => match draft.name.replace(r.string("name")?) {
+            b"name" => match draft.name.replace(r.string("name")?) {
                 None => Ok(()),
                 Some(_) => Err(twice("name")),
             },
-            "shape" => match draft.shape.replace(r.shape(i)?) {
+            b"shape" => match draft.shape.replace(r.shape(i)?) {
                 None => Ok(()),
                 Some(_) => Err(twice("shape")),
             },
-            "datatype" => match draft.datatype.replace(r.datatype(i)?) {
+            b"datatype" => match draft.datatype.replace(r.datatype(i)?) {
                 None => Ok(()),
                 Some(_) => Err(twice("datatype")),
             },
-            "parameters" => {
+            b"parameters" => {
                 let parameters = r.parameters("parameters of an input")?;
                 draft.binary_size = binary_size(i, &parameters)?;
                 Ok(())
             }
-            "data" if draft.values.is_some() || draft.later.is_some() => Err(twice("data")),
-            "data" => match (draft.shape, draft.datatype) {
+            b"data" if draft.values.is_some() || draft.later.is_some() => Err(twice("data")),
+            b"data" => match (draft.shape, draft.datatype) {
                 (Some(shape), Some(datatype)) => {
                     draft.values = Some(r.data(Place(i, draft.name.as_deref()), shape, datatype)?);
                     Ok(())
@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
             },
             other => Err(Error::invalid(format!(
                 "inputs[{i}]: unknown name '{}'; names are name, shape, datatype, parameters, data",
-                shown(other)
+                shown(&String::from_utf8_lossy(other))
             ))),
         })?;
         self.finish(i, draft)
@@ -263,11 +263,11 @@ impl<'a> Reader<'a> {
             }
             let (mut name, mut binary) = (None, None);
             r.object("an object for each output", |r, key| match key {
-                "name" => {
+                b"name" => {
                     name = Some(r.string("name")?);
                     Ok(())
                 }
-                "parameters" => {
+                b"parameters" => {
                     let parameters = r.parameters("parameters of an output")?;
                     if parameters.contains_key("classification") {
                         return Err(Error::invalid(format!("outputs[{i}]: classification is not offered")));
@@ -278,7 +278,7 @@ impl<'a> Reader<'a> {
                 }
                 other => Err(Error::invalid(format!(
                     "outputs[{i}]: unknown name '{}'; names are name, parameters",
-                    shown(other)
+                    shown(&String::from_utf8_lossy(other))
                 ))),
             })?;
             let name = name.ok_or_else(|| Error::invalid(format!("outputs[{i}] has no \"name\"")))?;
@@ -346,6 +346,18 @@ impl<'a> Reader<'a> {
         if self.peek() == Some(b']') {
             self.at += 1;
             return Ok(());
+        }
+        let plain = match values {
+            Values::Fp32(v) => number::plain(self.body, self.at, v),
+            Values::Fp64(v) => number::plain(self.body, self.at, v),
+            _ => Plain::Element(self.at),
+        };
+        match plain {
+            Plain::Element(at) => self.at = at,
+            Plain::Ended(at) => {
+                self.at = at;
+                return Ok(());
+            }
         }
         loop {
             if self.peek() == Some(b'n') && self.body[self.at..].starts_with(b"null") {
@@ -418,7 +430,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Each name of an object, handed to `entry` to read what belongs to it.
-    fn object(&mut self, expected: &str, mut entry: impl FnMut(&mut Self, &str) -> Result<()>) -> Result<()> {
+    fn object(&mut self, expected: &str, mut entry: impl FnMut(&mut Self, &[u8]) -> Result<()>) -> Result<()> {
         if self.peek() != Some(b'{') {
             return Err(self.unexpected(expected));
         }
@@ -431,7 +443,7 @@ impl<'a> Reader<'a> {
             if self.peek() != Some(b'"') {
                 return Err(self.unexpected("a name in quotes"));
             }
-            let key = self.string("a name")?;
+            let key = self.text("a name")?;
             if self.peek() != Some(b':') {
                 return Err(self.unexpected("':'"));
             }
@@ -483,6 +495,20 @@ impl<'a> Reader<'a> {
 
     /// A text; it is the body's own where nothing in it is escaped.
     fn string(&mut self, what: &str) -> Result<Cow<'a, str>> {
+        let not_utf8 = |at: usize| Error::invalid(format!("not UTF-8 at byte {at}"));
+        self.peek();
+        let start = self.at + 1;
+        match self.text(what)? {
+            Cow::Borrowed(text) => match std::str::from_utf8(text) {
+                Ok(text) => Ok(Cow::Borrowed(text)),
+                Err(e) => Err(not_utf8(start + e.valid_up_to())),
+            },
+            Cow::Owned(text) => String::from_utf8(text).map(Cow::Owned).map_err(|_| not_utf8(start)),
+        }
+    }
+
+    /// The bytes of a text.
+    fn text(&mut self, what: &str) -> Result<Cow<'a, [u8]>> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected(&format!("a string for {what}")));
         }
@@ -498,18 +524,15 @@ impl<'a> Reader<'a> {
             }
         }
         self.at = i + 1;
-        match std::str::from_utf8(&self.body[start..i]) {
-            Ok(text) => Ok(Cow::Borrowed(text)),
-            Err(e) => Err(Error::invalid(format!("not UTF-8 at byte {}", start + e.valid_up_to()))),
-        }
+        Ok(Cow::Borrowed(&self.body[start..i]))
     }
 
-    fn escaped(&mut self, what: &str) -> Result<Cow<'a, str>> {
+    fn escaped(&mut self, what: &str) -> Result<Cow<'a, [u8]>> {
         let start = self.at;
         self.skip_string()?;
         let text: String = serde_json::from_slice(&self.body[start..self.at])
             .map_err(|e| Error::invalid(format!("string for {what} at byte {start}: {e}")))?;
-        Ok(Cow::Owned(text))
+        Ok(Cow::Owned(text.into_bytes()))
     }
 
     fn skip_string(&mut self) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Numbers of JSON, read from bytes in one go.
 //!
 //! In: the body and where a number begins. Out: the number and where it ends. Decimal fractions come out correctly
-//! rounded, as `str::parse` gives them, in the precision that is asked for: the short way takes only what is exact.
+//! rounded, as `str::parse` gives them, in the precision that is asked for: the short way takes only what is exact. Most
+//! arrays hold plain numbers and nothing else; those are read without a question for each digit.
 
 /// A number as it is written.
 #[derive(Clone, Copy, Debug)]
@@ -85,15 +86,7 @@ impl Number<'_> {
     /// In single precision; infinite where it is beyond.
     #[inline]
     pub fn to_f32(self) -> f32 {
-        // Rounding twice differs from rounding once only where the first rounding ends in the middle between two floats.
-        const MIDDLE: u64 = 1 << 28;
-        const BELOW: u64 = (1 << 29) - 1;
-        match self.short() {
-            Some(x) if x.to_bits() & BELOW != MIDDLE && (x == 0.0 || x.abs() >= f64::from(f32::MIN_POSITIVE)) => {
-                x as f32
-            }
-            _ => self.text().parse().unwrap_or(f32::INFINITY),
-        }
+        self.short().and_then(narrow).unwrap_or_else(|| self.text().parse().unwrap_or(f32::INFINITY))
     }
 
     /// As a whole number, which may be written with a point; `None` where it is none of 64 bits.
@@ -121,6 +114,124 @@ impl Number<'_> {
         let x = if self.exponent < 0 { self.mantissa as f64 / power } else { self.mantissa as f64 * power };
         Some(if self.negative { -x } else { x })
     }
+}
+
+/// The float nearest to the decimal that `x` is the nearest double of; `None` where that cannot be told from `x`.
+#[inline(always)]
+fn narrow(x: f64) -> Option<f32> {
+    // Rounding twice differs from rounding once only where the first rounding ends in the middle between two floats.
+    const MIDDLE: u64 = 1 << 28;
+    const BELOW: u64 = (1 << 29) - 1;
+    (x.to_bits() & BELOW != MIDDLE && (x == 0.0 || x.abs() >= f64::from(f32::MIN_POSITIVE))).then_some(x as f32)
+}
+
+/// What elements of an array are read as.
+pub(super) trait Float: Copy {
+    /// `mantissa` (below 2^53) divided by a power of ten up to 10^8, rounded once; `None` where that takes more than this.
+    fn decimal(mantissa: u64, negative: bool, places: usize) -> Option<Self>;
+}
+
+impl Float for f64 {
+    #[inline(always)]
+    fn decimal(mantissa: u64, negative: bool, places: usize) -> Option<Self> {
+        let x = mantissa as i64 as f64 / POWERS[places];
+        Some(if negative { -x } else { x })
+    }
+}
+
+impl Float for f32 {
+    #[inline(always)]
+    fn decimal(mantissa: u64, negative: bool, places: usize) -> Option<Self> {
+        // Both are exact in single precision as well, most of the time.
+        if mantissa <= 1 << 24 {
+            let x = mantissa as i64 as f32 / POWERS[places] as f32;
+            return Some(if negative { -x } else { x });
+        }
+        f64::decimal(mantissa, negative, places).and_then(narrow)
+    }
+}
+
+/// Appends the numbers from `at` on, up to one that is not plain: few digits, perhaps a minus before and a point among
+/// them, a comma or the end of the array behind. Where the next element begins, or what follows the array.
+#[inline]
+pub(super) fn plain<T: Float>(body: &[u8], mut at: usize, out: &mut Vec<T>) -> Plain {
+    while let Some((number, end, after)) = plain_number(body, at) {
+        match after {
+            // Some write a space behind the comma.
+            b',' => at = end + 1 + (body.get(end + 1) == Some(&b' ')) as usize,
+            b']' => {
+                out.push(number);
+                return Plain::Ended(end + 1);
+            }
+            _ => break,
+        }
+        out.push(number);
+    }
+    Plain::Element(at)
+}
+
+/// Where [`plain`] stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plain {
+    /// At an element that it left alone.
+    Element(usize),
+    /// Behind the array.
+    Ended(usize),
+}
+
+/// Bytes that are looked at for one number: a minus, six digits, a point, eight digits.
+const WINDOW: usize = 17;
+
+/// A number, where it ends, and the byte behind it.
+#[inline(always)]
+fn plain_number<T: Float>(body: &[u8], at: usize) -> Option<(T, usize, u8)> {
+    // Where less is left, the way for all numbers has room to look.
+    let window: &[u8; WINDOW] = body.get(at..)?.first_chunk()?;
+    let negative = window[0] == b'-';
+    let first = negative as usize;
+    let (mut mantissa, mut i) = (u64::from(window[first].wrapping_sub(b'0')), first + 1);
+    if mantissa > 9 {
+        return None;
+    }
+    while i < first + 6 && window[i].wrapping_sub(b'0') <= 9 {
+        mantissa = mantissa * 10 + u64::from(window[i] - b'0');
+        i += 1;
+    }
+    // JSON has no 007.
+    if i > first + 1 && window[first] == b'0' {
+        return None;
+    }
+    if window[i] != b'.' {
+        return Some((T::decimal(mantissa, negative, 0)?, at + i, window[i]));
+    }
+    let (behind, places) = digits_of(u64::from_le_bytes(*window[i + 1..].first_chunk()?));
+    i += 1 + places;
+    match places {
+        0 => None,
+        _ => Some((T::decimal(mantissa * TENS[places] + behind, negative, places)?, at + i, *window.get(i)?)),
+    }
+}
+
+const TENS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// The digits at the beginning of eight bytes as a number, and how many there are.
+#[inline(always)]
+fn digits_of(word: u64) -> (u64, usize) {
+    const fn all(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+    let x = word ^ all(b'0');
+    // The top bit of each byte that is more than nine.
+    let other = (((x & all(0x7f)) + all(0x76)) | x) & all(0x80);
+    let count = other.trailing_zeros() as usize / 8;
+    if count == 0 {
+        return (0, 0);
+    }
+    // The last digit goes to the last byte; before the first one stand zeros.
+    let x = x << (64 - 8 * count);
+    let x = x.wrapping_mul(10).wrapping_add(x >> 8) & 0x00ff_00ff_00ff_00ff;
+    let x = x.wrapping_mul(100).wrapping_add(x >> 16) & 0x0000_ffff_0000_ffff;
+    (x.wrapping_mul(10_000).wrapping_add(x >> 32) & 0xffff_ffff, count)
 }
 
 #[cfg(test)]
@@ -179,6 +290,18 @@ mod tests {
     }
 
     #[test]
+    fn plain_numbers_are_taken_together() {
+        let mut out = Vec::<f32>::new();
+        let body = b"0.53214,-12,3.5, 100000.25,7]}]}               ";
+        assert_eq!(plain(body, 0, &mut out), Plain::Ended(29));
+        assert_eq!(out, [0.53214, -12.0, 3.5, 100000.25, 7.0]);
+        let body = b"0.5,1e3,2.5]                   ";
+        out.clear();
+        assert_eq!(plain(body, 0, &mut out), Plain::Element(4));
+        assert_eq!(out, [0.5]);
+    }
+
+    #[test]
     fn what_is_no_number_is_not_read() {
         for text in ["", "-", "01", "-01", ".5", "1.", "1.e3", "1e", "1e+", "+1", "NaN", "Infinity", "x"] {
             assert!(read(text.as_bytes(), 0).is_none(), "{text}");
@@ -197,6 +320,36 @@ mod tests {
             text in "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
         ) {
             check(&text);
+        }
+
+        /// What is plain must come out as the way for all numbers has it, and everything up to the first that is not.
+        #[test]
+        fn plain_numbers_are_read_as_all_numbers_are(
+            numbers in prop::collection::vec(
+                "-?(0|[1-9][0-9]{0,6})(\\.[0-9]{1,9})?|[0-9]{1,3}\\.[0-9]{5}|-?0[0-9]|1e5|null|1\\.|-|\"x\"", 0..12
+            ),
+            space in " ?", tail in "(\\]| |)x{0,20}"
+        ) {
+            let text = numbers.join(&format!(",{space}")) + &tail;
+            let body = text.as_bytes();
+            let (mut doubles, mut singles) = (Vec::<f64>::new(), Vec::<f32>::new());
+            plain(body, 0, &mut doubles);
+            let stopped = plain(body, 0, &mut singles);
+            prop_assert!(singles.len() <= doubles.len());
+            let mut at = 0;
+            for (i, single) in singles.iter().enumerate() {
+                let (number, end) = read(body, at).unwrap();
+                prop_assert_eq!(number.to_f32().to_bits(), single.to_bits(), "{}", text);
+                prop_assert_eq!(number.to_f64().to_bits(), doubles[i].to_bits(), "{}", text);
+                at = match body[end] {
+                    b']' => end,
+                    _ => end + 1 + (body.get(end + 1) == Some(&b' ')) as usize,
+                };
+            }
+            match stopped {
+                Plain::Element(stopped) => prop_assert_eq!(stopped, at, "{}", text),
+                Plain::Ended(stopped) => prop_assert_eq!((body[at], stopped), (b']', at + 1), "{}", text),
+            }
         }
 
         #[test]

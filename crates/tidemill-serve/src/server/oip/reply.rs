@@ -2,13 +2,12 @@
 //!
 //! Written by hand into one buffer: it is most of what a small request costs.
 
-use std::io::Write;
-
 use bytes::Bytes;
 use hyper::{
     StatusCode,
     header::{HeaderName, HeaderValue},
 };
+use serde_core::Serialize;
 use tidemill_base::{Error, Result};
 
 use super::json::InferRequest;
@@ -68,31 +67,40 @@ pub(in crate::server) fn to_bytes(inferred: &Inferred, output: Output) -> Vec<u8
 pub(super) fn write(model: &str, request: &InferRequest<'_>, inferred: &Inferred, chosen: &[(Output, bool)]) -> Reply {
     let mut out = Vec::with_capacity(224 + 16 * inferred.values.len());
     let mut tail = Vec::new();
-    // Writing into memory does not fail, and a model's name holds nothing that JSON would escape.
-    let _ = write!(out, r#"{{"model_name":"{model}","model_version":"{}","#, inferred.version);
+    // A model's name holds nothing that JSON would escape.
+    text(&mut out, &[r#"{"model_name":""#, model, r#"","model_version":""#]);
+    json(&mut out, inferred.version);
+    text(&mut out, &[r#"","#]);
     if let Some(id) = &request.id {
-        let _ = write!(out, r#""id":{},"#, serde_json::Value::from(id.as_ref()));
+        text(&mut out, &[r#""id":"#]);
+        json(&mut out, id);
+        text(&mut out, &[","]);
     }
-    let _ = write!(out, r#""parameters":{{"mini_batch":{}}},"outputs":["#, inferred.mini_batch);
+    text(&mut out, &[r#""parameters":{"mini_batch":"#]);
+    json(&mut out, inferred.mini_batch);
+    text(&mut out, &[r#"},"outputs":["#]);
     for (i, (output, binary)) in chosen.iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
         let (name, datatype) = (output.name(), output.datatype().name());
-        let _ = write!(out, r#"{comma}{{"name":"{name}","datatype":"{datatype}","shape":["#);
-        numbers(&mut out, shape(inferred, *output));
+        let comma = if i == 0 { "" } else { "," };
+        text(&mut out, &[comma, r#"{"name":""#, name, r#"","datatype":""#, datatype, r#"","shape":["#]);
+        list(&mut out, shape(inferred, *output));
         if *binary {
             let bytes = to_bytes(inferred, *output);
-            let _ = write!(out, r#"],"parameters":{{"binary_data_size":{}}}}}"#, bytes.len());
+            text(&mut out, &[r#"],"parameters":{"binary_data_size":"#]);
+            json(&mut out, bytes.len());
+            text(&mut out, &["}}"]);
             tail.extend_from_slice(&bytes);
             continue;
         }
-        out.extend_from_slice(br#"],"data":["#);
+        text(&mut out, &[r#"],"data":["#]);
         match output {
-            Output::Prediction => floats(&mut out, &inferred.values),
-            Output::Class => numbers(&mut out, inferred.classes()),
+            // JSON has no word for what is not finite: it becomes null.
+            Output::Prediction => list(&mut out, &inferred.values),
+            Output::Class => list(&mut out, inferred.classes()),
         }
-        out.extend_from_slice(b"]}");
+        text(&mut out, &["]}"]);
     }
-    out.extend_from_slice(b"]}");
+    text(&mut out, &["]}"]);
     if !chosen.iter().any(|c| c.1) {
         // For the terminal it may be read on.
         out.push(b'\n');
@@ -105,20 +113,20 @@ pub(super) fn write(model: &str, request: &InferRequest<'_>, inferred: &Inferred
     reply
 }
 
-fn numbers(out: &mut Vec<u8>, numbers: impl IntoIterator<Item = impl std::fmt::Display>) {
-    for (i, number) in numbers.into_iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
-        let _ = write!(out, "{comma}{number}");
-    }
+fn text(out: &mut Vec<u8>, parts: &[&str]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
 }
 
-/// JSON has no word for what is not finite.
-fn floats(out: &mut Vec<u8>, values: &[f32]) {
-    for (i, x) in values.iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
-        let _ = match x.is_finite() {
-            true => write!(out, "{comma}{x}"),
-            false => write!(out, "{comma}null"),
-        };
+fn json(out: &mut Vec<u8>, value: impl Serialize) {
+    // Neither writing into memory fails, nor numbers and texts to become JSON.
+    let _ = serde_json::to_writer(out, &value);
+}
+
+fn list(out: &mut Vec<u8>, values: impl IntoIterator<Item = impl Serialize>) {
+    for (i, value) in values.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        json(out, value);
     }
 }

@@ -1,0 +1,88 @@
+//! How long a connection waits for the head of a request: idle, or sent byte by byte.
+//!
+//! In: when a request is there, when it is answered, when bytes of a reply leave. Out: how long the caller still has. It
+//! reads the clock that all connections share: a timer of its own for each request would cost more than the route, the
+//! version and the metrics of that request together.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::load::{Load, TICK};
+
+/// In place of a time: a request is being answered.
+const ANSWERING: u64 = u64::MAX;
+
+/// Since when a connection waits.
+pub(super) struct Waiting {
+    since_ms: AtomicU64,
+    load: Arc<Load>,
+}
+
+impl Waiting {
+    /// It waits from now on.
+    pub fn new(load: Arc<Load>) -> Self {
+        Self { since_ms: AtomicU64::new(load.clock_ms()), load }
+    }
+
+    /// A reply is ready: the next request may come.
+    pub fn begins(&self) {
+        self.since_ms.store(self.load.clock_ms(), Relaxed);
+    }
+
+    /// A request is there.
+    pub fn ends(&self) {
+        self.since_ms.store(ANSWERING, Relaxed);
+    }
+
+    /// Bytes of a reply have left: who still reads it need not send the next request yet.
+    pub fn wrote(&self) {
+        if self.since_ms.load(Relaxed) != ANSWERING {
+            self.begins();
+        }
+    }
+
+    /// What is left of `allowed`, never less than there is; `None` when it is over.
+    pub fn left(&self, allowed: Duration) -> Option<Duration> {
+        let since_ms = self.since_ms.load(Relaxed);
+        if since_ms == ANSWERING {
+            return Some(allowed);
+        }
+        let waited = Duration::from_millis(self.load.clock_ms().saturating_sub(since_ms));
+        // The clock may have been up to a tick late when it was read.
+        (allowed + TICK).checked_sub(waited).filter(|left| !left.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn only_who_is_waited_for_runs_out_of_time() {
+        let load = Arc::new(Load::default());
+        let waiting = Waiting::new(load.clone());
+        let at = |ms| load.set_clock_ms(ms);
+        assert_eq!(waiting.left(200 * MS), Some(250 * MS));
+        at(150);
+        assert_eq!(waiting.left(200 * MS), Some(100 * MS));
+        waiting.ends();
+        at(10_000);
+        assert_eq!(waiting.left(200 * MS), Some(200 * MS));
+        waiting.wrote();
+        assert_eq!(waiting.left(200 * MS), Some(200 * MS), "what goes on is not waited behind");
+        waiting.begins();
+        at(10_200);
+        waiting.wrote();
+        at(10_449);
+        assert_eq!(waiting.left(200 * MS), Some(MS));
+        at(10_450);
+        assert_eq!(waiting.left(200 * MS), None);
+    }
+}
