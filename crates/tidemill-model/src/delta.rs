@@ -10,10 +10,13 @@ use tidemill_base::{
     hash64,
 };
 
-use crate::{entries::Entries, weights::WeightTable};
+use crate::{compact, entries::Entries, weights::WeightTable};
 
 const MAGIC: &[u8; 8] = b"TMDELTA\n";
+/// Every parameter in 32 bits.
 const FORMAT: u32 = 2;
+/// Rows in their smallest forms; written where that saves a tenth at least.
+const COMPACT: u32 = 3;
 
 /// Parameters that changed between two moments, numbered by the trainer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -74,8 +77,13 @@ impl Delta {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         MAGIC.iter().for_each(|byte| _ = out.put_u8(*byte));
-        out.put_u32(FORMAT).put_u64(self.from).put_u64(self.to).put_u8(self.anew as u8);
-        self.entries.encode(&mut out);
+        let forms = compact::forms(&self.entries);
+        let format = if forms.is_some() { COMPACT } else { FORMAT };
+        out.put_u32(format).put_u64(self.from).put_u64(self.to).put_u8(self.anew as u8);
+        match forms {
+            Some(forms) => compact::encode(&self.entries, &forms, &mut out),
+            None => self.entries.encode(&mut out),
+        }
         out.put_varint(self.dense.len() as u64);
         self.dense.iter().for_each(|x| _ = out.put_f32(*x));
         let checksum = hash64(out.as_slice(), 0);
@@ -90,15 +98,15 @@ impl Delta {
             return Err(Error::corrupt(format!("{what}: not a delta (byte 0)")));
         }
         let format = d.u32()?;
-        if format != FORMAT {
-            return Err(Error::conflict(format!("{what}: format {format}, this binary reads {FORMAT}")));
+        if !(FORMAT..=COMPACT).contains(&format) {
+            return Err(Error::conflict(format!("{what}: format {format}, this binary reads {FORMAT} and {COMPACT}")));
         }
         let content = bytes.len().saturating_sub(8);
         if d.left() < 8 || hash64(&bytes[..content], 0).to_le_bytes() != bytes[content..] {
             return Err(Error::corrupt(format!("{what}: checksum does not match (bytes 0 to {})", bytes.len())));
         }
         let (from, to, anew) = (d.u64()?, d.u64()?, d.u8()? != 0);
-        let entries = Entries::decode(&mut d)?;
+        let entries = if format == COMPACT { compact::decode(&mut d)? } else { Entries::decode(&mut d)? };
         let dense = (0..d.count(4)?).map(|_| d.f32()).collect::<Result<_>>()?;
         d.u64()?;
         d.end()?;
@@ -124,7 +132,7 @@ mod tests {
         }
         let mut newer = bytes.clone();
         newer[8] = 9;
-        assert_eq!(message(&newer), "delta 4: format 9, this binary reads 2");
+        assert_eq!(message(&newer), "delta 4: format 9, this binary reads 2 and 3");
         assert!(message(b"hello world!").contains("not a delta"));
         assert!(message(&bytes[..20]).contains("checksum"));
         assert!(message(&bytes[..5]).contains("ends at byte 5"));

@@ -4,6 +4,7 @@
 //! changes, [`logit`] is the one summation that training and serving share. What leaves the trainer is a [`snapshot`] or a
 //! [`delta`]; [`weights`] is the table that serving reads. No clock, no thread of its own, no file: bytes in, bytes out.
 
+mod compact;
 pub mod delta;
 pub mod entries;
 pub mod feature;
@@ -14,6 +15,7 @@ pub mod math;
 pub mod model;
 pub mod optimizer;
 pub mod params;
+pub mod precision;
 mod prefetch;
 pub mod sampling;
 pub mod simd;

@@ -10,8 +10,9 @@
 //!                           | check u64 of each page of lines, rows and dense | root u64: of all checks, the header's first
 //! ```
 //!
-//! A page is 16 KiB of one of the three; the last one of each what is left. Formats 1 to 3 had keys and parameters apart and
-//! are read.
+//! A page is 16 KiB of one of the three; the last one of each what is left. Where rows were rounded ([`crate::precision`]) it is
+//! format 5: behind `lines` stand the counts of rows of 16 and of 8 bits, and the rows of 32 bits come first, then those.
+//! Formats 1 to 3 had keys and parameters apart and are read.
 
 mod earlier;
 mod layout;
@@ -25,12 +26,24 @@ use tidemill_base::{
     hash64,
 };
 
-use crate::{entries::Entries, lines, model::ModelSpec, sampling::Sampling};
+use crate::{
+    compact::{self, Form},
+    entries::Entries,
+    lines,
+    model::ModelSpec,
+    sampling::Sampling,
+};
 pub(crate) use layout::{Layout, PAGE_BYTES};
 
 const MAGIC: &[u8; 8] = b"TMSNAP\n\0";
-/// What is written. All before it are read.
-const FORMAT: u32 = 4;
+/// The newest that is read, as are all before it: rows stand in their smallest forms.
+const FORMAT: u32 = 5;
+/// What is written where smaller forms save little: all parameters in 32 bits.
+const PLAIN: u32 = 4;
+/// Rows of one form in format 5.
+const ROWS_MAX: usize = 1 << FORM_SHIFT;
+/// Where the form stands in the word of an entry, behind the number of its row.
+pub(crate) const FORM_SHIFT: u32 = 30;
 const ALIGN: usize = 64;
 /// Numbers that become bytes together.
 const NUMBERS_AT_ONCE: usize = 8192;
@@ -64,6 +77,8 @@ pub(crate) struct Head {
     pub dense: u64,
     /// Since format 4.
     pub lines: u64,
+    /// Since format 5: rows of 16 and of 8 bits.
+    pub smaller: [u64; 2],
     pub check: u64,
     /// Where the parameters begin.
     pub end: usize,
@@ -82,15 +97,20 @@ impl Snapshot {
         if self.entries.len() > u32::MAX as usize {
             return Err(io::Error::other("a snapshot holds at most 4,294,967,295 entries"));
         }
+        let forms = self.forms();
         let mut header = Encoder::new();
         MAGIC.iter().for_each(|byte| _ = header.put_u8(*byte));
-        header.put_u32(FORMAT).put_u64(self.sequence);
+        header.put_u32(if forms.is_some() { FORMAT } else { PLAIN }).put_u64(self.sequence);
         self.model.encode(&mut header);
         self.sampling.encode(&mut header);
         header.put_varint(self.slots.len() as u64);
         self.slots.iter().for_each(|slot| _ = header.put_str(slot));
         header.put_u64(self.entries.width as u64).put_u64(self.entries.len() as u64).put_u64(self.dense.len() as u64);
         header.put_u64(lines::count(&self.entries.keys));
+        if let Some(forms) = &forms {
+            let count = |form| forms.iter().filter(|f| **f == form).count() as u64;
+            header.put_u64(count(Form::F16)).put_u64(count(Form::Int8));
+        }
         let check = hash64(header.as_slice(), 0);
         header.put_u64(check);
         (0..padding(header.as_slice().len())).for_each(|_| _ = header.put_u8(0));
@@ -98,12 +118,23 @@ impl Snapshot {
 
         let mut pages = Pages { out, hasher: Hasher64::new(0), room: PAGE_BYTES, checks: vec![check] };
         let params = &self.entries.params;
-        let word = |i: usize| if self.entries.width == 1 { params[i].to_bits() } else { i as u32 };
-        lines::write(&self.entries.keys, word, &mut pages)?;
-        pages.end();
-        if self.entries.width > 1 {
-            write_numbers(params, &mut pages)?;
-            pages.end();
+        match &forms {
+            Some(forms) => {
+                let words = words(forms);
+                lines::write(&self.entries.keys, |i| words[i], &mut pages)?;
+                pages.end();
+                write_rows(&self.entries, forms, &mut pages)?;
+                pages.end();
+            }
+            None => {
+                let word = |i: usize| if self.entries.width == 1 { params[i].to_bits() } else { i as u32 };
+                lines::write(&self.entries.keys, word, &mut pages)?;
+                pages.end();
+                if self.entries.width > 1 {
+                    write_numbers(params, &mut pages)?;
+                    pages.end();
+                }
+            }
         }
         write_numbers(&self.dense, &mut pages)?;
         pages.end();
@@ -115,11 +146,22 @@ impl Snapshot {
         Ok(root)
     }
 
+    /// The form of each row, where smaller ones are worth it. A parameter that stands beside its key has no row.
+    fn forms(&self) -> Option<Vec<Form>> {
+        if self.entries.width < 2 {
+            return None;
+        }
+        let mut forms = compact::forms(&self.entries)?;
+        // Rows of zeros are not to be here, and if they are, they are like others.
+        forms.iter_mut().filter(|form| **form == Form::Zero).for_each(|form| *form = Form::Int8);
+        (forms.len() <= ROWS_MAX).then_some(forms)
+    }
+
     /// Reads back what [`Snapshot::encode`] wrote; `what` names it in errors ("ctr, version 42").
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let mut head = Head::read(bytes, what)?;
         let (entries, dense) = match head.format {
-            FORMAT => Layout::of(&head, bytes, what)?.read(bytes)?,
+            PLAIN.. => Layout::of(&head, bytes, what)?.read(bytes)?,
             _ => earlier::read(&mut head, bytes, what)?,
         };
         match entries.keys.is_sorted_by(|a, b| a < b) {
@@ -145,7 +187,8 @@ impl Head {
         let slots = (0..d.count(1)?).map(|_| Ok(d.str()?.to_string())).collect::<Result<_>>()?;
         // Format 1: logistic regression, one weight for each key and nothing dense.
         let (width, entries, dense) = if format == 1 { (1, d.u64()?, 0) } else { (d.u64()?, d.u64()?, d.u64()?) };
-        let lines = if format < 4 { 0 } else { d.u64()? };
+        let lines = if format < PLAIN { 0 } else { d.u64()? };
+        let smaller = if format < FORMAT { [0; 2] } else { [d.u64()?, d.u64()?] };
         let check = hash64(&bytes[..bytes.len() - d.left()], 0);
         if d.u64()? != check {
             return Err(damaged(what, "header", 0, bytes.len() - d.left() - 8));
@@ -155,7 +198,7 @@ impl Head {
             return Err(Error::corrupt(format!("{what}: padding is damaged")));
         }
         let end = bytes.len() - d.left();
-        Ok(Self { format, sequence, model, sampling, slots, width, entries, dense, lines, check, end })
+        Ok(Self { format, sequence, model, sampling, slots, width, entries, dense, lines, smaller, check, end })
     }
 
     /// A snapshot without parameters.
@@ -218,6 +261,32 @@ fn damaged(what: &str, section: &str, from: usize, to: usize) -> Error {
     Error::corrupt(format!("{what}: section {section} (bytes {from} to {to}) is damaged: its checksum does not match"))
 }
 
+/// The words of entries whose rows have forms: form and number of the row among those of its form.
+fn words(forms: &[Form]) -> Vec<u32> {
+    let mut next = [0u32; Form::ALL.len()];
+    let word = |form: &Form| {
+        let number = next[*form as usize];
+        next[*form as usize] += 1;
+        (*form as u32) << FORM_SHIFT | number
+    };
+    forms.iter().map(word).collect()
+}
+
+/// Rows of 32 bits, then those of 16, then those of 8.
+fn write_rows(entries: &Entries, forms: &[Form], out: &mut dyn Write) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for form in [Form::F32, Form::F16, Form::Int8] {
+        for ((_, row), _) in entries.iter().zip(forms).filter(|(_, f)| **f == form) {
+            form.write(row, &mut bytes);
+            if bytes.len() >= 4 * NUMBERS_AT_ONCE {
+                out.write_all(&bytes)?;
+                bytes.clear();
+            }
+        }
+    }
+    out.write_all(&bytes)
+}
+
 fn write_numbers(numbers: &[f32], out: &mut dyn Write) -> io::Result<()> {
     let mut bytes = Vec::new();
     for some in numbers.chunks(NUMBERS_AT_ONCE) {
@@ -235,6 +304,7 @@ fn read_numbers(bytes: &[u8]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::precision::Precision;
 
     fn snapshot(width: usize, count: u64) -> Snapshot {
         let slots = vec!["user_id".into(), "user_id*item".into(), "bias".into()];
@@ -242,7 +312,7 @@ mod tests {
         let mut keys: Vec<u64> = (1..count).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
         keys.sort_unstable();
         for (i, key) in keys.into_iter().enumerate() {
-            entries.push(key, &vec![i as f32 * 0.25 + 1.0; width]);
+            entries.push(key, &vec![i as f32 * 0.3 + 1.1; width]);
         }
         Snapshot { sequence: 7, slots, entries, dense: vec![0.5; 7], ..Snapshot::default() }
     }
@@ -261,6 +331,37 @@ mod tests {
         }
     }
 
+    /// Rows of all forms, in turn.
+    fn mixed(width: usize, count: u64) -> Snapshot {
+        let mut mixed = snapshot(width, count);
+        for (i, row) in mixed.entries.params.chunks_exact_mut(width).enumerate() {
+            row.iter_mut().enumerate().for_each(|(j, x)| *x = 0.1 * (i + 1) as f32 / (j + 3) as f32);
+            [Precision::F32, Precision::F16, Precision::Int8][i % 3].round(row);
+        }
+        mixed
+    }
+
+    /// Rounded rows come back to the bit, in fewer bytes; nothing is lost by finding their form again.
+    #[test]
+    fn rows_in_smaller_forms_come_back() {
+        for s in [mixed(2, 100), mixed(17, 5_000)] {
+            let bytes = s.encode();
+            assert_eq!(Head::read(&bytes, "test").unwrap().format, 5);
+            assert_eq!(Snapshot::decode(&bytes, "test").unwrap(), s);
+            assert_eq!(Snapshot::decode(&bytes, "test").unwrap().encode(), bytes);
+        }
+        // 4 + 2 bytes a parameter and 1, with an exponent each, of three rows of 17.
+        let rows = |s: &Snapshot| {
+            let bytes = s.encode();
+            Layout::of(&Head::read(&bytes, "test").unwrap(), &bytes, "test").unwrap().rows.len()
+        };
+        let s = mixed(17, 3_001);
+        assert_eq!(rows(&s), 1_000 * (17 * 4 + 17 * 2 + 18));
+        assert_eq!(rows(&Snapshot { entries: Entries::default(), ..s }), 0);
+        let plain = snapshot(1, 100).encode();
+        assert_eq!(Head::read(&plain, "test").unwrap().format, 4, "one parameter stands beside its key");
+    }
+
     #[test]
     fn the_root_stands_for_the_content() {
         let root = |s: &Snapshot| s.write(&mut Vec::new()).unwrap();
@@ -274,7 +375,11 @@ mod tests {
     /// Each byte flipped, and the file cut at each byte: always refused, and the section named once past the header.
     #[test]
     fn any_flipped_or_missing_byte_is_refused_and_its_section_named() {
-        let bytes = snapshot(2, 100).encode();
+        [snapshot(2, 100), mixed(2, 100)].iter().for_each(refuses_damage);
+    }
+
+    fn refuses_damage(snapshot: &Snapshot) {
+        let bytes = snapshot.encode();
         let head = Head::read(&bytes, "test").unwrap();
         let layout = Layout::of(&head, &bytes, "test").unwrap();
         for i in 0..bytes.len() {
@@ -316,6 +421,6 @@ mod tests {
     fn a_newer_format_is_refused_by_number() {
         let mut bytes = snapshot(2, 100).encode();
         bytes[8] = 9;
-        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 1 to 4");
+        assert_eq!(message(&bytes), "ctr, version 42: format 9, this binary reads 1 to 5");
     }
 }

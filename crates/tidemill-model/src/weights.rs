@@ -235,7 +235,7 @@ impl WeightTable {
     pub fn params(&self, key: u64) -> Params<'_> {
         match &self.mapped {
             Some(mapped) if self.width == 1 => Params::One([mapped.one(key)]),
-            Some(mapped) => Params::Row(mapped.several(key).unwrap_or(&self.rows)),
+            Some(mapped) => mapped.several(key).map_or(Params::Row(&self.rows), Params::Read),
             None => self.of(&self.places[self.probe(key)]),
         }
     }
@@ -367,6 +367,8 @@ pub enum Params<'a> {
     One([f32; 1]),
     /// In its row.
     Row(&'a [f32]),
+    /// Made of the bytes of a snapshot.
+    Read(Vec<f32>),
 }
 
 impl std::ops::Deref for Params<'_> {
@@ -377,6 +379,7 @@ impl std::ops::Deref for Params<'_> {
         match self {
             Self::One(one) => one,
             Self::Row(row) => row,
+            Self::Read(row) => row,
         }
     }
 }

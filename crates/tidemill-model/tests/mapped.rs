@@ -7,6 +7,7 @@ use tidemill_model::{
     Delta, Features, Snapshot, WeightTable,
     entries::Entries,
     model::{LearnerSpec, ModelSpec},
+    precision::Precision,
     weights::ScoreScratch,
 };
 
@@ -70,6 +71,15 @@ fn map(bytes: &[u8]) -> WeightTable {
     WeightTable::map(Arc::new(Aligned::new(bytes)), "ctr, version 7").unwrap().expect("format 4").0
 }
 
+/// The same with rows rounded by thirds: to 16 bits, to 8, not at all.
+fn rounded(mut snapshot: Snapshot) -> Snapshot {
+    let width = snapshot.entries.width;
+    for (i, row) in snapshot.entries.params.chunks_exact_mut(width).enumerate() {
+        [Precision::F16, Precision::Int8, Precision::F32][i % 3].round(row);
+    }
+    snapshot
+}
+
 fn scores(table: &WeightTable, features: &Features) -> Vec<f32> {
     let mut scores = Vec::new();
     table.score(features, &mut ScoreScratch::default(), &mut scores);
@@ -82,22 +92,25 @@ fn mapped_parameters_score_to_the_bit_as_those_in_a_table() {
     for learner in [LearnerSpec::Linear, fm] {
         for count in [0, 1, 5000] {
             let snapshot = snapshot(learner.clone(), count);
-            let bytes = snapshot.encode();
-            let (table, mut mapped) = (WeightTable::from_snapshot(&snapshot), map(&bytes));
-            let features = features(200, count.max(10), 3);
-            assert_eq!(scores(&mapped, &features), scores(&table, &features), "{count} entries");
-            assert_eq!((mapped.len(), mapped.damage().is_none()), (table.len(), true));
-            for i in 0..2000 {
-                assert_eq!(&*mapped.params(key(i)), &*table.params(key(i)));
+            for snapshot in [rounded(snapshot.clone()), snapshot] {
+                let bytes = snapshot.encode();
+                let (table, mut mapped) = (WeightTable::from_snapshot(&snapshot), map(&bytes));
+                let features = features(200, count.max(10), 3);
+                assert_eq!(scores(&mapped, &features), scores(&table, &features), "{count} entries");
+                assert_eq!((mapped.len(), mapped.damage().is_none()), (table.len(), true));
+                for i in 0..2000 {
+                    assert_eq!(&*mapped.params(key(i)), &*table.params(key(i)));
+                }
+                assert!(mapped.params(0).iter().all(|x| *x == 0.0), "no key is 0");
+                // A delta makes a table of it.
+                let mut delta =
+                    Delta { from: 0, to: 1, entries: Entries::new(snapshot.entries.width), ..Delta::default() };
+                delta.entries.push(key(3), &vec![0.75; snapshot.entries.width]);
+                let mut table = table;
+                table.apply(&delta);
+                mapped.apply(&delta);
+                assert_eq!(scores(&mapped, &features), scores(&table, &features));
             }
-            assert!(mapped.params(0).iter().all(|x| *x == 0.0), "no key is 0");
-            // A delta makes a table of it.
-            let mut delta = Delta { from: 0, to: 1, entries: Entries::new(snapshot.entries.width), ..Delta::default() };
-            delta.entries.push(key(3), &vec![0.75; snapshot.entries.width]);
-            let mut table = table;
-            table.apply(&delta);
-            mapped.apply(&delta);
-            assert_eq!(scores(&mapped, &features), scores(&table, &features));
         }
     }
 }

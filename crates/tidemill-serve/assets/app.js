@@ -1,8 +1,10 @@
 // The page: takes the status as it comes, puts it on the screen, and lets an operator change what is live.
 // In: GET /v1/events (a status every quarter of a second). Errors are shown where they happen and never swallowed.
+// Where the server asks for tokens, so does the page; a token stays in this tab (sessionStorage) and goes in a header only.
 import { Charts } from "./charts.js";
 import { startFeed } from "./feed.js";
 import { showLine } from "./line.js";
+import { showRollout } from "./rollout.js";
 
 const $ = (id) => document.getElementById(id);
 const put = (id, text) => { const e = $(id); if (e.textContent !== text) e.textContent = text; };
@@ -54,11 +56,47 @@ export function alert(message) {
   if ($("alerts").children.length > 4) $("alerts").firstChild.remove();
 }
 
+const TOKEN = "tidemill-token";
+let waiting = []; // those who go on once there is another token
+
+/// Headers of a request, the token among them if there is one.
+function headers(others) {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? { ...others, authorization: `Bearer ${token}` } : others;
+}
+
+/// Shows the field for a token and why it is asked for; resolves once one was given.
+export function askForToken(why) {
+  $("login").hidden = false;
+  put("login-why", why ?? "a token is asked for here");
+  put("state", "waiting for a token");
+  $("state").dataset.state = "lost";
+  return new Promise((resolve) => waiting.push(resolve));
+}
+
+function takeToken(event) {
+  event.preventDefault();
+  const token = $("token").value.trim();
+  if (token === "") return;
+  sessionStorage.setItem(TOKEN, token);
+  $("token").value = "";
+  $("login").hidden = true;
+  $("forget").hidden = false;
+  const all = waiting;
+  waiting = [];
+  all.forEach((go) => go());
+}
+
+function forgetToken() {
+  sessionStorage.removeItem(TOKEN);
+  location.reload();
+}
+
 /// One request; what the server says of an error becomes the error.
 export async function ask(method, path, body, type = "application/json") {
   let reply;
   try {
-    reply = await fetch(path, { method, body, headers: body === undefined ? {} : { "content-type": type } });
+    reply = await fetch(path, { method, body, headers: headers(body === undefined ? {} : { "content-type": type }) });
   } catch {
     throw new Error(`${method} ${path}: no answer; is tidemill still running?`);
   }
@@ -68,6 +106,7 @@ export async function ask(method, path, body, type = "application/json") {
   if (!reply.ok) {
     const error = new Error(`${method} ${path}: ${value.error?.message ?? reply.status}${value.error?.hint ? ` (${value.error.hint})` : ""}`);
     error.status = reply.status;
+    if (reply.status === 401) askForToken(value.error?.message);
     throw error;
   }
   return value;
@@ -107,6 +146,7 @@ function show(s) {
   showLine(s);
   showCounters(s);
   showVersions(s);
+  showRollout(s.rollout, (button) => change(button, "rollout", JSON.stringify({ abort: true })));
   charts.show(s);
 }
 
@@ -210,27 +250,55 @@ async function askWhatIsLive(key) {
   }
 }
 
-function connect(wait = 500) {
-  const events = new EventSource("/v1/events");
-  let failed = false;
-  events.onmessage = (e) => {
-    wait = 500;
-    failed = false;
-    let status;
-    try { status = JSON.parse(e.data); } catch { alert("the server sent a status that is not JSON"); return; }
-    try { show(status); } catch (error) { alert(`this page failed on a status: ${error.message}`); console.error(error); }
-  };
-  events.onerror = () => {
-    if (failed) return;
-    failed = true;
+/// Takes statuses as they come, and begins again when they end. EventSource would do it, but sends no token.
+async function connect() {
+  for (let wait = 500; ; wait = Math.min(wait * 2, 5000)) {
+    try {
+      const reply = await fetch("/v1/events", { headers: headers({ accept: "text/event-stream" }) });
+      if (reply.status === 401) {
+        await askForToken((await reply.json()).error?.message);
+        wait = 250;
+        continue;
+      }
+      if (!reply.ok) {
+        const error = (await reply.json()).error;
+        alert(`GET /v1/events: ${error?.message ?? reply.status}${error?.hint ? ` (${error.hint})` : ""}`);
+      } else {
+        await read(reply.body, () => { wait = 250; });
+      }
+    } catch (error) {
+      if (!(error instanceof TypeError)) console.error(error); // a connection that ends is one of these
+    }
     $("state").dataset.state = "lost";
     put("state", "connection lost, trying again");
-    // The browser gives up for good on some errors; so it is done here for all of them.
-    events.close();
-    setTimeout(() => connect(Math.min(wait * 2, 5000)), wait);
-  };
+    await new Promise((resolve) => setTimeout(resolve, wait));
+  }
 }
 
+/// The events of a stream: each is lines that begin with "data:", and ends with an empty one.
+async function read(body, came) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    text += value;
+    const events = text.split("\n\n");
+    text = events.pop();
+    for (const event of events) {
+      const data = event.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+      if (data.trim() === "") continue;
+      came();
+      let status;
+      try { status = JSON.parse(data); } catch { alert("the server sent a status that is not JSON"); continue; }
+      try { show(status); } catch (error) { alert(`this page failed on a status: ${error.message}`); console.error(error); }
+    }
+  }
+}
+
+$("login").onsubmit = takeToken;
+$("forget").onclick = forgetToken;
+$("forget").hidden = sessionStorage.getItem(TOKEN) === null;
 $("promote").onclick = (e) => change(e.target, "promote");
 connect();
 startFeed();

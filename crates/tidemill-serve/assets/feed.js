@@ -1,6 +1,6 @@
 // The feed: items ranked by the model for one reader. What is shown is sent as impressions, a click as a click; then the
 // prediction is asked for until the click is seen in it, and the milliseconds from the click to that moment are shown.
-import { alert, ask, fixed } from "./app.js";
+import { alert, ask, askForToken, fixed } from "./app.js";
 
 const POLL_MS = 5; // between two looks at the prediction after a click
 const WAIT_MS = 3000; // for how long
@@ -19,7 +19,8 @@ export async function startFeed() {
   try {
     feed = await ask("GET", "/v1/feed");
   } catch (e) {
-    if (e.status !== 404) { alert(e.message); setTimeout(startFeed, 2000); }
+    if (e.status === 401) askForToken().then(startFeed);
+    else if (e.status !== 404 && e.status !== 403) { alert(e.message); setTimeout(startFeed, 2000); }
     return;
   }
   document.getElementById("feed").hidden = false;

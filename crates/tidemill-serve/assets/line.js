@@ -3,7 +3,7 @@
 // figures change in place, and boxes are made anew only when the program has other steps. A box that is chosen tells all.
 import { bytes, count, short } from "./app.js";
 
-const LAYERS = ["source", "window", "view", "join", "features", "learner", "publish"];
+const LAYERS = [["source"], ["window"], ["view"], ["join"], ["features"], ["learner"], ["publish", "sink"]];
 const FREE = ["reading", "pace", "nothing"]; // nothing holds a source up that does these
 const SHARE_TOLD = 0.02;
 
@@ -59,9 +59,9 @@ function build(steps) {
   chosen = null;
   detail.hidden = true;
   picture.querySelectorAll(".layer").forEach((e) => e.remove());
-  for (const name of LAYERS.filter((name) => steps.some((s) => s.step === name))) {
+  for (const kinds of LAYERS.filter((kinds) => steps.some((s) => kinds.includes(s.step)))) {
     const layer = element("div", "layer", picture);
-    steps.forEach((step, i) => { if (step.step === name) boxes[i] = box(step, i, layer); });
+    steps.forEach((step, i) => { if (kinds.includes(step.step)) boxes[i] = box(step, i, layer); });
   }
 }
 

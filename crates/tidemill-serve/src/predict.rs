@@ -33,6 +33,7 @@ pub use explain::{EXPLAIN_ROWS_MAX, ExplainReply, Explanation};
 pub use infer::{Inferred, Output};
 use inputs::Inputs;
 pub use inputs::{ALL_FLOATS, Input};
+pub(crate) use recent::Recent;
 
 /// Rows in one request at most.
 pub const ROWS_MAX: usize = 1024;
@@ -51,7 +52,7 @@ pub struct Predictor {
     outputs: (&'static [Output], usize),
     live: Arc<LiveModel>,
     scratch: Mutex<Vec<Scratch>>,
-    recent: recent::Recent,
+    recent: Arc<Recent>,
 }
 
 /// One row's answer.
@@ -119,7 +120,7 @@ impl Predictor {
         let scratch = Mutex::new(vec![first]);
         let inputs = Inputs::new(&input, &*request, &extractor);
         let outputs = infer::outputs_of(live.read().weights.loss());
-        let recent = recent::Recent::default();
+        let recent = Arc::new(Recent::default());
         Ok(Self { model: model.to_string(), input, request, extractor, inputs, outputs, live, scratch, recent })
     }
 
@@ -131,6 +132,11 @@ impl Predictor {
     /// What requests read.
     pub fn live(&self) -> &Arc<LiveModel> {
         &self.live
+    }
+
+    /// The last live requests.
+    pub(crate) fn recent(&self) -> &Arc<Recent> {
+        &self.recent
     }
 
     /// Lets weights answer the last live requests before they take traffic; how many samples. The error says why they must

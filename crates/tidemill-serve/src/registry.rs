@@ -33,6 +33,7 @@ use tidemill_model::snapshot::Snapshot;
 
 pub use manifest::VersionMeta;
 use manifest::{Manifest, SNAPSHOT_SEED};
+pub(crate) use routing::WARM_UP;
 pub use routing::{LABELS_MAX, Outcome, RolledOut, Routing, Verdict, check_label};
 
 /// Which version requests see.
@@ -297,11 +298,16 @@ impl Registry {
     /// Makes an existing version live until [`Registry::promote`], whatever is published meanwhile. Its snapshot is read
     /// and checked before anything points at it, and given back.
     pub fn rollback(&self, version: u64) -> Result<Snapshot> {
+        self.rollback_once(version, Ok)
+    }
+
+    /// [`Registry::rollback`], once `ready` has made of the snapshot what will answer: where that fails, everything stays.
+    pub fn rollback_once<T>(&self, version: u64, ready: impl FnOnce(Snapshot) -> Result<T>) -> Result<T> {
         let _writing = self.writing();
         self.check_rollback(version)?;
-        let snapshot = self.load(version)?;
+        let made = ready(self.load(version)?)?;
         self.write_live(Live::Pinned(version))?;
-        Ok(snapshot)
+        Ok(made)
     }
 
     /// Makes the newest version live again, and those after it.
@@ -332,9 +338,14 @@ impl Registry {
     /// Points a label at a version. Its snapshot is read and checked before, and given back: where that fails, the label
     /// stays where it was. The label `live` is [`Registry::rollback`].
     pub fn set_label(&self, label: &str, version: u64) -> Result<Snapshot> {
+        self.set_label_once(label, version, Ok)
+    }
+
+    /// [`Registry::set_label`], once `ready` has made of the snapshot what will answer: where that fails, everything stays.
+    pub fn set_label_once<T>(&self, label: &str, version: u64, ready: impl FnOnce(Snapshot) -> Result<T>) -> Result<T> {
         check_label(label)?;
         if label == "live" {
-            return self.rollback(version);
+            return self.rollback_once(version, ready);
         }
         let _writing = self.writing();
         let routing = self.routing();
@@ -344,9 +355,9 @@ impl Registry {
                 self.model
             )));
         }
-        let snapshot = self.load(version)?;
+        let made = ready(self.load(version)?)?;
         self.write_routing(|routing| _ = routing.labels.insert(label.to_string(), version))?;
-        Ok(snapshot)
+        Ok(made)
     }
 
     /// Removes a label, and its share of the traffic. Of `live`: [`Registry::promote`].

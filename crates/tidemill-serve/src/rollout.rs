@@ -11,5 +11,5 @@ pub mod plan;
 pub mod sequential;
 
 pub use figures::Figures;
-pub use judge::{Decision, Judge};
+pub use judge::{Decision, Guarded, Judge};
 pub use plan::{Guards, Plan, ROLLOUT_ATTRIBUTES};

@@ -15,6 +15,7 @@ mod frames;
 mod grpc;
 mod guard;
 mod host;
+mod idempotency;
 mod load;
 mod metrics;
 mod oip;
@@ -117,6 +118,7 @@ struct Shared {
     loopback: bool,
     metrics: metrics::Metrics,
     events: events::Broadcast,
+    keys: Arc<idempotency::Keys>,
     stop: watch::Receiver<bool>,
 }
 
@@ -160,9 +162,9 @@ pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, bo
     let loopback = address.ip().is_loopback();
     let metrics = metrics::Metrics::default();
     let events = events::Broadcast::new();
-    let load = Arc::new(load::Load::default());
+    let (load, keys) = (Arc::new(load::Load::default()), Arc::default());
     runtime.spawn(load.clone().watch());
-    let shared = Arc::new(Shared { host, limits, border, load, loopback, metrics, events, stop: stopped });
+    let shared = Arc::new(Shared { host, limits, border, load, loopback, metrics, events, keys, stop: stopped });
     let accepting = runtime.spawn(connection::accept(listener, shared));
     Ok(Running { address, stop, stop_timeout, accepting: Some(accepting), runtime: Some(runtime) })
 }

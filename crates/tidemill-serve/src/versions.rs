@@ -5,6 +5,8 @@
 //! whoever comes in between is told which is going on. A rollout is looked at ten times a second by a thread of its own,
 //! which ends with it; what it decides is told in [`crate::rollout`].
 
+mod show;
+
 use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
@@ -14,13 +16,15 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
 use tidemill_base::{Clock, Error, Result, SystemClock};
 use tidemill_model::{snapshot::Snapshot, weights::WeightTable};
 
+pub(crate) use show::rollout_metrics;
+
 use crate::{
-    live::{LiveModel, Routes, ServedVersion},
-    registry::{Live, Outcome, Registry, RolledOut, Verdict, check_label},
+    live::{LiveModel, ServedVersion},
+    predict::Recent,
+    registry::{Live, Outcome, Registry, RolledOut, Verdict, WARM_UP, check_label},
     rollout::{Decision, Judge, Plan},
     split::Split,
     trial::Trial,
@@ -37,6 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct Versions {
     registry: Arc<Registry>,
     live: Arc<LiveModel>,
+    /// What a version must be able to answer before it takes traffic.
+    recent: Arc<Recent>,
     model: String,
     clock: Arc<dyn Clock>,
     /// One operator at a time changes what answers.
@@ -75,22 +81,18 @@ impl Drop for Changing<'_> {
 impl Versions {
     /// What was there before a restart is there again: the version an operator made live, labels, split, and a rollout at
     /// its stage, whose evidence begins anew. A label whose version cannot be loaded is left out and told.
-    pub fn open(model: &str, live: Arc<LiveModel>, registry: Arc<Registry>) -> Result<Arc<Self>> {
-        Self::open_with(model, live, registry, Arc::new(SystemClock::new()))
-    }
-
-    /// [`Versions::open`] by another clock.
-    pub fn open_with(
+    pub(crate) fn open(
         model: &str,
         live: Arc<LiveModel>,
         registry: Arc<Registry>,
-        clock: Arc<dyn Clock>,
+        recent: Arc<Recent>,
     ) -> Result<Arc<Self>> {
         let versions = Arc::new(Self {
             registry,
             live,
+            recent,
             model: model.to_string(),
-            clock,
+            clock: Arc::new(SystemClock::new()),
             changing: Mutex::default(),
             operations: AtomicU64::new(0),
             rollout: Mutex::default(),
@@ -128,10 +130,10 @@ impl Versions {
     /// Makes an earlier version live: on disk first, so that a restart serves the same. A rollout that is going on ends.
     pub fn rollback(&self, version: u64) -> Result<()> {
         let _changing = self.begin(|| format!("roll back to {version}"))?;
-        let meta = self.registry.meta(version)?;
         self.registry.check_rollback(version)?;
-        let snapshot = self.registry.rollback(version)?;
-        let loaded = Arc::new(served(&snapshot, version, meta.mini_batch));
+        let meta = self.registry.meta(version)?;
+        let loaded =
+            self.registry.rollback_once(version, |snapshot| self.ready(&snapshot, version, meta.mini_batch))?;
         self.live.reroute(|routes| routes.pinned = Some(loaded.clone()));
         self.end_by_hand(&format!("an operator made version {version} live"))
     }
@@ -153,11 +155,14 @@ impl Versions {
         let _changing = self.begin(|| format!("label {label}"))?;
         self.refuse_in_rollout(label)?;
         let meta = self.registry.meta(version)?;
-        // One that is in memory under another label is that one.
-        let snapshot = self.registry.set_label(label, version)?;
-        let of_routes = |routes: &Routes| routes.labels.values().find(|l| l.version == version).cloned();
-        let loaded =
-            of_routes(&self.live.routes()).unwrap_or_else(|| Arc::new(served(&snapshot, version, meta.mini_batch)));
+        let routes = self.live.routes();
+        let loaded = self.registry.set_label_once(label, version, |snapshot| {
+            // One that is in memory under another label is that one.
+            match routes.labels.values().find(|l| l.version == version) {
+                Some(loaded) => self.warm_up(loaded).map(|()| loaded.clone()),
+                None => self.ready(&snapshot, version, meta.mini_batch),
+            }
+        })?;
         self.live.reroute(|routes| _ = routes.labels.insert(label.to_string(), loaded.clone()));
         if label == SHADOW { self.show_shadow() } else { Ok(()) }
     }
@@ -217,8 +222,7 @@ impl Versions {
         if live == version {
             return Err(Error::conflict(format!("version {version} of model '{}' is live already", self.model)));
         }
-        let snapshot = self.registry.load(version)?;
-        let loaded = Arc::new(served(&snapshot, version, meta.mini_batch));
+        let loaded = self.ready(&self.registry.load(version)?, version, meta.mini_batch)?;
         let rolled_out = RolledOut { version, plan: plan.clone(), stage: 0 };
         let split = weights(plan.stages[0]);
         self.registry.reroute(|routing| {
@@ -279,6 +283,9 @@ impl Versions {
         let (version, stage, decision) = decision;
         let done = match decision {
             Decision::Wait(_) => Ok(()),
+            Decision::Advance(_) | Decision::Finish if let Some(why) = self.why_cold() => {
+                self.end_rollout(version, Outcome::RolledBack, why)
+            }
             Decision::Advance(share) => self.advance(stage, share),
             Decision::Finish => self.finish(version),
             Decision::RollBack(why) => self.end_rollout(version, Outcome::RolledBack, why),
@@ -344,32 +351,22 @@ impl Versions {
         Ok(())
     }
 
-    /// Labels, split, shadow, rollout and what became of versions.
-    pub fn to_json(&self) -> Value {
-        let routing = self.registry.routing();
-        let split: serde_json::Map<String, Value> =
-            routing.split.iter().map(|(label, weight)| (label.clone(), (*weight).into())).collect();
-        let verdicts: Vec<Value> = routing.verdicts.iter().rev().map(Verdict::to_json).collect();
-        let mut json = json!({"labels": routing.labels, "split": split, "verdicts": verdicts});
-        let rollout = lock(&self.rollout);
-        if let (Some(going), Some(asked)) = (&*rollout, &routing.rollout) {
-            json["rollout"] = json!({
-                "version": going.version, "stage": going.judge.stage() + 1, "stages": asked.plan.stages.len(),
-                "share": going.judge.share(), "plan": asked.plan.words(), "waits_for": going.waits_for,
-                "figures": going.trial.figures().to_json(),
-            });
-        }
-        let of_rollout = rollout.as_ref().map(|going| going.trial.clone());
-        drop(rollout);
-        let is_shadow = |t: &&Arc<Trial>| !of_rollout.as_ref().is_some_and(|r| Arc::ptr_eq(r, t));
-        if let Some(shadow) = self.live.routes().trials.iter().find(is_shadow) {
-            json["shadow"] = json!({"version": shadow.version(), "figures": shadow.figures().to_json()});
-        }
-        let troubles = lock(&self.troubles);
-        if !troubles.is_empty() {
-            json["troubles"] = json!(*troubles);
-        }
-        json
+    /// A version that may take traffic: it has answered the last live requests.
+    fn ready(&self, snapshot: &Snapshot, version: u64, mini_batch: u64) -> Result<Arc<ServedVersion>> {
+        let loaded = Arc::new(served(snapshot, version, mini_batch));
+        self.warm_up(&loaded).map(|()| loaded)
+    }
+
+    fn warm_up(&self, loaded: &ServedVersion) -> Result<()> {
+        let replayed = self.recent.replay(&loaded.weights).map(drop);
+        replayed.map_err(|e| e.at(format_args!("version {} of model '{}'", loaded.version, self.model)))
+    }
+
+    /// Why the version on trial must not get a larger share: requests that others made meanwhile it cannot answer.
+    fn why_cold(&self) -> Option<String> {
+        let routes = self.live.routes();
+        let failed = routes.labels.get(CANARY).map(|canary| self.warm_up(canary))?.err()?;
+        Some(format!("{WARM_UP}: {}", failed.message()))
     }
 
     fn load(&self, version: u64) -> Result<Arc<ServedVersion>> {
@@ -447,7 +444,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let registry = Arc::new(Registry::open("ctr", &dir).unwrap());
         let live = Arc::new(LiveModel::open(&Snapshot::default(), 0, 0));
-        let versions = Versions::open("ctr", live, registry).unwrap();
+        let versions = Versions::open("ctr", live, registry, Arc::default()).unwrap();
         let changing = versions.begin(|| "roll back to 7".into()).unwrap();
         let refused = [
             versions.promote(),

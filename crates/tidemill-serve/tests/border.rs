@@ -18,10 +18,13 @@ use inference::{
     model_infer_request::InferInputTensor,
 };
 use prost::Message;
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CertifiedKey, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd, generate_simple_self_signed,
+};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-    pki_types::{CertificateDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
 };
 use serde_json::{Value, json};
 use support::{
@@ -81,6 +84,75 @@ impl Identity {
         stream.read_to_string(&mut text)?;
         Ok(text)
     }
+}
+
+/// An authority that signs certificates of clients.
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// A client's certificate by an authority, until the end of a year.
+fn signed(by: &CertifiedIssuer<'static, KeyPair>, usage: ExtendedKeyUsagePurpose, until: i32) -> ClientIdentity {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["client".to_string()]).unwrap();
+    params.extended_key_usages = vec![usage];
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(until, 12, 31));
+    let certificate = params.signed_by(&key, by).unwrap();
+    (vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+}
+
+/// B76: where clients show certificates, one without, one of another authority, one that has expired and one for another use
+/// end in the handshake, with a reason for the log; the others go on.
+#[test]
+fn b76_clients_show_a_certificate_of_the_authority() {
+    let (identity, ours, others) = (Identity::new(), authority(), authority());
+    let (chain, key) = identity.pem();
+    let pem = ours.pem();
+    let clients = Pem { name: "clients.pem", bytes: pem.as_bytes() };
+    let tls = Arc::new(Tls::for_clients_of(Some(clients), chain, key, YEAR_2027_MS).unwrap());
+    let site = open_behind("clients", Limits::default(), Border { tls: Some(tls.clone()), ..Border::default() });
+    let ask = |client: Option<ClientIdentity>| -> std::io::Result<String> {
+        let mut roots = RootCertStore::empty();
+        roots.add(identity.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_root_certificates(roots);
+        let config = match client {
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        let name = ServerName::try_from("localhost").unwrap();
+        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut stream = StreamOwned::new(connection, connect(site.server.address()));
+        stream.write_all(get("/healthz").as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let good = || signed(&ours, ExtendedKeyUsagePurpose::ClientAuth, 2098);
+    assert!(ask(Some(good())).unwrap().starts_with("HTTP/1.1 200 OK"));
+    assert_eq!(tls.take_refused(), None);
+    for (client, why) in [
+        (None, "peer sent no certificates"),
+        (Some(signed(&others, ExtendedKeyUsagePurpose::ClientAuth, 2098)), "UnknownIssuer"),
+        (Some(signed(&ours, ExtendedKeyUsagePurpose::ClientAuth, 2021)), "expired"),
+        (Some(signed(&ours, ExtendedKeyUsagePurpose::ServerAuth, 2098)), "purpose"),
+    ] {
+        let refused = ask(client).unwrap_err().to_string();
+        assert!(refused.contains("alert"), "{why}: {refused}");
+        let (times, told) = tls.take_refused().unwrap();
+        assert!(times == 1 && told.to_lowercase().contains(&why.to_lowercase()), "{why}: {told}");
+    }
+    assert!(ask(Some(good())).unwrap().ends_with("ok\n"));
+    let wrong = Pem { name: "clients.pem", bytes: b"" };
+    let refused = tls.replace(Some(wrong), chain, key, YEAR_2027_MS).unwrap_err();
+    assert!(refused.message().starts_with("clients.pem: no certificate in it"), "{refused}");
+    tls.replace(None, chain, key, YEAR_2027_MS).unwrap();
+    assert!(ask(None).is_ok(), "nobody is asked for one any more");
 }
 
 fn get(path: &str) -> String {
@@ -160,9 +232,9 @@ fn a_certificate_is_renewed_while_connections_are_open() {
     assert_eq!(client.call("ServerLive", &ServerLiveRequest {}).code, OK);
     let (chain, key) = second.pem();
     let (_, other_key) = first.pem();
-    assert!(tls.replace(chain, other_key, YEAR_2027_MS).is_err());
+    assert!(tls.replace(None, chain, other_key, YEAR_2027_MS).is_err());
     assert!(first.ask(site.server.address(), &get("/healthz")).is_ok(), "what cannot be used changes nothing");
-    tls.replace(chain, key, YEAR_2027_MS).unwrap();
+    tls.replace(None, chain, key, YEAR_2027_MS).unwrap();
     assert!(second.ask(site.server.address(), &get("/healthz")).unwrap().ends_with("ok\n"));
     assert!(first.ask(site.server.address(), &get("/healthz")).is_err());
     assert_eq!(client.call("ModelInfer", &infer_request()).code, OK);

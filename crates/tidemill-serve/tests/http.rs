@@ -483,3 +483,30 @@ fn many_callers_at_once_each_get_their_own_answer() {
         }
     });
 }
+
+/// B72: a push that is sent again under its key is answered as the first was and stored once; another body under that key is
+/// refused. What was refused may be tried again.
+#[test]
+fn b72_a_push_with_a_key_is_stored_once() {
+    let site = open("idempotency");
+    let path = "/v1/sources/impressions";
+    let push = |key: &str, body: &str| site.send(&format!("POST {path}"), &format!("Idempotency-Key: {key}\r\n"), body);
+    let event = |id: i64| json!({"imp_id": id, "user": "u1"}).to_string();
+    let first = push("k1", &event(1));
+    assert_eq!((first.status, first.header("idempotency-replayed")), (200, None), "{first:?}");
+    let again = push("k1", &event(1));
+    assert_eq!((again.status, again.header("idempotency-replayed"), &again.body), (200, Some("true"), &first.body));
+    assert_eq!(site.host.offsets.load(std::sync::atomic::Ordering::SeqCst), 1, "stored once");
+    let headers = "Idempotency-Key: k1\r\n";
+    site.refuses(
+        &format!("POST {path}"),
+        headers,
+        &event(2),
+        409,
+        "idempotency key 'k1' came with another body before",
+    );
+    assert_eq!(site.send("POST /v1/sources/clicks", headers, &event(2)).status, 200, "a key is of one source");
+    assert_eq!(push("k2", "{}").status, 400);
+    assert_eq!(push("k2", &event(2)).status, 200, "what failed left no key behind");
+    assert_eq!(site.post(path, &event(1)).status, 200, "without a key it is another event");
+}

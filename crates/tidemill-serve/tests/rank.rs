@@ -300,3 +300,76 @@ fn rankings_are_there_after_a_restart_and_a_damaged_one_hurts_nobody_else() {
     host.served.put_ranking("b", br#"{"score": "1"}"#).unwrap();
     assert_eq!(rank("b").unwrap().items[0].score, 1.0);
 }
+
+/// A ranking of a version goes with it: who is answered by that version is ranked by it, all others by the one for all.
+#[test]
+fn a_ranking_of_a_version_is_swapped_with_the_version() {
+    let site = open("rank-version");
+    let put = |name: &str, score: &str| {
+        let answer =
+            site.send(&format!("PUT /v1/models/ctr/rankings/{name}"), "", &json!({"score": score}).to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    put("feed", "price");
+    put("feed@2", "-price");
+    let request = json!({"candidates": [{"id": 1, "price": 1}, {"id": 2, "price": 2}], "ranking": "feed"});
+    assert_eq!(ids(&rank(&site, request.clone())), [2, 1].map(Value::from), "version 3 answers");
+    site.host.served.versions().set_label("canary", 2).unwrap();
+    let canary = site.post("/v1/models/ctr@canary:rank", &request.to_string()).json();
+    assert_eq!((ids(&canary), &canary["version"]), ([1, 2].map(Value::from).to_vec(), &json!(2)));
+    site.host.served.rollback(2).unwrap();
+    assert_eq!(ids(&rank(&site, request.clone())), [1, 2].map(Value::from));
+    site.host.served.promote().unwrap();
+    assert_eq!(ids(&rank(&site, request.clone())), [2, 1].map(Value::from));
+    assert_eq!(site.send("DELETE /v1/models/ctr/rankings/feed", "", "").status, 200);
+    let none = "model 'ctr' has no ranking 'feed'";
+    site.refuses(&format!("POST {RANK}"), "", &request.to_string(), 404, &format!("{none}; did you mean 'feed@2'?"));
+    let canary = site.post("/v1/models/ctr@canary:rank", &request.to_string()).json();
+    assert_eq!(ids(&canary), [1, 2].map(Value::from));
+    for name in ["feed@x", "feed@", "feed@0", "feed@02"] {
+        let message = format!("ranking '{name}': behind @ stands the number of a version");
+        site.refuses(&format!("PUT /v1/models/ctr/rankings/{name}"), "", r#"{"score":"1"}"#, 400, &message);
+    }
+    let text = site.get("/metrics").body;
+    assert!(
+        text.contains("tidemill_rank_seconds_count 5") && text.contains("tidemill_ranked_candidates_total 10"),
+        "{text}"
+    );
+}
+
+/// Two candidates of one id are two items with one luck; the first stands first. Nothing is said where there is no share of a
+/// group: one of each value. A page of nothing is refused.
+#[test]
+fn edges_of_a_page() {
+    let site = open("rank-edges");
+    let twice = json!({"candidates": [{"id": 7, "price": 1}, {"id": 7, "price": 2}, {"id": "7", "price": 3}], "score": "rand()"});
+    let reply = rank(&site, twice);
+    let scores: Vec<&Value> = reply["items"].as_array().unwrap().iter().map(|item| &item["score"]).collect();
+    assert!(scores[0] == scores[1] && scores[1] == scores[2], "{reply}");
+    assert_eq!(ids(&reply), [json!(7), json!(7), json!("7")]);
+    let one_each = json!({"candidates": [{"id": 1, "user": "a"}, {"id": 2, "user": "a"}, {"id": 3, "user": "b"}],
+        "score": "1", "diversity": {"by": "user"}});
+    assert_eq!(ids(&rank(&site, one_each)), [1, 3, 2].map(Value::from));
+    site.refuses(
+        &format!("POST {RANK}"),
+        "",
+        r#"{"candidates":[{"id":1}],"k":0}"#,
+        400,
+        "k: expected a whole number above 0, found the number 0",
+    );
+    // Of a name that is there and holds nothing a score reads, no other name is told.
+    site.refuses(
+        &format!("POST {RANK}"),
+        "",
+        r#"{"candidates":[{"id":1,"emb":{"x":1}}],"score":"emb"}"#,
+        400,
+        "candidates[0].emb: expected a number or a text, found an object",
+    );
+    site.refuses(
+        &format!("POST {RANK}"),
+        "",
+        r#"{"candidates":[{"id":1,"emb":null}],"diversity":{"by":"emb"}}"#,
+        400,
+        "diversity.by: no candidate has 'emb'",
+    );
+}

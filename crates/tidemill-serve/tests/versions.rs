@@ -346,3 +346,44 @@ fn one_change_at_a_time() {
     assert!(counts.iter().any(|(done, _)| *done > 0));
     assert_eq!(host.served.registry().routing().labels["canary"], 2);
 }
+
+/// Stage, share, pairs, guards and what became of versions stand in the metrics, model by model.
+#[test]
+fn a_rollout_stands_in_the_metrics() {
+    let site = open("rollout-metrics");
+    let has = |line: &str| {
+        let text = site.get("/metrics").body.clone();
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    };
+    has("tidemill_rollout_stage{model=\"ctr\"} 0");
+    has("tidemill_rollout_verdicts_total{model=\"ctr\",outcome=\"rolled_back\"} 0");
+    done(&site, "/v1/models/ctr:rollback", json!({"version": 1}));
+    let plan = json!({"version": 2, "stages": "10%, 100%", "each": "1h", "errors": 2, "psi": 0.25});
+    let model = done(&site, "/v1/models/ctr:rollout", plan);
+    let guards = model["rollout"]["guards"].as_array().unwrap();
+    assert_eq!(guards[0], json!({"guard": "errors", "figure": null, "bound": 2.0, "evidence": 0.0}));
+    assert_eq!((guards.len(), &guards[1]["guard"]), (2, &json!("psi")));
+    ask(&site.host, 50);
+    for line in [
+        "tidemill_rollout_stage{model=\"ctr\"} 1",
+        "tidemill_rollout_stages{model=\"ctr\"} 2",
+        "tidemill_rollout_version{model=\"ctr\"} 2",
+        "tidemill_rollout_share_percent{model=\"ctr\"} 10",
+        "tidemill_rollout_matured_pairs{model=\"ctr\"} 0",
+        "tidemill_rollout_errors{model=\"ctr\",arm=\"version\"} 0",
+        "tidemill_rollout_guard_bound{model=\"ctr\",guard=\"errors\"} 2",
+        "tidemill_rollout_guard_evidence{model=\"ctr\",guard=\"psi\"} 0",
+    ] {
+        has(line);
+    }
+    done(&site, "/v1/models/ctr:rollout", json!({"abort": true}));
+    has("tidemill_rollout_verdicts_total{model=\"ctr\",outcome=\"ended\"} 1");
+    has("tidemill_rollout_stage{model=\"ctr\"} 0");
+    // A metric is told about once, whatever the models.
+    let text = site.get("/metrics").body.clone();
+    let told: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
+    let mut once = told.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(told.len(), once.len());
+}

@@ -4,6 +4,7 @@ mod support;
 
 use serde_json::json;
 use support::{FakeHost, meta, row, snapshot};
+use tidemill_model::entries::Entries;
 
 #[test]
 fn a_version_that_cannot_answer_recent_requests_takes_no_traffic() {
@@ -66,4 +67,48 @@ fn damage_in_a_mapped_version_is_told_to_whoever_touches_it() {
     std::fs::write(&path, &bytes).unwrap();
     let message = host.served.registry().open_weights(2).map(drop).unwrap_err();
     assert!(message.message().contains("bytes; restore it from a copy"), "{message}");
+}
+
+/// Labels and rollouts take a version only once it has answered the last live requests; a stage asks it again.
+#[test]
+fn labels_and_rollouts_warm_a_version_up() {
+    let host = FakeHost::open("warm-up-labels");
+    let (registry, versions) = (host.served.registry(), host.served.versions());
+    // It fails for one user only.
+    let rare = json!({"user": "rare"});
+    let others = support::keys(&json!({"user": "u0"}));
+    let mut fails = snapshot(&rare, f32::NAN);
+    fails.entries = Entries::pairs(fails.entries.iter().map(|(k, w)| (k, w[0])).filter(|(k, _)| !others.contains(k)));
+    registry.add(&meta(4), &fails).unwrap();
+    let ask = |row: &serde_json::Value| host.served.predict(json!({"rows": [row]}).to_string().as_bytes(), None);
+    versions.rollback(1).unwrap();
+    versions.set_label("blue", 2).unwrap();
+    let plan = json!({"stages": "1%, 100%", "each": "100ms", "errors": 1, "requests_min": 0});
+    let plan = tidemill_serve::rollout::Plan::from_json(plan.as_object().unwrap()).unwrap();
+    ask(&rare).unwrap();
+    let why = "version 4 of model 'ctr': a score of a recent request is not a number";
+    for refused in
+        [versions.set_label("blue", 4), versions.set_label("live", 4), versions.roll_out(Some(4), plan.clone())]
+    {
+        assert_eq!(refused.unwrap_err().message(), why);
+    }
+    let model = host.served.to_json();
+    assert_eq!((&model["labels"], &model["live"]), (&json!({"blue": 2}), &json!("pinned 1")), "all stays as it was");
+    assert!(model.get("rollout").is_none());
+    // Once nobody has asked for that user lately it is let in, and found out before the next stage.
+    let others: Vec<_> = (0..256).map(|i| json!({"user": format!("u{i}")})).collect();
+    for eight in others.chunks(8) {
+        host.served.predict(json!({"rows": eight}).to_string().as_bytes(), None).unwrap();
+    }
+    versions.roll_out(Some(4), plan).unwrap();
+    // By whoever the live version answers.
+    host.served.predict(json!({"rows": [rare]}).to_string().as_bytes(), tidemill_serve::live::Which::Live).unwrap();
+    let verdict = (0..3_000).find_map(|_| {
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+        registry.routing().verdicts.pop()
+    });
+    let verdict = verdict.expect("a verdict within 30 s");
+    assert_eq!((verdict.version, verdict.outcome.word(), verdict.guard()), (4, "rolled back", "warm_up"));
+    assert_eq!(verdict.reason, format!("warm_up: {why}"));
+    assert_eq!(host.served.to_json()["live"], "pinned 1");
 }

@@ -49,6 +49,8 @@ impl Display for AlterModel {
                 settings.iter().try_for_each(|(name, value)| write!(f, ", {name} = {value}"))
             }
             ModelChange::Abort => write!(f, "end the rollout"),
+            ModelChange::Ranking { name, config: Some(config), .. } => write!(f, "ranking {name} is {config}"),
+            ModelChange::Ranking { name, config: None, .. } => write!(f, "ranking {name} goes"),
         }
     }
 }

@@ -78,6 +78,15 @@ pub enum ModelChange {
     },
     /// The rollout that is going on ends.
     Abort,
+    /// A ranking is kept under a name.
+    Ranking {
+        /// Its name, with the version behind `@` where it is of one.
+        name: String,
+        /// JSON; `None`: it goes.
+        config: Option<String>,
+        /// Whether one of that name may be there.
+        replace: bool,
+    },
 }
 
 /// A model to train.

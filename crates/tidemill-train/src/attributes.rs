@@ -27,7 +27,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 53] = [
+pub static ATTRIBUTES: [Attribute; 54] = [
     optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
     number(
         "model.alpha",
@@ -170,6 +170,12 @@ pub static ATTRIBUTES: [Attribute; 53] = [
         1e6,
         Some("0"),
         "entries whose parameters are all this small are left out of versions",
+    ),
+    text(
+        "publish.precision",
+        "f32",
+        "how exactly versions and replicas hold parameters: f32, f16 or int8, by slot as in 'f16; user=int8; item=f32'; what is \
+         learned goes on in f32",
     ),
     integer(
         "publish.every",

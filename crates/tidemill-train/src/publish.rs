@@ -1,9 +1,13 @@
 //! Step 7, publish: what leaves the trainer. Parameters only, no optimizer state.
+//!
+//! Here and nowhere else parameters are rounded to the precision that was asked for, so deltas, versions and replicas hold
+//! the same bits; entries that are then all zero, or that small, are not published. What is learned never sees it.
 
 use tidemill_model::{
     Delta, Sampling, Snapshot,
     entries::Entries,
     params::{EntryRef, Listener, Taken},
+    precision::Precision,
 };
 
 use crate::Trainer;
@@ -15,13 +19,14 @@ impl Trainer {
         let width = self.learner.width();
         let mut entries = Entries::new(width);
         let mut params = vec![0.0; width];
+        let precision = self.precision();
         let mut anew = false;
         for part in 0..self.table.parts() {
             let mut removed = Vec::new();
             let taken = self.table.write(part).take_changed(
                 Listener::Deltas,
                 |entry| {
-                    self.published(entry.state, &mut params);
+                    self.published(&entry, &precision, &mut params);
                     // As in a snapshot: what is left out there is removed here.
                     if params.iter().all(|x| x.abs() <= self.spec.prune) {
                         params.fill(0.0);
@@ -56,8 +61,9 @@ impl Trainer {
         let width = self.learner.width();
         let mut entries = Entries::with_room(width, self.table.len());
         let mut params = vec![0.0; width];
+        let precision = self.precision();
         self.table.sorted(|entry| {
-            self.published(entry.state, &mut params);
+            self.published(&entry, &precision, &mut params);
             if params.iter().any(|x| x.abs() > self.spec.prune) {
                 entries.push(entry.key, &params);
             }
@@ -82,13 +88,28 @@ impl Trainer {
     pub fn entries(&self, mut out: impl FnMut(EntryRef, &[f32])) {
         let mut params = vec![0.0; self.learner.width()];
         self.table.sorted(|entry| {
-            self.published(entry.state, &mut params);
+            self.read_params(entry.state, &mut params);
             out(entry, &params);
         });
     }
 
-    /// An entry's parameters as others see them; both zeros are written as 0.
-    fn published(&self, state: &[f32], params: &mut [f32]) {
+    /// By slot number; of a learner that does not keep slots, of all.
+    fn precision(&self) -> (Precision, Vec<Precision>) {
+        let spec = &self.spec;
+        (
+            spec.precision.all,
+            if spec.precision.slots.is_empty() { vec![] } else { spec.precision.of_slots(&spec.slots) },
+        )
+    }
+
+    /// An entry's parameters as versions and replicas have them: rounded, where that was asked for.
+    fn published(&self, entry: &EntryRef, (all, of_slots): &(Precision, Vec<Precision>), params: &mut [f32]) {
+        self.read_params(entry.state, params);
+        of_slots.get(usize::from(entry.slot)).unwrap_or(all).round(params);
+    }
+
+    /// An entry's parameters; both zeros are written as 0.
+    fn read_params(&self, state: &[f32], params: &mut [f32]) {
         self.read_entry(state, params);
         params.iter_mut().for_each(|x| *x += 0.0);
     }

@@ -5,6 +5,7 @@ use tidemill_model::{
     loss::Loss,
     model::{Deep, LearnerSpec, ModelSpec},
     optimizer::{Adagrad, Adam, Clip, Ftrl, GradientFilter, Momentum, Optimizer, Penalty, Schedule, Sgd},
+    precision::Precisions,
 };
 
 use crate::{Task, attributes::ATTRIBUTES};
@@ -64,6 +65,8 @@ pub struct TrainSpec {
     pub forget_after: Option<u64>,
     /// `publish.prune`
     pub prune: f32,
+    /// `publish.precision`
+    pub precision: Precisions,
     /// `publish.every`; `None`: at the end only.
     pub publish_every: Option<u64>,
     /// `publish.interval`
@@ -132,6 +135,7 @@ impl TrainSpec {
             evicts: s.text("train.when_full").as_deref() == Some("evict"),
             forget_after: Some(s.integer("train.forget_after") as u64).filter(|samples| *samples > 0),
             prune: s.number("publish.prune") as f32,
+            precision: Precisions::parse(&s.text("publish.precision").unwrap_or_default())?,
             publish_every: (every > 0).then_some(every),
             publish_interval_ms: s.integer("publish.interval"),
             publish_label_rate: s.number("publish.label_rate"),

@@ -151,6 +151,7 @@ impl Trainer {
         let parts = parts(threads);
         let learner = spec.model.build(spec.slots.len());
         let blocks = blocks(spec, &*learner);
+        spec.precision.check(&spec.slots, table_spec(spec, &*learner).words > 2)?;
         let table = with_policy(ParamTable::new(table_spec(spec, &*learner), parts)?, spec, &blocks);
         let validation = Validation::new(spec.task(), spec.validate_window, spec.pending_max);
         let params = learner.start_dense(spec.seed);

@@ -135,7 +135,7 @@ impl Inner {
     }
 
     fn load(&self, name: &str) -> Result<Arc<ServedModel>> {
-        let opened = self.open(name);
+        let opened = open_model(&self.data, name);
         let mut models = self.models();
         models.loads += 1;
         let Some(place) = models.places.get_mut(name) else { return opened };
@@ -148,32 +148,33 @@ impl Inner {
         opened
     }
 
-    fn open(&self, name: &str) -> Result<Arc<ServedModel>> {
-        let job = program::stored_job(self.data.root(), name)?;
-        let registry = Registry::open(name, &self.data.versions(name)?)?;
-        let Some(meta) = registry.list().pop() else {
-            return Err(match registry.damaged().first() {
-                Some(damaged) => Error::corrupt(format!("model '{name}': {}", damaged.reason)),
-                None => Error::not_found(format!("model '{name}' has no version yet")),
-            });
-        };
-        if meta.fingerprint != job.fingerprint {
-            return Err(Error::conflict(format!(
-                "model '{name}': version {} was learned by an earlier program than the one in its directory",
-                meta.version
-            )));
-        }
-        let weights = registry.open_weights(meta.version)?;
-        let live = Arc::new(LiveModel::fixed(weights, meta.version, meta.mini_batch));
-        let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
-        let input = job.pipeline.left.source.columns.clone();
-        let predictor = Predictor::new(name, input, job.pipeline.request.clone(), extractor, live)?;
-        Ok(Arc::new(ServedModel::open(predictor, Arc::new(registry))?))
-    }
-
     fn models(&self) -> MutexGuard<'_, Models> {
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A model of a directory that this process owns, ready to answer from its live version.
+pub fn open_model(data: &DataDir, name: &str) -> Result<Arc<ServedModel>> {
+    let job = program::stored_job(data.root(), name)?;
+    let registry = Registry::open(name, &data.versions(name)?)?;
+    let Some(meta) = registry.list().pop() else {
+        return Err(match registry.damaged().first() {
+            Some(damaged) => Error::corrupt(format!("model '{name}': {}", damaged.reason)),
+            None => Error::not_found(format!("model '{name}' has no version yet")),
+        });
+    };
+    if meta.fingerprint != job.fingerprint {
+        return Err(Error::conflict(format!(
+            "model '{name}': version {} was learned by an earlier program than the one in its directory",
+            meta.version
+        )));
+    }
+    let weights = registry.open_weights(meta.version)?;
+    let live = Arc::new(LiveModel::fixed(weights, meta.version, meta.mini_batch));
+    let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
+    let input = job.pipeline.left.source.columns.clone();
+    let predictor = Predictor::new(name, input, job.pipeline.request.clone(), extractor, live)?;
+    Ok(Arc::new(ServedModel::open(predictor, Arc::new(registry))?))
 }
 
 impl Models {

@@ -96,7 +96,14 @@ impl Host for AppHost {
     }
 
     fn status(&self) -> Value {
-        self.shown().page.clone()
+        let (mut page, models) = {
+            let shown = self.shown();
+            (shown.page.clone(), shown.models.clone())
+        };
+        if let Some(model) = models.iter().find(|m| page["model"] == m.name()) {
+            page["rollout"] = model.versions().page_json();
+        }
+        page
     }
 
     fn metrics(&self) -> String {

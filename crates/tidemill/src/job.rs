@@ -460,6 +460,7 @@ impl Job {
     /// Journal first, then down the line.
     fn take(&mut self, cut: Cut, signal: &Signal, watcher: &mut dyn Watcher) -> Result<()> {
         self.wait_for_sinks(signal, watcher)?;
+        self.lap(Phase::Sinks);
         let record = Record::Cut(cut.record.clone());
         while let Err(e) = self.journal.append(&record) {
             if e.kind() != Kind::Exhausted || signal.is_stopped() {
@@ -802,6 +803,7 @@ impl Job {
             version: self.version,
             versions: self.registry.list().len() as u64,
             staleness_ms: self.timing.staleness_ms,
+            sinks: self.sinks.status(),
         });
         self.meter.tell(&mut steps.all);
         let join = self.engine.line.join_state().unwrap_or_default();

@@ -9,7 +9,6 @@ mod thread;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, Sender, channel, sync_channel},
@@ -21,6 +20,7 @@ use serde_json::{Value, json};
 use tidemill_base::{
     Clock, Error, Result,
     codec::{Decoder, Encoder},
+    store::log::LogSync,
 };
 use tidemill_sql::{SinkJob, TrainJob};
 use tidemill_stream::sink::{FileOutlet, Outlet, Owner, SinkConnector};
@@ -114,7 +114,7 @@ impl Sinks {
         &mut self,
         from: u64,
         states: &States,
-        journal: &dyn Fn() -> Result<File>,
+        journal: &dyn Fn() -> Result<LogSync>,
         clock: &Arc<dyn Clock>,
     ) -> Result<()> {
         for (sink, mut outlet) in std::mem::take(&mut self.opened) {

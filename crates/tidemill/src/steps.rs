@@ -12,7 +12,7 @@ use tidemill_stream::flow::{LATENESS_BOUNDS_MS, Lateness};
 /// One step of a job: a box of the picture.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    /// What it does: `source`, `window`, `view`, `join`, `features`, `learner`, `publish`.
+    /// What it does: `source`, `window`, `view`, `join`, `features`, `learner`, `publish`, `sink`.
     pub step: &'static str,
     /// Which of them it is.
     pub name: String,
@@ -141,7 +141,7 @@ impl Steps {
 
     /// What was counted, of steps whose counts follow from the events alone: the same however often a run was killed.
     pub fn to_counts(&self) -> Value {
-        let counted = self.all.iter().filter(|step| step.step != "publish").map(|step| {
+        let counted = self.all.iter().filter(|step| !["publish", "sink"].contains(&step.step)).map(|step| {
             let dropped = step.dropped.iter().filter(|d| d.1 > 0);
             let dropped: Map<String, Value> = dropped.map(|(why, n)| (why.to_string(), json!(n))).collect();
             let mut json = json!({

@@ -148,7 +148,10 @@ impl TopicOutlet {
                 .and_then(|()| consumer.assign(&list))
                 .map_err(|e| self.away(&e))?;
             let mut last: Option<(String, Option<u64>)> = None;
-            while from < high {
+            if from == high {
+                return Ok(None);
+            }
+            loop {
                 match consumer.poll(FIRST_ANSWER) {
                     None => {
                         return Err(Error::unavailable(format!(

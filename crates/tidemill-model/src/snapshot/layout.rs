@@ -7,14 +7,18 @@ use std::ops::Range;
 
 use tidemill_base::{Error, Result, hash64};
 
-use super::{Head, damaged, read_numbers, root};
+use super::{FORM_SHIFT, Head, damaged, read_numbers, root};
 use crate::{
+    compact::Form,
     entries::Entries,
     lines::{self, LINE_BYTES},
 };
 
 /// Bytes that have one checksum.
 pub(crate) const PAGE_BYTES: usize = 16 << 10;
+
+/// Forms of rows, in the order in which they stand.
+const FORMS: [Form; 3] = [Form::F32, Form::F16, Form::Int8];
 
 /// Ranges of bytes in a snapshot.
 #[derive(Clone, Debug)]
@@ -24,6 +28,10 @@ pub(crate) struct Layout {
     pub lines: Range<usize>,
     /// Empty where an entry has one parameter: it stands beside its key.
     pub rows: Range<usize>,
+    /// Rows of 32, 16 and 8 bits, which stand in this order.
+    counts: [usize; 3],
+    /// Whether words of entries say the form of their row.
+    has_forms: bool,
     pub dense: Range<usize>,
     checks: usize,
     /// Stands for the whole content.
@@ -41,8 +49,19 @@ impl Layout {
             Ok::<_, Error>(std::mem::replace(&mut at, end)..end)
         };
         let lines = section(head.lines, LINE_BYTES as u64)?;
-        let row_bytes = if head.width > 1 { head.width.checked_mul(4).ok_or_else(endless)? } else { 0 };
-        let rows = section(head.entries, row_bytes)?;
+        let width = if head.width > 1 {
+            usize::try_from(head.width).ok().filter(|w| *w < 1 << 32).ok_or_else(endless)?
+        } else {
+            0
+        };
+        let [halves, eighths] = head.smaller;
+        let plain = halves.checked_add(eighths).and_then(|smaller| head.entries.checked_sub(smaller));
+        let counts = [plain.ok_or_else(endless)?, halves, eighths];
+        let mut rows = section(0, 1)?;
+        for (form, count) in FORMS.into_iter().zip(counts) {
+            let row_bytes = if width == 0 { 0 } else { form.bytes(width) };
+            rows.end = section(count, row_bytes as u64)?.end;
+        }
         let dense = section(head.dense, 4)?;
         let pages: usize = [&lines, &rows, &dense].map(|section| section.len().div_ceil(PAGE_BYTES)).iter().sum();
         let checks = section(pages as u64, 8)?;
@@ -59,7 +78,27 @@ impl Layout {
             return Err(damaged(what, "checksums", checks.start, end));
         }
         let (width, entries, checks) = (head.width as usize, head.entries as usize, checks.start);
-        Ok(Self { width, entries, lines, rows, dense, checks, root: told, what: what.to_string() })
+        let (counts, has_forms) = (counts.map(|count| count as usize), head.format > 4);
+        Ok(Self { width, entries, lines, rows, counts, has_forms, dense, checks, root: told, what: what.to_string() })
+    }
+
+    /// Bytes of the rows of 32 bits, which stand first.
+    pub fn plain_rows(&self) -> Range<usize> {
+        self.rows.start..self.rows.start + self.counts[0] * if self.width > 1 { self.width * 4 } else { 0 }
+    }
+
+    /// The form of the row that a word names, and where it stands among the rows' bytes; `None`: there is no such row.
+    #[inline(always)]
+    pub fn row(&self, word: u32) -> Option<(Form, Range<usize>)> {
+        let (form, number) = match self.has_forms {
+            true => (word >> FORM_SHIFT, word & ((1 << FORM_SHIFT) - 1)),
+            false => (0, word),
+        };
+        let (form, number) = (*FORMS.get(form as usize)?, number as usize);
+        let before: usize =
+            FORMS.iter().zip(self.counts).take(form as usize).map(|(f, n)| f.bytes(self.width) * n).sum();
+        let from = before + number * form.bytes(self.width);
+        (number < self.counts[form as usize]).then(|| (form, from..from + form.bytes(self.width)))
     }
 
     /// Pages of lines and rows: those that are looked at one by one.
@@ -98,27 +137,35 @@ impl Layout {
         Ok(read_numbers(&bytes[self.dense.clone()]))
     }
 
+    fn number_bits(&self) -> u32 {
+        if self.has_forms { (1 << FORM_SHIFT) - 1 } else { u32::MAX }
+    }
+
     /// All parameters, checked.
     pub fn read(&self, bytes: &[u8]) -> Result<(Entries, Vec<f32>)> {
         (0..self.pages()).try_for_each(|page| self.check(bytes, page))?;
         let lines = bytes[self.lines.clone()].as_chunks::<LINE_BYTES>().0;
         let mut keys = Vec::with_capacity(self.entries);
-        let mut words = Vec::with_capacity(if self.width == 1 { self.entries } else { 0 });
+        let mut params = Vec::with_capacity(self.entries * self.width);
+        let rows = &bytes[self.rows.clone()];
+        // Rows of a form stand in the order of their entries.
+        let mut next = [0; FORMS.len()];
         for (i, (key, word)) in lines.iter().flat_map(lines::entries).enumerate() {
             keys.push(key);
-            match self.width {
-                1 => words.push(f32::from_bits(word)),
-                _ if word as usize != i => {
-                    return Err(Error::corrupt(format!("{}: entry {i} names row {word}", self.what)));
-                }
-                _ => {}
+            if self.width == 1 {
+                params.push(f32::from_bits(word));
+                continue;
             }
+            let row = self.row(word).filter(|(form, _)| word & self.number_bits() == next[*form as usize]);
+            let (form, place) =
+                row.ok_or_else(|| Error::corrupt(format!("{}: entry {i} names row {word}", self.what)))?;
+            next[form as usize] += 1;
+            form.read(&rows[place], self.width, &mut params);
         }
         if keys.len() != self.entries {
             let (there, what) = (keys.len(), &self.what);
             return Err(Error::corrupt(format!("{what}: {there} entries, it has {}", self.entries)));
         }
-        let params = if self.width == 1 { words } else { read_numbers(&bytes[self.rows.clone()]) };
         Ok((Entries { width: self.width, keys, params }, self.read_dense(bytes)?))
     }
 }

@@ -13,6 +13,7 @@ use std::sync::{
 use tidemill_base::{Error, Result};
 
 use crate::{
+    compact::Form,
     lines::{self, Found, LINE_BYTES, Line},
     prefetch::prefetch,
     snapshot::{Layout, PAGE_BYTES},
@@ -40,7 +41,7 @@ impl Mapped {
     /// `None`: the bytes lie in memory as this machine cannot read numbers.
     pub fn open(bytes: SharedBytes, layout: Layout) -> Option<Self> {
         let is_readable = cfg!(target_endian = "little")
-            && bytemuck::try_cast_slice::<u8, f32>(&(*bytes).as_ref()[layout.rows.clone()]).is_ok();
+            && bytemuck::try_cast_slice::<u8, f32>(&(*bytes).as_ref()[layout.plain_rows()]).is_ok();
         let seen = (0..layout.pages().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let (homes, row_page) = (lines::homes(layout.entries as u64), layout.row_page(0));
         is_readable.then(|| Self { bytes, layout, homes, row_page, seen, damage: OnceLock::new() })
@@ -76,16 +77,17 @@ impl Mapped {
             return params.extend(keys.iter().map(param));
         }
         let rows = &bytes[self.layout.rows.clone()];
-        let row_bytes = self.layout.width * 4;
         for some in keys.chunks(ROWS_AHEAD) {
             let mut words = [None; ROWS_AHEAD];
             for (word, key) in words.iter_mut().zip(some) {
                 *word = self.word(bytes, lines, *key);
                 // The processor fetches what follows in a row by itself.
-                prefetch(rows, word.unwrap_or(0) as usize * row_bytes);
+                prefetch(rows, word.and_then(|word| self.layout.row(word)).map_or(0, |(_, row)| row.start));
             }
             for word in &words[..some.len()] {
-                params.extend_from_slice(word.and_then(|row| self.row(bytes, row)).unwrap_or(zeros));
+                if word.and_then(|word| self.read_row(bytes, word, params)).is_none() {
+                    params.extend_from_slice(zeros);
+                }
             }
         }
     }
@@ -98,10 +100,11 @@ impl Mapped {
     }
 
     /// The parameters of a key, where entries have several.
-    pub fn several(&self, key: u64) -> Option<&[f32]> {
+    pub fn several(&self, key: u64) -> Option<Vec<f32>> {
         let bytes = (*self.bytes).as_ref();
         let (lines, _) = bytes[self.layout.lines.clone()].as_chunks::<LINE_BYTES>();
-        self.word(bytes, lines, key).and_then(|row| self.row(bytes, row))
+        let (word, mut params) = (self.word(bytes, lines, key)?, Vec::with_capacity(self.layout.width));
+        self.read_row(bytes, word, &mut params).map(|()| params)
     }
 
     #[inline(always)]
@@ -121,14 +124,18 @@ impl Mapped {
         }
     }
 
+    /// Appends the row that a word names.
     #[inline(always)]
-    fn row<'a>(&self, bytes: &'a [u8], row: u32) -> Option<&'a [f32]> {
-        let row_bytes = self.layout.width * 4;
-        let from = row as usize * row_bytes;
-        let row = bytes[self.layout.rows.clone()].get(from..from + row_bytes)?;
-        self.touch(bytes, self.row_page + from / PAGE_BYTES)?;
-        self.touch(bytes, self.row_page + (from + row_bytes - 1) / PAGE_BYTES)?;
-        bytemuck::try_cast_slice(row).ok()
+    fn read_row(&self, bytes: &[u8], word: u32, params: &mut Vec<f32>) -> Option<()> {
+        let (form, place) = self.layout.row(word)?;
+        self.touch(bytes, self.row_page + place.start / PAGE_BYTES)?;
+        self.touch(bytes, self.row_page + (place.end - 1) / PAGE_BYTES)?;
+        let row = &bytes[self.layout.rows.clone()][place];
+        match form {
+            Form::F32 => params.extend_from_slice(bytemuck::try_cast_slice(row).ok()?),
+            smaller => smaller.read(row, self.layout.width, params),
+        }
+        Some(())
     }
 
     /// Makes sure that a page is what was written.

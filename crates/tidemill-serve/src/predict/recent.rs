@@ -29,7 +29,7 @@ const KEPT_ONE_IN: u32 = 16;
 type Sample = (Vec<u64>, Vec<f32>, Vec<u16>);
 
 #[derive(Default)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     samples: Mutex<VecDeque<Sample>>,
     /// Requests to pass over until the next is kept; two at once may take it twice, and no harm is done.
     pass_over: AtomicU32,

@@ -58,8 +58,11 @@ pub struct RankedItem {
     pub prediction: Prediction,
 }
 
-/// A table of named rankings.
-pub(crate) type NamedRankings<'a> = &'a dyn Fn(&str) -> Result<Arc<Config>>;
+/// The ranking of a name for a version.
+pub(crate) type NamedRankings<'a> = &'a dyn Fn(&str, u64) -> Result<Arc<Config>>;
+
+/// How often a request begins again because the version that answers has another ranking than the one that was live.
+const ATTEMPTS: usize = 8;
 
 /// Answers a request by the version asked for, or the live one; `now_ms` is the time if the request does not say it.
 pub(crate) fn rank(
@@ -70,21 +73,45 @@ pub(crate) fn rank(
     now_ms: i64,
 ) -> Result<RankReply> {
     let request = Request::parse(body)?;
-    let config = match &request.ranking {
+    let now_ms = request.now_ms.unwrap_or(now_ms);
+    let mut config = match &request.ranking {
         Ranking::Prediction => Arc::new(Config::from_score("prediction")?),
         Ranking::Score(text) => Arc::new(Config::from_score(text)?),
         Ranking::Config(value) => Arc::new(Config::from_value(value)?),
-        Ranking::Named(name) => named(name)?,
+        Ranking::Named(name) => named(name, predictor.live().pick(which)?.version)?,
     };
-    let program = Program::compile(&config, &known(predictor, true))?;
-    let now_ms = request.now_ms.unwrap_or(now_ms);
+    for _ in 0..ATTEMPTS {
+        let (items, scores, predicted) = score(predictor, &request, &config, which, now_ms)?;
+        if let Ranking::Named(name) = &request.ranking {
+            let of_version = named(name, predicted.version)?;
+            if !Arc::ptr_eq(&of_version, &config) {
+                config = of_version;
+                continue;
+            }
+        }
+        let limit = request.diversity.as_ref().map(|d| Limit { groups: &items.groups, max: d.max });
+        let chosen = page(&scores, &items.ids, limit, request.k.unwrap_or(usize::MAX));
+        return Ok(reply(chosen, items, &scores, predicted, now_ms));
+    }
+    Err(Error::unavailable(
+        "the live version and its ranking changed again and again while this was answered; try again",
+    ))
+}
+
+/// Items with their scores, and what the model said of them.
+fn score(
+    predictor: &Predictor,
+    request: &Request<'_>,
+    config: &Config,
+    which: Which<'_>,
+    now_ms: i64,
+) -> Result<(Items, Vec<f64>, PredictReply)> {
+    let program = Program::compile(config, &known(predictor, true))?;
     let given = program.given(now_ms, &request.external)?;
-    let mut items = Items::read(&request, &program, predictor)?;
+    let mut items = Items::read(request, &program, predictor)?;
     let predicted = predictor.predict_shared(request.context, &request.candidates, which).map_err(of_candidates)?;
     let scores = items.score(&program, &given, &predicted, request.seed);
-    let limit = request.diversity.as_ref().map(|d| Limit { groups: &items.groups, max: d.max });
-    let chosen = page(&scores, &items.ids, limit, request.k.unwrap_or(usize::MAX));
-    Ok(reply(chosen, items, &scores, predicted, now_ms))
+    Ok((items, scores, predicted))
 }
 
 /// What is known of a model before a request comes; `open` if its items bring columns of their own.
@@ -98,18 +125,15 @@ pub(crate) fn known(predictor: &Predictor, open: bool) -> Known {
 }
 
 fn column_types(columns: &Schema) -> Vec<(String, ColumnType)> {
-    let of = |name: &str, ty: &DataType| {
-        Some(match ty {
-            DataType::Timestamp(..) => ColumnType::Time,
-            DataType::Int64 | DataType::Utf8 if names_a_time(name) => ColumnType::Time,
-            DataType::Int64 | DataType::Int32 => ColumnType::Whole,
-            DataType::Float64 | DataType::Float32 | DataType::Boolean => ColumnType::Number,
-            DataType::Utf8 => ColumnType::Text,
-            _ => return None,
-        })
+    let of = |name: &str, ty: &DataType| match ty {
+        DataType::Timestamp(..) => ColumnType::Time,
+        DataType::Int64 | DataType::Utf8 if names_a_time(name) => ColumnType::Time,
+        DataType::Int64 | DataType::Int32 => ColumnType::Whole,
+        DataType::Float64 | DataType::Float32 | DataType::Boolean => ColumnType::Number,
+        DataType::Utf8 => ColumnType::Text,
+        _ => ColumnType::Other,
     };
-    let fields = columns.fields().iter();
-    fields.filter_map(|f| of(f.name(), f.data_type()).map(|ty| (f.name().clone(), ty))).collect()
+    columns.fields().iter().map(|f| (f.name().clone(), of(f.name(), f.data_type()))).collect()
 }
 
 /// The candidates, in columns.
@@ -161,8 +185,8 @@ impl Items {
     fn check_names(&self, request: &Request<'_>, program: &Program, reader: &Reader, source: &Schema) -> Result<()> {
         let near = |path: &str| {
             let known = self.unknown.iter().chain(source.fields().iter().map(|f| f.name())).map(String::as_str);
-            nearest(path, known.chain(["pctr", "prediction", "now"]))
-                .map_or(String::new(), |near| format!("; did you mean '{near}'?"))
+            let others = known.chain(["pctr", "prediction", "now"]).filter(|name| *name != path);
+            nearest(path, others).map_or(String::new(), |near| format!("; did you mean '{near}'?"))
         };
         for (i, column) in program.columns().iter().enumerate().filter(|(i, _)| !reader.seen[*i]) {
             if let Column::Number { path, undeclared: Some(place) }

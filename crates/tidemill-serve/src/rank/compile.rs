@@ -42,6 +42,8 @@ pub enum ColumnType {
     Time,
     /// Texts, which can be compared with texts.
     Text,
+    /// What a score cannot read: lists and the like.
+    Other,
 }
 
 /// What a model says of an item.
@@ -178,6 +180,11 @@ impl Compiler<'_> {
             let value = self.column(output);
             return Ok(Part::Value(value, Type::Number));
         }
+        if self.column_type(name) == Some(ColumnType::Other) {
+            let what =
+                format!("column '{}' is none that a score can read: numbers, moments and texts are", short(name));
+            return Err(self.source.fault(at, what));
+        }
         let known = self.config.defaults.contains_key(name) || self.column_type(name).is_some();
         if known || self.known.open && !self.is_function(name) && name != "external" {
             return Ok(Part::Column(name.to_string(), at));
@@ -186,7 +193,8 @@ impl Compiler<'_> {
             return Err(self.source.fault(at, format!("'{name}' is a function; write {name}(...)")));
         }
         let outputs = ["pctr", "prediction", "now"].into_iter();
-        let names = self.known.columns.iter().map(|(n, _)| n.as_str());
+        let readable = self.known.columns.iter().filter(|(_, ty)| *ty != ColumnType::Other);
+        let names = readable.map(|(n, _)| n.as_str());
         let defaults = self.config.defaults.keys().map(String::as_str);
         let near = nearest(name, names.chain(defaults).chain(outputs));
         let advice = near.map_or(String::new(), |near| format!("; did you mean '{near}'?"));

@@ -2,7 +2,8 @@
 //!
 //! In: a name and a config as JSON. Out: the config, read and checked, for every request that begins after it was put. A
 //! ranking is on disk before anybody sees it, in one file that is there whole or not at all; a request that has begun
-//! keeps the one it has. A file that cannot be read costs those who ask for its ranking, nobody else.
+//! keeps the one it has. A file that cannot be read costs those who ask for its ranking, nobody else. A ranking may be of one
+//! version (`feed@7`): whatever that version answers under the name `feed` goes by it, so it is swapped as the version is.
 
 use std::{
     collections::BTreeMap,
@@ -61,9 +62,12 @@ impl Rankings {
         Ok(Self { model: model.to_string(), dir: dir.to_path_buf(), writing: Mutex::new(()), known })
     }
 
-    /// The ranking of this name.
-    pub fn get(&self, name: &str) -> Result<Arc<Config>> {
-        match self.find(&self.known.load(), name)? {
+    /// The ranking of this name for a version: that version's own, or else the one for all.
+    pub fn get(&self, name: &str, version: u64) -> Result<Arc<Config>> {
+        let table = self.known.load();
+        let own = format!("{name}@{version}");
+        let name = if table.contains_key(&own) { &own } else { name };
+        match self.find(&table, name)? {
             Kept::Whole(config, _) => Ok(config.clone()),
             Kept::Damaged(why) => Err(self.damaged(name, why)),
         }
@@ -151,7 +155,17 @@ fn kept(path: &Path) -> Kept {
 }
 
 /// A name becomes a file's.
-fn check_name(name: &str) -> Result<()> {
+fn check_name(written: &str) -> Result<()> {
+    let (name, version) = written.split_once('@').map_or((written, None), |(name, version)| (name, Some(version)));
+    if let Some(version) = version
+        && !version.parse::<u64>().is_ok_and(|number| number > 0 && number.to_string() == version)
+    {
+        let message = format!(
+            "ranking '{}': behind @ stands the number of a version",
+            short(&written.escape_default().to_string())
+        );
+        return Err(Error::invalid(message));
+    }
     let fits = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     if fits && !name.is_empty() && name.len() <= NAME_MAX {
         return Ok(());

@@ -19,6 +19,7 @@ fn known() -> Known {
         ("price", ColumnType::Number),
         ("views", ColumnType::Whole),
         ("category", ColumnType::Text),
+        ("emb", ColumnType::Other),
         ("a", ColumnType::Number),
         ("b", ColumnType::Number),
     ];
@@ -284,6 +285,11 @@ fn what_makes_no_sense_is_refused_with_its_place() {
         (bare("2 * quality"), "score, character 5: no column 'quality', and no default for one"),
         (bare("1 + pcrt"), "score, character 5: no column 'pcrt', and no default for one; did you mean 'pctr'?"),
         (bare("ctr.class_1"), "score, character 1: model 'ctr' has no 'class_1'; it has output and probability"),
+        (
+            bare("1 + emb"),
+            "score, character 5: column 'emb' is none that a score can read: numbers, moments and texts are",
+        ),
+        (bare("em"), "score, character 1: no column 'em', and no default for one"),
         (bare("sqrt(2)"), "score, character 1: no function 'sqrt'"),
         (bare("decay_gaus(time)"), "score, character 1: no function 'decay_gaus'; did you mean 'decay_gauss'?"),
         (bare("1 + ln"), "score, character 5: 'ln' is a function; write ln(...)"),

@@ -9,12 +9,17 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use serde_json::{Map, Value, json};
 use tidemill_base::{Error, Result, store::atomic_file};
 
-use crate::rollout::{Plan, plan};
+use crate::rollout::{
+    Plan,
+    plan::{self, GUARD_NAMES},
+};
 
 const FILE: &str = "routing.json";
 const FORMAT: u64 = 1;
 /// Labels of one model, each of which keeps a version in memory.
 pub const LABELS_MAX: usize = 16;
+/// What a reason begins with where the last live requests were too much for a version.
+pub(crate) const WARM_UP: &str = "warm_up";
 const LABEL_CHARACTERS_MAX: usize = 32;
 /// What became of versions: the last so many are kept.
 const VERDICTS_MAX: usize = 100;
@@ -30,6 +35,8 @@ pub struct Routing {
     pub rollout: Option<RolledOut>,
     /// What became of versions, oldest first.
     pub verdicts: Vec<Verdict>,
+    /// How often what became of one since the process began, by outcome and guard; not on disk.
+    pub told: BTreeMap<(Outcome, &'static str), u64>,
 }
 
 /// A rollout and how far it has come.
@@ -57,7 +64,7 @@ pub struct Verdict {
 }
 
 /// What was done with a version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// It passed every stage and is live.
     Promoted,
@@ -70,7 +77,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Outcome; 4] = [Outcome::Promoted, Outcome::RolledBack, Outcome::Ended, Outcome::Held];
+    /// Every one.
+    pub const ALL: [Outcome; 4] = [Outcome::Promoted, Outcome::RolledBack, Outcome::Ended, Outcome::Held];
 
     /// The word for it.
     pub fn word(self) -> &'static str {
@@ -84,6 +92,12 @@ impl Outcome {
 }
 
 impl Verdict {
+    /// The guard that decided, which the reason begins with; `other` where there was none.
+    pub fn guard(&self) -> &'static str {
+        let begin = self.reason.split_once(": ").map_or("", |(begin, _)| begin);
+        GUARD_NAMES.into_iter().chain([WARM_UP]).find(|name| *name == begin).unwrap_or("other")
+    }
+
     /// As the page and the command line show it.
     pub fn to_json(&self) -> Value {
         json!({"at_ms": self.at_ms, "version": self.version, "outcome": self.outcome.word(), "reason": self.reason})
@@ -138,6 +152,7 @@ impl Routing {
 
     /// Remembers what became of a version.
     pub fn tell(&mut self, verdict: Verdict) {
+        *self.told.entry((verdict.outcome, verdict.guard())).or_default() += 1;
         self.verdicts.push(verdict);
         let over = self.verdicts.len().saturating_sub(VERDICTS_MAX);
         self.verdicts.drain(..over);
@@ -171,6 +186,7 @@ fn from_json(fields: &Value) -> Option<Routing> {
         split: split.collect::<Option<_>>()?,
         rollout,
         verdicts: fields["verdicts"].as_array()?.iter().map(Verdict::from_json).collect::<Option<_>>()?,
+        told: BTreeMap::new(),
     })
 }
 

@@ -5,6 +5,8 @@
 //! and Whitney's test too, once at the end of each stage. Drift is no test: its bounds are far from what chance does.
 //! Only matured samples speak about quality. No clock and no thread in here.
 
+mod guards;
+
 use tidemill_base::duration::format_duration_ms;
 
 use super::{
@@ -14,6 +16,7 @@ use super::{
     plan::Plan,
     sequential::RateTest,
 };
+pub use guards::Guarded;
 
 /// What follows from the figures.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +70,11 @@ impl Judge {
     /// The stage that is going on, from 0.
     pub fn stage(&self) -> usize {
         self.stage
+    }
+
+    /// How many stages there are.
+    pub fn stages(&self) -> usize {
+        self.plan.stages.len()
     }
 
     /// The share of the traffic that the version has now, in percent.

@@ -3,9 +3,10 @@
 //! In: the `Authorization` of a request and what its route needs. Out: nothing, or a refusal: 401 where no token or none
 //! that holds, 403 with the verb where the role is missing, 404 in the same words for a model that is not there and for
 //! one that this caller may not see, 429 where tenant or token asks too often. Only SHA-256 of a token is ever held, and
-//! every one is compared in the same time. The list can be replaced while requests go on.
+//! every one is compared in the same time. Tokens may also be signed by an issuer that the file names (`jwt.rs`). The list can be replaced while requests go on.
 
 mod file;
+mod jwt;
 mod rate;
 
 use std::sync::{
@@ -29,6 +30,8 @@ use crate::moment;
 
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 512;
+/// The same of those that somebody signed.
+const JWT_BYTES_MAX: usize = 8 << 10;
 /// Names under which clients put tokens into URLs.
 const TOKEN_NAMES: [&str; 6] = ["token", "access_token", "api_key", "apikey", "bearer", "authorization"];
 
@@ -42,6 +45,8 @@ struct Tokens {
     /// In the order of the hashes.
     grants: Vec<Arc<Grant>>,
     tenants: Vec<Arc<Tenant>>,
+    /// Who signs tokens that are not in the list.
+    issuers: Vec<jwt::Issuer>,
 }
 
 /// What a token allows.
@@ -75,7 +80,7 @@ pub(super) enum Role {
 }
 
 /// `ctr`, `ctr*` or `*`.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Pattern {
     begin: String,
     whole: bool,
@@ -112,9 +117,10 @@ impl Access {
         Ok(())
     }
 
-    /// How many tokens there are.
+    /// How many tokens and issuers of tokens there are.
     pub fn len(&self) -> usize {
-        self.tokens.load().grants.len()
+        let tokens = self.tokens.load();
+        tokens.grants.len() + tokens.issuers.len()
     }
 
     /// Whether nobody is let in.
@@ -132,6 +138,9 @@ impl Access {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
             _ => return Err(unauthorized("Authorization is not of the form 'Bearer TOKEN'", BAD_TOKEN)),
         };
+        if jwt::is_jwt(token) {
+            return self.caller_of_jwt(token, now_ms);
+        }
         let hash = if token.len() <= TOKEN_BYTES_MAX { sha256(token) } else { [0; 32] };
         let tokens = self.tokens.load();
         let grant = tokens.find(&hash).ok_or_else(|| unauthorized("token not accepted", BAD_TOKEN))?;
@@ -144,6 +153,22 @@ impl Access {
             return Err(unauthorized(&message, BAD_TOKEN));
         }
         Ok(grant.clone())
+    }
+
+    /// Who sends a token that an issuer signed.
+    fn caller_of_jwt(&self, token: &[u8], now_ms: i64) -> Result<Arc<Grant>, Refusal> {
+        let tokens = self.tokens.load();
+        if tokens.issuers.is_empty() || token.len() > JWT_BYTES_MAX {
+            return Err(unauthorized("token not accepted", BAD_TOKEN));
+        }
+        jwt::caller(&tokens.issuers, token, now_ms).map_err(|refused| {
+            let message = match refused {
+                jwt::Refused::Because(why) => format!("token not accepted: {why}"),
+                jwt::Refused::Expired(ms) => format!("token expired at {}", moment::written(ms)),
+                jwt::Refused::NotBefore(ms) => format!("token is not valid before {}", moment::written(ms)),
+            };
+            unauthorized(&message, BAD_TOKEN)
+        })
     }
 
     /// Tenants, their requests and how many of them were refused because there were too many.
@@ -180,6 +205,20 @@ impl Grant {
             return Err(Refusal { retry_after_s: wait, ..refusal });
         }
         Ok(())
+    }
+
+    /// The same with these roles only.
+    fn with_roles(&self, roles: Vec<Role>) -> Self {
+        Self {
+            name: self.name.clone(),
+            tenant: self.tenant.clone(),
+            roles,
+            models: self.models.clone(),
+            sources: self.sources.clone(),
+            not_before_ms: self.not_before_ms,
+            expires_ms: self.expires_ms,
+            rate: self.rate.clone(),
+        }
     }
 
     /// Whether it may know that a model is there.

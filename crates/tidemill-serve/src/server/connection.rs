@@ -105,13 +105,14 @@ async fn encrypted(mut stream: TcpStream, tls: &Tls, shared: &Shared) -> Option<
         tls.acceptor().accept(stream).await
     });
     let agreed = tokio::select! {
-        agreed = handshake => agreed.ok().and_then(io::Result::ok),
+        agreed = handshake => agreed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         _ = stopped(&mut stop) => return None,
     };
-    if agreed.is_none() {
+    if let Err(why) = &agreed {
         shared.metrics.refused(Reason::Tls);
+        tls.refused(why);
     }
-    agreed
+    agreed.ok()
 }
 
 /// The first byte of a connection that wants TLS.

@@ -121,7 +121,8 @@ impl ServedModel {
     /// Serves `predictor`; what operators had changed before a restart is so again.
     pub fn open(predictor: Predictor, registry: Arc<Registry>) -> Result<Self> {
         let rankings = Rankings::open(predictor.model(), registry.dir())?;
-        let versions = Versions::open(predictor.model(), predictor.live().clone(), registry.clone())?;
+        let recent = predictor.recent().clone();
+        let versions = Versions::open(predictor.model(), predictor.live().clone(), registry.clone(), recent)?;
         Ok(Self { predictor, registry, rankings, versions })
     }
 
@@ -170,7 +171,9 @@ impl ServedModel {
     /// not say it.
     pub fn rank<'a>(&self, body: &[u8], which: impl Into<Which<'a>>, now_ms: i64) -> Result<RankReply> {
         let which = self.by_key(which.into(), || body);
-        let answer = |which| answer::rank(&self.predictor, &|name| self.rankings.get(name), body, which, now_ms);
+        let answer = |which| {
+            answer::rank(&self.predictor, &|name, version| self.rankings.get(name, version), body, which, now_ms)
+        };
         self.watched(which, answer, |reply| {
             (reply.version, reply.items.iter().all(|item| item.prediction.number().is_finite()))
         })
@@ -250,12 +253,9 @@ impl ServedModel {
         )))
     }
 
-    /// Makes an earlier version live: on disk first, so that a restart serves the same.
+    /// Makes an earlier version live: on disk first, so that a restart serves the same. What cannot answer the last requests
+    /// does not take the next ones.
     pub fn rollback(&self, version: u64) -> Result<()> {
-        if self.registry.check_rollback(version).is_ok() {
-            // Before anything points at it: what cannot answer the last requests does not take the next ones.
-            self.predictor.warm_up(&self.registry.open_weights(version)?)?;
-        }
         self.versions.rollback(version)
     }
 

@@ -17,19 +17,48 @@ const ROUTES: [&str; 23] = [
     "rankings", "rollback", "promote", "label", "split", "rollout", "follow", "push", "oip", "infer", "grpc", "none",
 ];
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
-/// Upper ends of the buckets of the predict time, microseconds.
+/// Upper ends of the buckets of times, microseconds.
 const BUCKETS_US: [u64; 9] = [50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000];
 
 /// Counters; each is changed by one instruction.
 #[derive(Default)]
 pub(super) struct Metrics {
     requests: [[AtomicU64; CLASSES.len()]; ROUTES.len()],
-    predict: [AtomicU64; BUCKETS_US.len() + 1],
-    predict_us: AtomicU64,
+    predict: Times,
     rows: AtomicU64,
+    rank: Times,
+    candidates: AtomicU64,
     connections: Arc<AtomicU64>,
     turned_away: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
+}
+
+/// How many requests took how long.
+#[derive(Default)]
+struct Times {
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    us: AtomicU64,
+}
+
+impl Times {
+    fn add(&self, took: Duration) {
+        let us = took.as_micros() as u64;
+        let bucket = BUCKETS_US.iter().position(|&end| us <= end).unwrap_or(BUCKETS_US.len());
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.us.fetch_add(us, Relaxed);
+    }
+
+    fn to_text(&self, out: &mut String, name: &str, help: &str) {
+        head(out, name, "histogram", help);
+        let mut total = 0;
+        for (i, count) in self.buckets.iter().enumerate() {
+            total += count.load(Relaxed);
+            let end = BUCKETS_US.get(i).map_or("+Inf".to_string(), |&us| (us as f64 / 1e6).to_string());
+            let _ = writeln!(out, "{name}_bucket{{le=\"{end}\"}} {total}");
+        }
+        let _ = writeln!(out, "{name}_sum {}", self.us.load(Relaxed) as f64 / 1e6);
+        let _ = writeln!(out, "{name}_count {total}");
+    }
 }
 
 /// Why a request or a connection was not let in.
@@ -107,11 +136,13 @@ impl Metrics {
     }
 
     pub fn predicted(&self, rows: usize, took: Duration) {
-        let us = took.as_micros() as u64;
-        let bucket = BUCKETS_US.iter().position(|&end| us <= end).unwrap_or(BUCKETS_US.len());
-        self.predict[bucket].fetch_add(1, Relaxed);
-        self.predict_us.fetch_add(us, Relaxed);
+        self.predict.add(took);
         self.rows.fetch_add(rows as u64, Relaxed);
+    }
+
+    pub fn ranked(&self, candidates: usize, took: Duration) {
+        self.rank.add(took);
+        self.candidates.fetch_add(candidates as u64, Relaxed);
     }
 
     pub fn to_text(&self, load: &Load, tenants: &[(String, u64, u64)]) -> String {
@@ -155,21 +186,15 @@ impl Metrics {
         line(&mut out, "tidemill_http_connections_refused_total", &self.turned_away);
         head(&mut out, "tidemill_predicted_rows_total", "counter", "Rows predicted over HTTP.");
         line(&mut out, "tidemill_predicted_rows_total", &self.rows);
-        self.predict_text(&mut out);
+        self.predict.to_text(
+            &mut out,
+            "tidemill_predict_seconds",
+            "Time to answer a predict request, its body being there.",
+        );
+        head(&mut out, "tidemill_ranked_candidates_total", "counter", "Candidates ranked over HTTP.");
+        line(&mut out, "tidemill_ranked_candidates_total", &self.candidates);
+        self.rank.to_text(&mut out, "tidemill_rank_seconds", "Time to answer a rank request, its body being there.");
         out
-    }
-
-    fn predict_text(&self, out: &mut String) {
-        let name = "tidemill_predict_seconds";
-        head(out, name, "histogram", "Time to answer a predict request, its body being there.");
-        let mut total = 0;
-        for (i, count) in self.predict.iter().enumerate() {
-            total += count.load(Relaxed);
-            let end = BUCKETS_US.get(i).map_or("+Inf".to_string(), |&us| (us as f64 / 1e6).to_string());
-            let _ = writeln!(out, "{name}_bucket{{le=\"{end}\"}} {total}");
-        }
-        let _ = writeln!(out, "{name}_sum {}", self.predict_us.load(Relaxed) as f64 / 1e6);
-        let _ = writeln!(out, "{name}_count {total}");
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     access::{Grant, Need, no_source, refuse_token_in_url},
     body, contained, guard,
     host::{PushReply, ServedModel, no_model},
+    idempotency::Begun,
     load::{Deadline, Verdict},
     metrics::Reason,
     oip, our_mistake,
@@ -29,6 +30,7 @@ use crate::{
     follow::{Ask, stream},
     live::Which,
     predict::ARROW_STREAM,
+    versions::rollout_metrics,
 };
 
 /// Refused lines that a reply lists at most; all are counted.
@@ -161,7 +163,7 @@ async fn handle(
             let run = move |model: &ServedModel| versions::change(model, what, &body).map(|()| model.to_json());
             Box::pin(blocking(shared, model, run)).await
         }
-        Route::Push(source) => Box::pin(push(shared, source, body)).await.map_err(|refusal| {
+        Route::Push(source) => Box::pin(push(shared, source, &head.headers, body)).await.map_err(|refusal| {
             // What sources there are is not for everybody who has a token.
             if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
         }),
@@ -248,7 +250,8 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
         Route::Health => Ok(reply::bytes(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")),
         Route::Metrics => {
             let tenants = shared.border.access.as_ref().map_or(Vec::new(), |access| access.tenants());
-            let text = contained(|| host.metrics())? + &shared.metrics.to_text(&shared.load, &tenants);
+            let text = contained(|| host.metrics() + &rollout_metrics(&host.models()))?;
+            let text = text + &shared.metrics.to_text(&shared.load, &tenants);
             Ok(reply::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
         Route::Status => Ok(reply::json(&contained(|| host.status())?)),
@@ -329,15 +332,17 @@ async fn predict_arrow(
 }
 
 fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
-    let text = contained(|| -> Result<_> {
+    let began = Instant::now();
+    let (candidates, text) = contained(|| -> Result<_> {
         let model = find(shared, name.name)?;
         let which = model.by_key(name.which, || versions::routing_key(headers, body));
         let reply = model.rank(body, which, shared.host.wall_ms())?;
         let mut text = reply.to_json();
         // For the terminal it may be read on.
         text.push(b'\n');
-        Ok(text)
+        Ok((reply.candidates, text))
     })??;
+    shared.metrics.ranked(candidates, began.elapsed());
     Ok(reply::bytes(StatusCode::OK, "application/json", text))
 }
 
@@ -376,22 +381,47 @@ async fn blocking(
     Ok(reply::json(&done.await.map_err(|_| our_mistake())??))
 }
 
-async fn push(shared: &Arc<Shared>, source: &str, lines: Bytes) -> Result<Reply, Refusal> {
+async fn push(shared: &Arc<Shared>, source: &str, headers: &HeaderMap, lines: Bytes) -> Result<Reply, Refusal> {
     if lines.iter().all(u8::is_ascii_whitespace) {
         return Err(Error::invalid("request body is empty; send one JSON object a line").into());
     }
+    let ticket = match shared.keys.begin(source, headers, &lines)? {
+        Some(Begun::Before(text)) => return Ok(pushed_before(text)),
+        Some(Begun::New(ticket)) => Some(ticket),
+        None => None,
+    };
     let pushing = contained(|| shared.host.push(source, lines))?;
     // In a task of its own: it ends even when the caller hangs up, and a panic in it ends it only.
-    let pushed = tokio::spawn(pushing).await.map_err(|_| our_mistake())??;
-    let mut fields = push_fields(&pushed);
+    let pushed = tokio::spawn(async move {
+        let pushed = pushing.await?;
+        if let (Some(ticket), true) = (ticket, pushed.accepted > 0) {
+            ticket.answered(push_text(&pushed));
+        }
+        Ok::<_, Error>(pushed)
+    });
+    let pushed = pushed.await.map_err(|_| our_mistake())??;
     if pushed.accepted == 0 {
+        let mut fields = push_fields(&pushed);
         let first =
             pushed.refused.first().map_or("there is none".to_string(), |r| format!("line {}: {}", r.line, r.reason));
         let refusal = Refusal::from(Error::invalid(format!("no line was accepted; {first}")));
         fields.remove("first_offset");
         return Err(Refusal { details: Some(Box::new(fields)), ..refusal });
     }
-    Ok(reply::json(&Value::Object(fields)))
+    Ok(reply::bytes(StatusCode::OK, "application/json", push_text(&pushed)))
+}
+
+/// The reply that a push of the same key had.
+fn pushed_before(text: Bytes) -> Reply {
+    let mut reply = reply::bytes(StatusCode::OK, "application/json", text);
+    reply.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    reply
+}
+
+fn push_text(pushed: &PushReply) -> Bytes {
+    let mut text = Value::Object(push_fields(pushed)).to_string();
+    text.push('\n');
+    text.into()
 }
 
 fn push_fields(pushed: &PushReply) -> Map<String, Value> {

@@ -2,18 +2,20 @@
 //!
 //! In: the contents of the two files, at the start and again whenever they changed. Out: a configuration for HTTP/1.1 and
 //! HTTP/2, which connections that come later take; those that are open keep theirs. A file that cannot be used is refused
-//! with what is wrong in it, and the configuration before it stays.
+//! with what is wrong in it, and the configuration before it stays. Where authorities of clients are given, a client shows a
+//! certificate of one of them, or the handshake ends with an alert; the reason is kept for whoever tells it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    Error as TlsError, InconsistentKeys, ServerConfig,
+    Error as TlsError, InconsistentKeys, RootCertStore, ServerConfig,
     crypto::ring::default_provider,
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{Error as PemError, PemObject},
     },
+    server::WebPkiClientVerifier,
 };
 use tidemill_base::{Error, Result};
 use tokio_rustls::TlsAcceptor;
@@ -32,6 +34,8 @@ pub struct Pem<'a> {
 /// What connections are encrypted with.
 pub struct Tls {
     now: ArcSwap<Configured>,
+    /// Connections that ended in the handshake since somebody asked, and why the last one did.
+    refused: Mutex<(u64, String)>,
 }
 
 struct Configured {
@@ -43,13 +47,31 @@ impl Tls {
     /// Takes a chain of certificates, the server's own first, and its key. `now_ms`: the time, because a certificate that
     /// has run out is of no use to anybody.
     pub fn new(chain: Pem<'_>, key: Pem<'_>, now_ms: i64) -> Result<Self> {
-        Ok(Self { now: ArcSwap::from_pointee(configured(chain, key, now_ms)?) })
+        Self::for_clients_of(None, chain, key, now_ms)
+    }
+
+    /// The same; where there are certificates of authorities, for clients only that show one of theirs.
+    pub fn for_clients_of(authorities: Option<Pem<'_>>, chain: Pem<'_>, key: Pem<'_>, now_ms: i64) -> Result<Self> {
+        let now = ArcSwap::from_pointee(configured(chain, key, authorities, now_ms)?);
+        Ok(Self { now, refused: Mutex::default() })
     }
 
     /// The same, for connections from now on. Where it fails, nothing changes.
-    pub fn replace(&self, chain: Pem<'_>, key: Pem<'_>, now_ms: i64) -> Result<()> {
-        self.now.store(Arc::new(configured(chain, key, now_ms)?));
+    pub fn replace(&self, authorities: Option<Pem<'_>>, chain: Pem<'_>, key: Pem<'_>, now_ms: i64) -> Result<()> {
+        self.now.store(Arc::new(configured(chain, key, authorities, now_ms)?));
         Ok(())
+    }
+
+    /// How many connections ended in the handshake since the last call, and why the last of them did.
+    pub fn take_refused(&self) -> Option<(u64, String)> {
+        let refused = std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
+        (refused.0 > 0).then_some(refused)
+    }
+
+    /// Remembers a handshake that failed.
+    pub(super) fn refused(&self, why: &std::io::Error) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = (refused.0 + 1, why.to_string());
     }
 
     /// When the first certificate of the chain runs out.
@@ -62,7 +84,7 @@ impl Tls {
     }
 }
 
-fn configured(chain: Pem<'_>, key: Pem<'_>, now_ms: i64) -> Result<Configured> {
+fn configured(chain: Pem<'_>, key: Pem<'_>, authorities: Option<Pem<'_>>, now_ms: i64) -> Result<Configured> {
     let certificates = CertificateDer::pem_slice_iter(chain.bytes).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|e| not_pem(chain, "certificate", &e))?;
     if certificates.is_empty() {
@@ -84,9 +106,17 @@ fn configured(chain: Pem<'_>, key: Pem<'_>, now_ms: i64) -> Result<Configured> {
         not_after_ms = not_after_ms.min(ends);
     }
     let secret = PrivateKeyDer::from_pem_slice(key.bytes).map_err(|e| not_pem(key, "private key", &e))?;
-    let built = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+    let provider = Arc::new(default_provider());
+    let verifier = match authorities {
+        Some(authorities) => {
+            let builder = WebPkiClientVerifier::builder_with_provider(roots(authorities)?, provider.clone());
+            builder.build().map_err(|e| Error::invalid(format!("{}: {e}", authorities.name)))?
+        }
+        None => WebPkiClientVerifier::no_client_auth(),
+    };
+    let built = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, secret));
+        .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(certificates, secret));
     let mut config = built.map_err(|e| match e {
         TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => Error::invalid(format!(
             "{} is not the key of the certificate in {}; the two must belong together",
@@ -96,6 +126,22 @@ fn configured(chain: Pem<'_>, key: Pem<'_>, now_ms: i64) -> Result<Configured> {
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Configured { config: Arc::new(config), not_after_ms })
+}
+
+/// The authorities whose certificates clients may show.
+fn roots(file: Pem<'_>) -> Result<Arc<RootCertStore>> {
+    let certificates = CertificateDer::pem_slice_iter(file.bytes).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|e| not_pem(file, "certificate", &e))?;
+    if certificates.is_empty() {
+        return Err(not_pem(file, "certificate", &PemError::NoItemsFound));
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots
+            .add(certificate)
+            .map_err(|e| Error::invalid(format!("{}: a certificate in it is none of an authority: {e}", file.name)))?;
+    }
+    Ok(Arc::new(roots))
 }
 
 fn not_pem(file: Pem<'_>, what: &str, e: &PemError) -> Error {
@@ -225,10 +271,10 @@ mod tests {
         let leak = |text: String| -> &'static str { text.leak() };
         let (chain, key) = (leak(chain), leak(key));
         let tls = Tls::new(pem("c", chain), pem("k", key), NOW).unwrap();
-        assert!(tls.replace(pem("c", ""), pem("k", key), NOW).is_err());
+        assert!(tls.replace(None, pem("c", ""), pem("k", key), NOW).is_err());
         assert_eq!(moment::written(tls.not_after_ms()), "2027-01-01T00:00:00Z");
         let (chain, key) = made((2026, 1, 1), (2028, 1, 1));
-        tls.replace(pem("c", leak(chain)), pem("k", leak(key)), NOW).unwrap();
+        tls.replace(None, pem("c", leak(chain)), pem("k", leak(key)), NOW).unwrap();
         assert_eq!(moment::written(tls.not_after_ms()), "2028-01-01T00:00:00Z");
     }
 

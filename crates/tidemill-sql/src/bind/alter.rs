@@ -16,6 +16,11 @@ pub(crate) fn bind(def: &AlterDef, known: &Known, trained: &[String]) -> Checked
     }
     let change = match &def.change {
         ChangeDef::Abort => ModelChange::Abort,
+        ChangeDef::Ranking { name, version, config, replace } => ModelChange::Ranking {
+            name: version.map_or_else(|| name.text.clone(), |version| format!("{}@{version}", name.text)),
+            config: config.clone(),
+            replace: *replace,
+        },
         ChangeDef::Label { label, version } => ModelChange::Label { label: label.text.clone(), version: *version },
         ChangeDef::Split(weights) => {
             let mut split = Vec::new();

@@ -20,7 +20,7 @@ use super::{
 use crate::{parse::value::type_name, program::Known};
 
 /// Settings that change when and where, not what.
-const LEFT_OUT: [&str; 27] = [
+const LEFT_OUT: [&str; 28] = [
     "path",
     "brokers",
     "topic",
@@ -42,6 +42,7 @@ const LEFT_OUT: [&str; 27] = [
     "checkpoint.interval",
     "publish.every",
     "publish.prune",
+    "publish.precision",
     "publish.label_rate",
     "publish.calibration",
     "publish.logloss",

@@ -6,6 +6,8 @@
 //! ALTER MODEL ctr SPLIT (live = 90, canary = 10);
 //! ALTER MODEL ctr ROLLOUT VERSION 7 (STAGES '1%, 10%, 100%', EACH '5s', GUARD (errors = 1, logloss = 1.01));
 //! ALTER MODEL ctr ROLLOUT ABORT;
+//! CREATE OR REPLACE RANKING feed FOR ctr VERSION 7 AS '{"score": "pctr * bid"}';
+//! ALTER MODEL ctr DROP RANKING feed VERSION 7;
 //! ```
 
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -38,6 +40,13 @@ pub(crate) enum ChangeDef {
         settings: Vec<Written>,
     },
     Abort,
+    /// `None`: it goes.
+    Ranking {
+        name: Name,
+        version: Option<u64>,
+        config: Option<String>,
+        replace: bool,
+    },
 }
 
 /// Reads what stands behind ALTER.
@@ -50,6 +59,9 @@ pub(crate) fn parse(c: &mut Cursor) -> Checked<AlterDef> {
         ChangeDef::Label { label, version: Some(whole(c, "the number of a version")?.0) }
     } else if c.take_words(&["DROP", "LABEL"]) {
         ChangeDef::Label { label: c.name("a label")?, version: None }
+    } else if c.take_words(&["DROP", "RANKING"]) {
+        let name = c.name("a ranking's name")?;
+        ChangeDef::Ranking { name, version: of_version(c)?, config: None, replace: true }
     } else if c.take_word("SPLIT") {
         ChangeDef::Split(in_brackets(c, |c, all| {
             all.push(setting(c)?);
@@ -58,12 +70,38 @@ pub(crate) fn parse(c: &mut Cursor) -> Checked<AlterDef> {
     } else if c.take_word("ROLLOUT") {
         rollout(c)?
     } else {
-        return Err(c.expected("LABEL, DROP LABEL, SPLIT or ROLLOUT", &["LABEL", "DROP", "SPLIT", "ROLLOUT"]));
+        let known = ["LABEL", "DROP", "SPLIT", "ROLLOUT"];
+        return Err(c.expected("LABEL, DROP LABEL, DROP RANKING, SPLIT or ROLLOUT", &known));
     };
-    match c.is_done() {
-        true => Ok(AlterDef { model, change }),
-        false => Err(c.expected("the end of the statement", &[])),
+    ended(c, AlterDef { model, change })
+}
+
+/// Reads what stands behind CREATE RANKING.
+pub(crate) fn ranking(c: &mut Cursor, replace: bool) -> Checked<AlterDef> {
+    let name = c.name("a ranking's name")?;
+    c.expect_word("FOR")?;
+    c.take_word("MODEL");
+    let model = model_name(c)?;
+    let version = of_version(c)?;
+    c.expect_word("AS")?;
+    let refused = c.expected("the ranking as JSON in quotes, as in '{\"score\": \"pctr * bid\"}'", &[]);
+    let (config, _) = match c.peek().map(|t| &t.token) {
+        Some(Token::SingleQuotedString(_)) => value::value(c)?,
+        _ => return Err(refused),
+    };
+    ended(c, AlterDef { model, change: ChangeDef::Ranking { name, version, config: Some(config), replace } })
+}
+
+fn of_version(c: &mut Cursor) -> Checked<Option<u64>> {
+    if c.take_word("VERSION") {
+        whole(c, "the number of a version").map(|(version, _)| Some(version))
+    } else {
+        Ok(None)
     }
+}
+
+fn ended(c: &Cursor, def: AlterDef) -> Checked<AlterDef> {
+    if c.is_done() { Ok(def) } else { Err(c.expected("the end of the statement", &[])) }
 }
 
 fn rollout(c: &mut Cursor) -> Checked<ChangeDef> {

@@ -144,16 +144,22 @@ fn create(c: &mut Cursor, tokens: &[TokenWithSpan]) -> Checked<Parsed> {
         }
         return Ok(Parsed::Sink(sink::parse(c, tokens)?));
     }
+    if c.take_word("RANKING") {
+        return alter::ranking(c, replace).map(Parsed::Alter);
+    }
     for word in ["TABLE", "MATERIALIZED", "FUNCTION", "MODEL"] {
         if c.is_word(word) {
             return Err(Fault::unsupported(
                 here,
                 format!("CREATE {word}"),
-                "CREATE SOURCE, CREATE VIEW and CREATE SINK are built",
+                "CREATE SOURCE, CREATE VIEW, CREATE SINK and CREATE RANKING are built",
             ));
         }
     }
-    Err(c.expected("SOURCE, VIEW, STREAM, FEATURE VIEW or SINK", &["SOURCE", "VIEW", "STREAM", "FEATURE", "SINK"]))
+    Err(c.expected(
+        "SOURCE, VIEW, STREAM, FEATURE VIEW, SINK or RANKING",
+        &["SOURCE", "VIEW", "STREAM", "FEATURE", "SINK", "RANKING"],
+    ))
 }
 
 fn refuse_if_not_exists(c: &Cursor) -> Checked<()> {

@@ -45,6 +45,9 @@ pub(super) struct Door {
     /// Its private key as PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Certificates of authorities as PEM: clients show one that such an authority signed; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
     /// Who may ask for what (docs/0005-border-of-the-server.md); read again when it changes
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
@@ -139,6 +142,8 @@ type Stamp = Option<(u64, i64, i64, u64)>;
 /// The files behind a border.
 struct Files {
     tls: Option<(PathBuf, PathBuf, Option<Arc<Tls>>)>,
+    /// Of the authorities whose certificates clients show.
+    clients: Option<PathBuf>,
     tokens: Option<(PathBuf, Option<Arc<Access>>)>,
     stamps: [Stamp; 2],
     /// A failure may be the moment between two files that belong together: it is told when it lasts.
@@ -153,7 +158,8 @@ impl Files {
     fn of(door: &Door) -> Self {
         let tls = door.tls_cert.clone().zip(door.tls_key.clone()).map(|(cert, key)| (cert, key, None));
         let tokens = door.tokens.clone().map(|path| (path, None));
-        Self { tls, tokens, stamps: [None; 2], failed: [0; 2], told_end_ms: i64::MIN }
+        let clients = door.tls_client_ca.clone();
+        Self { tls, clients, tokens, stamps: [None; 2], failed: [0; 2], told_end_ms: i64::MIN }
     }
 
     /// Reads them for the first time.
@@ -174,10 +180,13 @@ impl Files {
         let (chain_name, key_name) = (chain_path.display().to_string(), key_path.display().to_string());
         let chain = Pem { name: &chain_name, bytes: &chain };
         let key = Pem { name: &key_name, bytes: &key };
+        let clients = self.clients.as_ref().map(|path| Ok::<_, Error>((path.display().to_string(), read(path)?)));
+        let clients = clients.transpose()?;
+        let clients = clients.as_ref().map(|(name, bytes)| Pem { name, bytes });
         let now_ms = SystemClock::new().wall_ms();
         match tls {
-            Some(tls) => tls.replace(chain, key, now_ms),
-            None => Tls::new(chain, key, now_ms).map(|new| *tls = Some(Arc::new(new))),
+            Some(tls) => tls.replace(clients, chain, key, now_ms),
+            None => Tls::for_clients_of(clients, chain, key, now_ms).map(|new| *tls = Some(Arc::new(new))),
         }
     }
 
@@ -192,7 +201,10 @@ impl Files {
 
     fn stamp(&self, which: usize) -> Stamp {
         let paths = match which {
-            TLS => self.tls.iter().flat_map(|(chain, key, _)| [chain, key]).collect::<Vec<_>>(),
+            TLS => {
+                let own = self.tls.iter().flat_map(|(chain, key, _)| [chain, key]);
+                own.chain(&self.clients).collect::<Vec<_>>()
+            }
             _ => self.tokens.iter().map(|(path, _)| path).collect(),
         };
         paths.into_iter().try_fold((0, 0, 0, 0), |all: (u64, i64, i64, u64), path| {
@@ -223,6 +235,10 @@ impl Files {
     }
 
     fn look_once(&mut self) {
+        if let Some((times, why)) = self.tls.as_ref().and_then(|t| t.2.as_ref()?.take_refused()) {
+            let times = if times == 1 { String::new() } else { format!(" ({times} of them; the last one)") };
+            say(format!("a connection ended in the TLS handshake{times}: {why}"));
+        }
         for which in [TLS, TOKENS] {
             let stamp = self.stamp(which);
             if stamp == self.stamps[which] && self.failed[which] != 1 {

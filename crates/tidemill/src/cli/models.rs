@@ -1,5 +1,7 @@
 //! `tidemill models`: versions on disk, and those that answer.
 
+mod rankings;
+mod rollout;
 mod routing;
 
 use std::{
@@ -70,6 +72,19 @@ pub(super) enum Models {
         #[command(flatten)]
         data: DataDirectory,
     },
+    /// The rollout of a model: how it stands and what became of earlier ones; or begin or end one
+    Rollout {
+        /// MODEL; to begin one also MODEL@VERSION, else the newest is rolled out
+        name: String,
+        /// Begin, as ALTER MODEL ... ROLLOUT (...) has it: "STAGES '1%, 100%', EACH '5s', GUARD (errors = 1)"; "" for the defaults
+        #[arg(long, value_name = "PLAN", conflicts_with = "abort")]
+        start: Option<String>,
+        /// End it: the live version answers everybody
+        #[arg(long)]
+        abort: bool,
+        #[command(flatten)]
+        data: DataDirectory,
+    },
     /// Make the newest version live again, and those that follow
     Promote {
         /// MODEL
@@ -108,6 +123,9 @@ impl Models {
                 routing::labels(&data.data_dir, name, label.as_deref(), *version, *remove)
             }
             Models::Split { name, weights, data } => routing::split(&data.data_dir, name, weights),
+            Models::Rollout { name, start: Some(plan), data, .. } => rollout::start(&data.data_dir, name, plan),
+            Models::Rollout { name, abort: true, data, .. } => rollout::abort(&data.data_dir, name),
+            Models::Rollout { name, data, .. } => rollout::show(&data.data_dir, name),
             Models::Verify { name, data } => verify(&data.data_dir, name),
         }
     }

@@ -131,7 +131,7 @@ impl Session {
                 }
                 Statement::AlterModel(alter) => {
                     let served = self.host.model(&alter.model);
-                    models::alter_here(served.as_ref().map(|m| m.versions()), self.data.root(), &alter)?;
+                    models::alter_here(served.as_deref(), &self.data, &alter)?;
                 }
                 Statement::ShowModels => models::list(self.data.root())?,
             }

@@ -90,7 +90,7 @@ impl Job {
                 self.sinks.abandon();
                 return Ok(false);
             }
-            if waited.as_millis() % 200 == 0
+            if waited.as_millis().is_multiple_of(200)
                 && let Some(trouble) = self.sinks.trouble()
             {
                 self.show(watcher, &format!("waiting: {trouble}"));

@@ -19,6 +19,8 @@ pub(super) enum Phase {
     Line,
     /// Waited for the learner, or learned.
     Learner,
+    /// Waited for a sink that takes nothing more.
+    Sinks,
     /// Wrote to the journal, or waited for a full disk.
     Journal,
     /// Published, wrote checkpoints, showed figures.
@@ -30,11 +32,11 @@ pub(super) enum Phase {
 }
 
 /// Names of the phases, then of what holds up one source alone.
-const WAITS: [&str; 9] =
-    ["reading", "line", "learner", "journal", "publishing", "pace", "nothing", "max_drift", "server_away"];
-const NOTHING: usize = 6;
-const DRIFT: usize = 7;
-const AWAY: usize = 8;
+const WAITS: [&str; 10] =
+    ["reading", "line", "learner", "sinks", "journal", "publishing", "pace", "nothing", "max_drift", "server_away"];
+const NOTHING: usize = 7;
+const DRIFT: usize = 8;
+const AWAY: usize = 9;
 
 /// Figures are of at least this long.
 const LATELY: Duration = Duration::from_secs(1);

@@ -14,6 +14,7 @@ use tidemill_train::TrainStats;
 use super::inputs;
 use crate::{
     engine::{Engine, LineCounts, REFUSED_AT},
+    sinks::SinkStatus,
     steps::{Step, Steps},
 };
 
@@ -29,6 +30,7 @@ pub(super) struct Shown<'a> {
     pub version: u64,
     pub versions: u64,
     pub staleness_ms: Option<f64>,
+    pub sinks: Vec<SinkStatus>,
 }
 
 /// All steps of the job, and which hands on to which.
@@ -65,6 +67,10 @@ pub(super) fn steps(shown: &Shown) -> Steps {
     picture.all.push(learner(shown, &counts));
     picture.all.push(publish(shown));
     picture.edges.extend([(features, features + 1), (features + 1, features + 2)]);
+    for (i, one) in shown.sinks.iter().enumerate() {
+        picture.edges.push((features + 1, features + 3 + i));
+        picture.all.push(sink(one));
+    }
     picture
 }
 
@@ -255,6 +261,21 @@ fn learner(shown: &Shown, counts: &LineCounts) -> Step {
         state: vec![("parameters", train.bytes), ("validation", shown.validation_bytes)],
         notes,
         ..Step::new("learner", shown.job.learner.clone())
+    }
+}
+
+/// What it has delivered since the process began; samples come to it with the prediction made before they were learned.
+fn sink(status: &SinkStatus) -> Step {
+    let mut notes = vec![("connector", status.connector.to_string())];
+    notes.extend(status.trouble.clone().map(|trouble| ("trouble", trouble)));
+    Step {
+        rows_in: (status.rows + status.refused + status.waiting, "samples"),
+        rows_out: (status.rows, "rows"),
+        dropped: vec![("refused", status.refused)],
+        pending: Some((status.waiting, "samples")),
+        state: vec![("waiting", status.waiting_bytes)],
+        notes,
+        ..Step::new("sink", status.name.clone())
     }
 }
 

@@ -4,7 +4,6 @@
 //! way is the next. A place that is away, or full, is tried again until it is not, and said so; every other error ends the job.
 
 use std::{
-    fs::File,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -13,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tidemill_base::{Clock, Error, Kind, Result};
+use tidemill_base::{Clock, Error, Kind, Result, store::log::LogSync};
 use tidemill_sql::SinkJob;
 use tidemill_stream::sink::{Outlet, SinkConnector, SinkRows, SinkSpec};
 
@@ -128,7 +127,7 @@ enum Over {
 pub(super) struct Work {
     sink: SinkJob,
     outlet: Box<dyn Outlet>,
-    journal: File,
+    journal: LogSync,
     clock: Arc<dyn Clock>,
     progress: Arc<Progress>,
     /// The last mini-batch that was delivered.
@@ -142,7 +141,7 @@ impl Work {
     pub fn new(
         sink: SinkJob,
         outlet: Box<dyn Outlet>,
-        journal: File,
+        journal: LogSync,
         clock: Arc<dyn Clock>,
         progress: Arc<Progress>,
         through: u64,
@@ -216,7 +215,7 @@ impl Work {
     fn deliver(&mut self, group: &[SinkRows]) -> Result<(), Over> {
         let delivered = self.until_it_works(|work| {
             // What leaves the engine waits until the records that it stands on are durable.
-            work.journal.sync_data().map_err(|e| Error::unavailable(format!("sync journal: {e}")).with_source(e))?;
+            work.journal.sync()?;
             work.outlet.deliver(group)
         })?;
         self.progress.rows.fetch_add(delivered.rows, Relaxed);

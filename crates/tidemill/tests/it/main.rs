@@ -19,6 +19,7 @@ mod kill;
 mod large;
 mod reference;
 mod replica;
+mod rollout;
 mod serve;
 mod sinks;
 mod steps;

@@ -145,6 +145,91 @@ fn versions_are_retained_by_count_and_age() {
     }
 }
 
+/// A version of half the bits has another format, the same state hash, and is derived again like any other.
+#[test]
+fn versions_hold_parameters_as_exactly_as_is_asked_for() {
+    let scratch = Scratch::new("precision");
+    let mut lines = String::new();
+    rows(&mut Rng::seeded(5), &mut lines, 3_000, 0.2);
+    let with = |precision: &str| {
+        let with = format!("publish.precision = '{precision}'");
+        labelled(&scratch, &lines, &with).replace("FTRLClassifier", "FMClassifier")
+    };
+    let mut states = Vec::new();
+    for (precision, format) in [("f32", 4), ("f16", 5), ("f32; item=int8", 5)] {
+        let data = scratch.path(&format!("data-{}", states.len()));
+        let out = run(&with(precision), &data, &[]);
+        assert!(out.status.success(), "{}", text(&out));
+        states.push(last_json(&out)["state_hash"].clone());
+        let snapshot = std::fs::read(data.join("models/ctr/versions/000001.snapshot")).unwrap();
+        assert_eq!(snapshot[8..12], u32::to_le_bytes(format), "{precision}");
+        assert!(done(&["models", "verify", "ctr@1"], &data).contains("verified"));
+    }
+    assert!(states.iter().all(|state| state.is_string() && *state == states[0]), "{states:?}");
+    for (precision, why) in [
+        ("f16; itm=f32", "publish.precision: no slot 'itm' (have bias, item)"),
+        ("half", "publish.precision: 'half' is none of f32, f16, int8"),
+    ] {
+        let out = run(&with(precision), &scratch.path("refused"), &[]);
+        assert_eq!(out.status.code(), Some(2));
+        assert!(text(&out).contains(why), "{}", text(&out));
+    }
+}
+
+/// Rankings by SQL: on disk where nobody serves, at once where somebody does; checked either way.
+#[test]
+fn rankings_are_made_by_sql() {
+    let scratch = Scratch::new("rankings");
+    let data = scratch.path("data");
+    let mut lines = String::new();
+    rows(&mut Rng::seeded(6), &mut lines, 2_000, 0.2);
+    assert!(run(&labelled(&scratch, &lines, "publish.every = 500"), &data, &[]).status.success());
+    let sql = |sql: &str| {
+        let out = alter(sql, &data);
+        (out.status.code(), text(&out))
+    };
+    let by_bid = r#"CREATE RANKING feed FOR ctr AS '{"defaults": {"bid": 1}, "score": "bid"}'"#;
+    assert_eq!(sql(by_bid), (Some(0), "ctr has the ranking feed\n".into()));
+    let own = r#"CREATE RANKING feed FOR MODEL ctr VERSION 2 AS '{"defaults": {"bid": 1}, "score": "-bid"}'"#;
+    assert_eq!(sql(own), (Some(0), "ctr has the ranking feed@2\n".into()));
+    let s = Serving::start(&["serve", "--data-dir", data.to_str().unwrap()]);
+    let ranked = |s: &Serving| {
+        let request = json!({"candidates": [{"id": 1, "bid": 1}, {"id": 2, "bid": 2}], "ranking": "feed"});
+        let (status, body) = s.post("/v1/models/ctr:rank", &request.to_string());
+        let items = serde_json::from_str::<Value>(&body).unwrap_or_else(|_| panic!("{status} {body}"))["items"].clone();
+        items
+            .as_array()
+            .unwrap_or_else(|| panic!("{status} {body}"))
+            .iter()
+            .map(|i| i["id"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ranked(&s), [2, 1]);
+    done(&["models", "rollback", "ctr@2"], &data);
+    assert_eq!(ranked(&s), [1, 2]);
+    assert_eq!(sql("ALTER MODEL ctr DROP RANKING feed VERSION 2").0, Some(0));
+    assert_eq!(ranked(&s), [2, 1]);
+    let (code, told) = sql(by_bid);
+    assert!(code == Some(4) && told.contains("write CREATE OR REPLACE RANKING"), "{code:?} {told}");
+    let less = by_bid.replace("CREATE", "CREATE OR REPLACE").replace("\"bid\"}", "\"1 / bid\"}");
+    assert_eq!(sql(&less).0, Some(0));
+    assert_eq!(ranked(&s), [1, 2]);
+    for (statement, code, why) in [
+        (r#"CREATE RANKING a FOR ctr AS '{"score": "bid"}'"#, 2, "score, character 1: no column 'bid'"),
+        (r#"CREATE RANKING a FOR ctx AS '{"score": "1"}'"#, 2, "no model 'ctx'"),
+        (r#"CREATE RANKING a FOR ctr AS score"#, 2, "the ranking as JSON in quotes"),
+        (r#"CREATE RANKING a FOR ctr AS '{"score": "1"}' AND"#, 2, "the end of the statement"),
+        ("CREATE RANKING a FOR ctr AS '{'", 2, "ranking is not JSON"),
+        ("ALTER MODEL ctr DROP RANKING b", 3, "model 'ctr' has no ranking 'b'"),
+    ] {
+        let (got, told) = sql(statement);
+        assert!(got == Some(code) && told.contains(why), "{statement}: {got:?} {told}");
+    }
+    assert_eq!(s.end("-TERM").0, Some(0));
+    assert_eq!(sql("ALTER MODEL ctr DROP RANKING feed").0, Some(0));
+    assert_eq!(sql("ALTER MODEL ctr DROP RANKING feed").0, Some(3));
+}
+
 fn model(s: &Serving) -> Value {
     s.get_json("/v1/models/ctr")
 }

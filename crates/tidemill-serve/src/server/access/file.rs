@@ -8,7 +8,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tidemill_base::{Error, Result};
 
-use super::{Grant, Pattern, Role, Tenant, Tokens, rate::Rate, shown};
+use super::{
+    Grant, Pattern, Role, Tenant, Tokens,
+    jwt::{Issuer, Key},
+    rate::Rate,
+    shown,
+};
 use crate::moment;
 
 /// Tokens in a file; each costs every request a comparison.
@@ -18,6 +23,10 @@ const TENANT_KEYS: [&str; 5] = ["name", "models", "sources", "requests_per_secon
 const TOKEN_KEYS: [&str; 10] =
     ["name", "tenant", "sha256", "roles", "models", "sources", "not_before", "expires", "requests_per_second", "burst"];
 
+const ISSUER_KEYS: [&str; 10] =
+    ["name", "tenant", "issuer", "audience", "keys", "roles", "models", "sources", "requests_per_second", "burst"];
+const ISSUERS_MAX: usize = 64;
+
 type Object = Map<String, Value>;
 
 /// Reads a file; what of `before` is the same goes on.
@@ -26,8 +35,8 @@ pub(super) fn read(json: &[u8], before: Option<&Tokens>) -> Result<Tokens> {
         return Err(Error::invalid(format!("longer than {FILE_BYTES_MAX} bytes")));
     }
     let value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(format!("not JSON: {e}")))?;
-    let file = object(&value, "the file", &["tenants", "tokens"])?;
-    let mut tokens = Tokens { hashes: Vec::new(), grants: Vec::new(), tenants: Vec::new() };
+    let file = object(&value, "the file", &["tenants", "tokens", "issuers"])?;
+    let mut tokens = Tokens { hashes: Vec::new(), grants: Vec::new(), tenants: Vec::new(), issuers: Vec::new() };
     for (i, value) in list(file, "tenants", "")?.iter().enumerate() {
         let place = format!("tenants[{i}]");
         let tenant = tenant(value, &place, before)?;
@@ -36,7 +45,10 @@ pub(super) fn read(json: &[u8], before: Option<&Tokens>) -> Result<Tokens> {
         }
         tokens.tenants.push(Arc::new(tenant));
     }
-    for (i, value) in list(file, "tokens", "")?.iter().enumerate() {
+    // With issuers, nobody needs a token of the list.
+    let (issuers, none) = (file.contains_key("issuers"), Vec::new());
+    let listed = if issuers && !file.contains_key("tokens") { &none[..] } else { list(file, "tokens", "")? };
+    for (i, value) in listed.iter().enumerate() {
         let place = format!("tokens[{i}]");
         if i == TOKENS_MAX {
             return Err(Error::invalid(format!("{place}: a file holds {TOKENS_MAX} tokens at most")));
@@ -51,7 +63,18 @@ pub(super) fn read(json: &[u8], before: Option<&Tokens>) -> Result<Tokens> {
         tokens.hashes.push(hash);
         tokens.grants.push(Arc::new(grant));
     }
-    if tokens.grants.is_empty() {
+    for (i, value) in if issuers { list(file, "issuers", "")? } else { &[] }.iter().enumerate() {
+        let place = format!("issuers[{i}]");
+        if i == ISSUERS_MAX {
+            return Err(Error::invalid(format!("{place}: a file holds {ISSUERS_MAX} issuers at most")));
+        }
+        let issuer = issuer(value, &place, &tokens.tenants, before)?;
+        if tokens.grants.iter().chain(tokens.issuers.iter().map(|i| &i.grant)).any(|g| g.name == issuer.grant.name) {
+            return Err(Error::invalid(format!("{place}.name: '{}' is there twice", issuer.grant.name)));
+        }
+        tokens.issuers.push(issuer);
+    }
+    if tokens.grants.is_empty() && tokens.issuers.is_empty() {
         return Err(Error::invalid("no tokens in it: nobody would be let in; `tidemill token` makes one"));
     }
     Ok(tokens)
@@ -74,11 +97,7 @@ fn tenant(value: &Value, place: &str, before: Option<&Tokens>) -> Result<Tenant>
 fn token(value: &Value, place: &str, tenants: &[Arc<Tenant>], before: Option<&Tokens>) -> Result<([u8; 32], Grant)> {
     let token = object(value, place, &TOKEN_KEYS)?;
     let name = name(token, place)?;
-    let owner = text(token, "tenant", place)?;
-    let tenant = tenants.iter().find(|t| t.name == owner).cloned().ok_or_else(|| {
-        let known: Vec<&str> = tenants.iter().map(|t| t.name.as_str()).collect();
-        Error::invalid(format!("{place}.tenant: no tenant '{}' (have {})", shown(owner), known.join(", ")))
-    })?;
+    let tenant = owner(token, place, tenants)?;
     let hash = text(token, "sha256", place)?;
     let hash = hex32(hash).ok_or_else(|| {
         let advice = "64 hexadecimal digits, as sha256sum prints them for the token without a newline";
@@ -96,6 +115,38 @@ fn token(value: &Value, place: &str, tenants: &[Arc<Tenant>], before: Option<&To
         name,
     };
     Ok((hash, grant))
+}
+
+fn owner(object: &Object, place: &str, tenants: &[Arc<Tenant>]) -> Result<Arc<Tenant>> {
+    let owner = text(object, "tenant", place)?;
+    tenants.iter().find(|t| t.name == owner).cloned().ok_or_else(|| {
+        let known: Vec<&str> = tenants.iter().map(|t| t.name.as_str()).collect();
+        Error::invalid(format!("{place}.tenant: no tenant '{}' (have {})", shown(owner), known.join(", ")))
+    })
+}
+
+/// Who signs tokens, and what these allow at most.
+fn issuer(value: &Value, place: &str, tenants: &[Arc<Tenant>], before: Option<&Tokens>) -> Result<Issuer> {
+    let fields = object(value, place, &ISSUER_KEYS)?;
+    let name = name(fields, place)?;
+    let before = before.and_then(|b| b.issuers.iter().find(|i| i.grant.name == name));
+    let keys = list(fields, "keys", place)?.iter().enumerate();
+    let keys = keys.map(|(i, key)| Key::read(key, &format!("{place}.keys[{i}]"))).collect::<Result<Vec<_>>>()?;
+    if keys.is_empty() {
+        return Err(Error::invalid(format!("{place}.keys is empty; it wants keys as JWK has them")));
+    }
+    let grant = Grant {
+        tenant: owner(fields, place, tenants)?,
+        roles: roles(fields, place)?,
+        models: patterns(fields, "models", place, true)?,
+        sources: patterns(fields, "sources", place, true)?,
+        not_before_ms: i64::MIN,
+        expires_ms: i64::MAX,
+        rate: rate(fields, place, before.and_then(|i| i.grant.rate.as_ref()))?,
+        name,
+    };
+    let (issuer, audience) = (text(fields, "issuer", place)?.to_string(), text(fields, "audience", place)?.to_string());
+    Ok(Issuer { issuer, audience, keys, grant: Arc::new(grant) })
 }
 
 fn object<'a>(value: &'a Value, place: &str, known: &[&str]) -> Result<&'a Object> {
@@ -256,7 +307,7 @@ mod tests {
         let changes: [(Change, &str); 17] = [
             (|f| f["tokens"] = json!([]), "no tokens in it: nobody would be let in; `tidemill token` makes one"),
             (|f| drop(f.as_object_mut().unwrap().remove("tenants")), "tenants is missing"),
-            (|f| f["users"] = json!(1), "the file: unknown name 'users'; names are tenants, tokens"),
+            (|f| f["users"] = json!(1), "the file: unknown name 'users'; names are tenants, tokens, issuers"),
             (
                 |f| f["tokens"][0]["role"] = json!(1),
                 "tokens[0]: unknown name 'role'; names are name, tenant, sha256, roles, models, sources, not_before, expires, requests_per_second, burst",

@@ -10,13 +10,14 @@ use tidemill_base::{
     Error, Result,
     store::data_dir::{DataDir, check_name},
 };
-use tidemill_serve::{registry::Registry, rollout::Plan, split::Split, versions::Versions};
+use tidemill_serve::{registry::Registry, rollout::Plan, server::ServedModel, split::Split};
 use tidemill_sql::{AlterModel, ModelChange};
 
 use super::{
     super::run::{print_line, registry},
-    exchange, post,
+    post, rankings, rollout,
 };
+use crate::catalog::open_model;
 
 /// Verdicts that `models show` prints.
 const VERDICTS_SHOWN: usize = 10;
@@ -28,16 +29,17 @@ pub(crate) fn alter(root: &Path, alter: &AlterModel) -> Result<()> {
 }
 
 /// The same in the process that owns the directory: in what is served, or else on disk.
-pub(crate) fn alter_here(served: Option<&std::sync::Arc<Versions>>, root: &Path, alter: &AlterModel) -> Result<()> {
-    match served {
-        Some(versions) => match &alter.change {
+pub(crate) fn alter_here(served: Option<&ServedModel>, data: &DataDir, alter: &AlterModel) -> Result<()> {
+    match served.map(|served| (served, served.versions())) {
+        Some((served, versions)) => match &alter.change {
             ModelChange::Label { label, version: Some(version) } => versions.set_label(label, *version),
             ModelChange::Label { label, version: None } => versions.remove_label(label),
             ModelChange::Split(weights) => versions.split(weights),
             ModelChange::Rollout { version, settings } => versions.roll_out(*version, Plan::parse(settings)?),
             ModelChange::Abort => versions.abort(),
+            ModelChange::Ranking { name, config, replace } => rankings::put(served, name, config.as_deref(), *replace),
         },
-        None => on_disk(&registry(root, &alter.model)?, &alter.model, &alter.change),
+        None => on_disk(data, &alter.model, &alter.change),
     }?;
     print_line(&done(alter))
 }
@@ -58,6 +60,8 @@ fn done(alter: &AlterModel) -> String {
             format!("the newest version of {model} is being rolled out; see tidemill models show {model}")
         }
         ModelChange::Abort => format!("{model}: the rollout has ended, the live version answers everybody"),
+        ModelChange::Ranking { name, config: Some(_), .. } => format!("{model} has the ranking {name}"),
+        ModelChange::Ranking { name, config: None, .. } => format!("{model} has no ranking {name} any more"),
     }
 }
 
@@ -65,13 +69,15 @@ fn done(alter: &AlterModel) -> String {
 pub(super) fn change(root: &Path, model: &str, change: &ModelChange) -> Result<()> {
     check_name("model", model)?;
     if let Some(address) = DataDir::owner_address(root) {
+        if let ModelChange::Ranking { name, config, replace } = change {
+            return rankings::send(root, &address, model, name, config.as_deref(), *replace);
+        }
         let (verb, body) = request(change);
         return post(root, &address, &format!("/v1/models/{model}:{verb}"), &body.to_string());
     }
     // First the model, so that a wrong name is told as one and makes no directory.
     registry(root, model)?;
-    let _owned = DataDir::open(root)?;
-    on_disk(&registry(root, model)?, model, change)
+    on_disk(&DataDir::open(root)?, model, change)
 }
 
 fn request(change: &ModelChange) -> (&'static str, Value) {
@@ -91,11 +97,17 @@ fn request(change: &ModelChange) -> (&'static str, Value) {
             ("rollout", fields.into())
         }
         ModelChange::Abort => ("rollout", json!({"abort": true})),
+        // By another path: see `rankings::send`.
+        ModelChange::Ranking { config, .. } => ("rankings", json!(config)),
     }
 }
 
-fn on_disk(registry: &Registry, model: &str, change: &ModelChange) -> Result<()> {
+fn on_disk(data: &DataDir, model: &str, change: &ModelChange) -> Result<()> {
+    let registry = registry(data.root(), model)?;
     match change {
+        ModelChange::Ranking { name, config, replace } => {
+            rankings::put(&*open_model(data, model)?, name, config.as_deref(), *replace)
+        }
         ModelChange::Label { label, version: Some(version) } => registry.set_label(label, *version).map(drop),
         ModelChange::Label { label, version: None } => registry.remove_label(label),
         ModelChange::Split(weights) => {
@@ -103,10 +115,15 @@ fn on_disk(registry: &Registry, model: &str, change: &ModelChange) -> Result<()>
             weights.iter().try_for_each(|(label, _)| registry.check_has_label(label))?;
             registry.reroute(|routing| routing.split = if split.is_some() { weights.clone() } else { Vec::new() })
         }
-        ModelChange::Rollout { .. } | ModelChange::Abort => Err(Error::unavailable(format!(
-            "no process serves model '{model}', and a rollout judges live traffic; start one with tidemill run, then try again"
-        ))),
+        ModelChange::Rollout { settings, .. } => Plan::parse(settings).and_then(|_| Err(nobody_serves(model))),
+        ModelChange::Abort => Err(nobody_serves(model)),
     }
+}
+
+fn nobody_serves(model: &str) -> Error {
+    Error::unavailable(format!(
+        "no process serves model '{model}', and a rollout judges live traffic; start one with tidemill run, then try again"
+    ))
 }
 
 /// `models labels`: lists, sets or removes.
@@ -155,25 +172,11 @@ pub(super) fn show(root: &Path, model: &str, registry: &Registry) -> Result<()> 
         lines.push(format!("traffic: {}", split.join(", ")));
     }
     if let Some(rollout) = &routing.rollout {
-        let (stage, stages) = (rollout.stage + 1, rollout.plan.stages.len());
-        let waits = waits_for(root, model).map_or(String::new(), |waits| format!("; {waits}"));
-        let version = rollout.version;
-        lines
-            .push(format!("rollout of version {version}: stage {stage} of {stages} ({}){waits}", rollout.plan.words()));
+        lines.push(rollout::line(rollout, rollout::served(root, model).as_ref()));
     }
-    for verdict in routing.verdicts.iter().rev().take(VERDICTS_SHOWN) {
-        lines.push(format!("version {} {}: {}", verdict.version, verdict.outcome.word(), verdict.reason));
-    }
+    lines.extend(routing.verdicts.iter().rev().take(VERDICTS_SHOWN).map(rollout::verdict));
     match lines.is_empty() {
         true => Ok(()),
         false => print_line(&lines.join("\n")),
     }
-}
-
-/// What a rollout waits for, by the process that serves it.
-fn waits_for(root: &Path, model: &str) -> Option<String> {
-    let address = DataDir::owner_address(root)?;
-    let body = exchange(root, &address, "GET", &format!("/v1/models/{model}"), "").ok()?;
-    let model: Value = serde_json::from_str(&body).ok()?;
-    model["rollout"]["waits_for"].as_str().map(str::to_string)
 }
