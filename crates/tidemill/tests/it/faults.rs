@@ -163,13 +163,16 @@ struct Streams {
 const BEGIN_MS: i64 = 1_700_000_000_000;
 const IMPRESSIONS: i64 = 2_000;
 
+/// When, and the line.
+type Event = (i64, String);
+
 impl Streams {
     fn new(name: &str) -> Self {
         Self { scratch: Scratch::new(name) }
     }
 
     /// Impressions (time, row) and clicks; a third is clicked, within 400 ms.
-    fn events() -> (Vec<(i64, String)>, Vec<(i64, String)>) {
+    fn events() -> (Vec<Event>, Vec<Event>) {
         let mut rng = Rng::seeded(3);
         let (mut shown, mut clicked) = (Vec::new(), Vec::new());
         for id in 0..IMPRESSIONS {

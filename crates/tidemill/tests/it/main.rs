@@ -25,6 +25,7 @@ mod serve;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod sink_servers;
 mod sinks;
+mod steps;
 mod support;
 mod switch;
 mod tidy;
