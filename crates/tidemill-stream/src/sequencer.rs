@@ -15,11 +15,12 @@ use tidemill_base::{
 
 use crate::{
     Position, Refused,
+    flow::{Flow, Held, Reading},
     journal::{CutRecord, PartitionId},
     source::{Partition, Print, SwitchAt},
     window::{Watermarks, Window},
 };
-use lane::{Extent, Lane};
+use lane::{Extent, Lane, Seen};
 
 /// Rows of one partition in a mini-batch.
 #[derive(Debug)]
@@ -79,6 +80,7 @@ struct Input {
     /// How far live partitions are read ahead of the slowest that has unread events.
     drift_max_ms: Option<i64>,
     lanes: Vec<Lane>,
+    flow: Flow,
 }
 
 /// Events that one cut takes from one live partition at most; the rest waits for the next cut.
@@ -89,8 +91,14 @@ impl Sequencer {
     /// watermark bound (event milliseconds).
     pub fn new(inputs: Vec<(Window, i64)>, cut_events: usize) -> Self {
         let marks = Watermarks::new(inputs.iter().map(|i| i.1));
-        let new_input =
-            |window| Input { window, switch: None, ahead_max_ms: None, drift_max_ms: None, lanes: Vec::new() };
+        let new_input = |window| Input {
+            window,
+            switch: None,
+            ahead_max_ms: None,
+            drift_max_ms: None,
+            lanes: Vec::new(),
+            flow: Flow::default(),
+        };
         let inputs = inputs.into_iter().map(|(window, _)| new_input(window)).collect();
         Self { inputs, marks, mini_batch: 0, cut_events: cut_events.max(1), plan: None, clock_ms: None }
     }
@@ -235,6 +243,49 @@ impl Sequencer {
         troubles.next().map(|first| (first, 1 + troubles.count()))
     }
 
+    /// What an input has let through.
+    pub fn flow(&self, input: usize) -> &Flow {
+        &self.inputs[input].flow
+    }
+
+    /// How an input's partitions stand.
+    pub fn reading(&self, input: usize) -> Reading {
+        let lanes = &self.inputs[input].lanes;
+        let mut reading = Reading { partitions: lanes.len(), ..Reading::default() };
+        let mut slowest: Option<(i64, usize)> = None;
+        for (i, lane) in lanes.iter().enumerate() {
+            reading.waiting += lane.waiting();
+            if self.marks.is_finished(input, i) {
+                reading.finished += 1;
+            } else if self.marks.is_idle(input, i) {
+                reading.idle += 1;
+            } else {
+                let at = (self.marks.event_time_max_of(input, i).unwrap_or(i64::MIN), i);
+                slowest = Some(slowest.map_or(at, |slowest| slowest.min(at)));
+            }
+        }
+        reading.slowest = slowest.map(|(_, i)| lanes[i].name.clone());
+        reading.watermark = Some(self.marks.of_input(input)).filter(|w| *w != i64::MIN);
+        reading
+    }
+
+    /// What keeps an input from being read, as of the last cut.
+    pub fn held(&self, input: usize) -> Held {
+        let lanes = self.inputs[input].lanes.iter().enumerate().filter(|(i, _)| !self.marks.is_finished(input, *i));
+        let mut lanes = lanes.map(|(_, lane)| lane).peekable();
+        if lanes.peek().is_none() {
+            Held::Ended
+        } else if lanes.clone().any(|lane| lane.is_held) {
+            Held::Drift
+        } else if lanes.clone().any(|lane| lane.trouble().is_some()) {
+            Held::Away
+        } else if lanes.all(|lane| lane.is_silent()) {
+            Held::Silent
+        } else {
+            Held::No
+        }
+    }
+
     /// Cuts a last mini-batch that takes what has arrived on the live partitions and declares them ended, so that
     /// everything that waits is decided.
     pub fn finish_live(&mut self) -> Result<Cut> {
@@ -283,14 +334,16 @@ impl Sequencer {
                 continue;
             }
             let seen_to = self.marks.event_time_max_of(id.input as usize, id.partition as usize);
-            if let (Some(slowest), Some(seen_to), Some(drift_max_ms)) = (slowest, seen_to, input.drift_max_ms)
-                && seen_to.saturating_sub(slowest) > drift_max_ms
-            {
+            lane.is_held = matches!((slowest, seen_to, input.drift_max_ms), (Some(slowest), Some(seen_to), Some(drift_max_ms))
+                if seen_to.saturating_sub(slowest) > drift_max_ms);
+            if lane.is_held {
                 continue;
             }
             let before = lane.offset;
+            lane.is_empty = true;
             let end = lane.arrived(&input.window, LIVE_EVENTS_MAX)?;
             if end > before {
+                lane.is_empty = false;
                 record.ends.push((id, end));
                 if self.marks.is_idle(id.input as usize, id.partition as usize) {
                     record.idle.push((id, false));
@@ -333,6 +386,7 @@ impl Sequencer {
             }
         }
         self.marks.encode(out);
+        self.inputs.iter().for_each(|input| input.flow.encode(out));
     }
 
     /// Takes back what [`Sequencer::encode`] wrote and seeks every partition; those partitions must have been added.
@@ -354,6 +408,9 @@ impl Sequencer {
             late.extend((n..input.lanes.len()).map(|k| (i, is_idle(k))));
         }
         self.marks.restore(d)?;
+        for input in &mut self.inputs {
+            input.flow = Flow::decode(d)?;
+        }
         // Partitions that appeared after the checkpoint was written.
         for (input, idle) in late {
             self.marks.add_partition(input, idle);
@@ -450,17 +507,19 @@ impl Sequencer {
                 _ => i64::MAX,
             };
             let is_woken = lane.ordered && !lane.is_history && input.switch.is_some();
-            let seen = lane.take_to(end, latest, &input.window, id, &mut cut)?;
-            cut.events += seen.events;
+            let (events, ahead) = (input.flow.events, input.flow.ahead);
+            let ts_max = self.marks.event_time_max_of(id.input as usize, id.partition as usize);
+            let mut seen = Seen { flow: &mut input.flow, ts_max, passed: 0 };
+            lane.take_to(end, latest, &input.window, id, &mut cut, &mut seen)?;
             cut.passed += seen.passed;
-            if is_woken && seen.events > 0 {
+            if is_woken && seen.flow.events > events {
                 self.marks.set_idle(id.input as usize, id.partition as usize, false);
-            }
-            if seen.ahead > 0 {
-                record.clock_ms = clock_ms;
             }
             if let Some(ts) = seen.ts_max {
                 self.marks.observe(id.input as usize, id.partition as usize, ts);
+            }
+            if input.flow.ahead > ahead {
+                record.clock_ms = clock_ms;
             }
         }
         for &(id, idle) in &record.idle {

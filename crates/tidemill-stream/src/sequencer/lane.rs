@@ -9,6 +9,7 @@ use tidemill_base::{Error, Result};
 use super::{Cut, Take};
 use crate::{
     Position,
+    flow::Flow,
     journal::PartitionId,
     source::{Partition, Print, Read},
     window::{WideChunk, Window},
@@ -39,6 +40,10 @@ pub(super) struct Lane {
     pub extent: Extent,
     /// The latest event time read.
     pub read_max: i64,
+    /// Whether it was not read at the last cut because it is too far ahead of others.
+    pub is_held: bool,
+    /// Whether nothing had arrived at the last cut.
+    pub is_empty: bool,
 }
 
 /// Which events of a lane are let in, where history and stream overlap.
@@ -60,13 +65,11 @@ impl Extent {
     }
 }
 
-/// What [`Lane::take_to`] saw go by.
-#[derive(Default)]
-pub(super) struct Seen {
-    pub events: u64,
+/// Where [`Lane::take_to`] counts what goes by.
+pub(super) struct Seen<'a> {
+    pub flow: &'a mut Flow,
+    /// The partition's largest event time so far.
     pub ts_max: Option<i64>,
-    /// Events refused for their time.
-    pub ahead: u64,
     /// Events passed over.
     pub passed: u64,
 }
@@ -89,6 +92,8 @@ impl Lane {
             is_history: false,
             extent: Extent::ALL,
             read_max: i64::MIN,
+            is_held: false,
+            is_empty: false,
         }
     }
 
@@ -182,7 +187,7 @@ impl Lane {
 
     /// Reads what has arrived, up to a number of events, and answers the offset behind it.
     pub fn arrived(&mut self, window: &Window, events_max: usize) -> Result<u64> {
-        let mut waiting = self.chunks.iter().map(|c| c.events()).sum::<usize>() - self.cursor;
+        let mut waiting = self.waiting();
         while waiting < events_max && self.read_more(window)? {
             waiting += self.chunks.back().map_or(0, |c| c.events());
         }
@@ -190,8 +195,15 @@ impl Lane {
     }
 
     /// Hands out all rows before offset `end`, reading on if need be; those with a time behind `latest` are refused.
-    pub fn take_to(&mut self, end: u64, latest: i64, window: &Window, id: PartitionId, cut: &mut Cut) -> Result<Seen> {
-        let mut seen = Seen::default();
+    pub fn take_to(
+        &mut self,
+        end: u64,
+        latest: i64,
+        window: &Window,
+        id: PartitionId,
+        cut: &mut Cut,
+        seen: &mut Seen,
+    ) -> Result<()> {
         while self.offset < end {
             let Some(chunk) = self.chunks.front() else {
                 if self.read_more(window)? || self.wait(end)? {
@@ -214,13 +226,15 @@ impl Lane {
                 let run = times.iter().position(|&ts| ts > latest).unwrap_or(times.len());
                 if run == 0 {
                     cut.refused.push((id, chunk.refuse_ahead(self.cursor, latest)));
-                    seen.ahead += 1;
+                    seen.flow.ahead += 1;
                     self.cursor += 1;
                     continue;
                 }
                 let (rows, event_times) = chunk.slice(self.cursor, self.cursor + run);
-                seen.events += run as u64;
-                seen.ts_max = seen.ts_max.max(times[..run].iter().max().copied());
+                seen.flow.events += run as u64;
+                seen.flow.rows += rows.num_rows() as u64;
+                seen.flow.lateness.observe(&times[..run], &mut seen.ts_max);
+                cut.events += run as u64;
                 if rows.num_rows() > 0 {
                     cut.takes.push(Take { id, rows, event_times });
                 }
@@ -229,7 +243,11 @@ impl Lane {
             let refused = chunk.refused[self.refused_cursor..].iter().take_while(|r| r.offset < end);
             let before = cut.refused.len();
             cut.refused.extend(refused.map(|r| (id, r.clone())));
-            self.refused_cursor += cut.refused.len() - before;
+            let (all, told) = (cut.refused.len() - before, &cut.refused[before..]);
+            let unreadable = told.iter().filter(|r| chunk.unreadable.binary_search(&r.1.offset).is_ok()).count();
+            seen.flow.unreadable += unreadable as u64;
+            seen.flow.unusable += (all - unreadable) as u64;
+            self.refused_cursor += all;
             if chunk.end.offset <= end {
                 self.offset = chunk.end.offset.max(self.offset);
                 self.chunks.pop_front();
@@ -241,7 +259,12 @@ impl Lane {
                 self.offset = end;
             }
         }
-        Ok(seen)
+        Ok(())
+    }
+
+    /// Events read and not taken.
+    pub fn waiting(&self) -> usize {
+        self.chunks.iter().map(|c| c.events()).sum::<usize>() - self.cursor
     }
 
     fn read_more(&mut self, window: &Window) -> Result<bool> {
@@ -279,6 +302,11 @@ impl Lane {
     /// Whether rows are known to wait behind what was read.
     pub fn is_behind(&self) -> bool {
         self.partition.is_behind()
+    }
+
+    /// Whether nothing has come of late, and nothing is known to be there.
+    pub fn is_silent(&self) -> bool {
+        !self.ordered && self.is_empty && !self.is_behind()
     }
 
     /// What keeps rows from coming.

@@ -76,7 +76,8 @@ pub(super) fn feed(
         program: bound.text.clone(),
     };
     let shell = Snapshot { entries: Entries::default(), dense: Vec::new(), ..snapshot };
-    let feed = Arc::new(Feed::open(origin, shell, base));
+    let feed = Feed::open(origin, shell, base);
+    let feed = Arc::new(if bound.pipeline.views.is_some() { feed.with_views() } else { feed });
     release_beside(&feed, journal)?;
     Ok(feed)
 }

@@ -12,6 +12,7 @@ mod cli;
 mod connect;
 mod emission;
 mod event_time;
+mod faults;
 mod fuzz;
 mod http;
 mod infer;
@@ -24,6 +25,7 @@ mod serve;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod sink_servers;
 mod sinks;
+mod steps;
 mod support;
 mod switch;
 mod tidy;
