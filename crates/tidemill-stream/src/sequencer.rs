@@ -451,10 +451,10 @@ impl Sequencer {
 
     /// Whether a plan has not looked at all of an input's history.
     fn history_is_ahead(&self, input: u32) -> bool {
-        let lanes = self.inputs[input as usize].lanes.iter().enumerate().filter(|(_, lane)| lane.is_history);
+        let mut lanes = self.inputs[input as usize].lanes.iter().enumerate().filter(|(_, lane)| lane.is_history);
         let is_done =
             |i: usize, lane: &Lane| self.marks.is_finished(input as usize, i) || lane.end_if_exhausted().is_some();
-        lanes.into_iter().any(|(i, lane)| !is_done(i, lane))
+        lanes.any(|(i, lane)| !is_done(i, lane))
     }
 
     /// The ordered partition whose next event is the least by (time, partition), and the runner-up.

@@ -67,7 +67,8 @@ fn in_nats(server: &Server, stream: &str) -> BTreeMap<String, u32> {
     let mut there = BTreeMap::new();
     server.block_on(async |js: jetstream::Context| {
         let stream = js.get_stream(stream).await.unwrap();
-        let config = jetstream::consumer::pull::Config::default();
+        let ack_policy = jetstream::consumer::AckPolicy::None;
+        let config = jetstream::consumer::pull::Config { ack_policy, ..Default::default() };
         let consumer = stream.create_consumer(config).await.unwrap();
         let mut events = consumer.fetch().max_messages(10_000).messages().await.unwrap();
         while let Some(event) = events.next().await {
@@ -88,7 +89,8 @@ fn each_row_is_on_the_subject_once_though_it_is_derived_again() {
     // The process ends; the next one derives from mini-batch 1 again. Nothing is sent, whatever the server would recognise.
     drop(outlet);
     let mut outlet = to_nats(&server, "out.scored", &ours).unwrap();
-    assert!(outlet.can_resume(2, None) && !outlet.can_resume(3, None));
+    // Nothing was acknowledged when the last of them was sent: which rows are there is known, and not that they are all.
+    assert!(!outlet.can_resume(2, None));
     assert!(outlet.can_resume(3, Some(&[])), "a checkpoint knows that all was there");
     assert_eq!(outlet.deliver(&group(1..=3)).unwrap(), Delivered::default());
     assert_eq!(outlet.deliver(&group(2..=300)).unwrap().rows, 2970);
@@ -191,7 +193,7 @@ impl Cluster {
                 event => {
                     let event = event.unwrap();
                     let text = String::from_utf8(event.payload().unwrap().to_vec()).unwrap();
-                    let user = text.split("\"u").nth(1).unwrap().to_string();
+                    let user = text.rsplit("\"u").next().unwrap().to_string();
                     let of_user = users.entry(user).or_default();
                     if !of_user.contains(&event.partition()) {
                         of_user.push(event.partition());

@@ -106,7 +106,11 @@ impl Nats {
         let mut there = BTreeMap::new();
         self.js(async |js: jetstream::Context| {
             let stream = js.get_stream("OUT").await.unwrap();
-            let config = jetstream::consumer::pull::Config { filter_subject: subject.into(), ..Default::default() };
+            let config = jetstream::consumer::pull::Config {
+                filter_subject: subject.into(),
+                ack_policy: jetstream::consumer::AckPolicy::None,
+                ..Default::default()
+            };
             let consumer = stream.create_consumer(config).await.unwrap();
             let mut left = consumer.cached_info().num_pending;
             while left > 0 {

@@ -184,11 +184,11 @@ fn a_directory_of_somebody_else_is_refused() {
     let sql = with_sink(2_000, COLUMNS, &dir, "");
     run_json(&sql, &data, &[]);
     let refusals = [
-        (sql.clone(), vec!["--from-scratch"], "an earlier lineage"),
         (sql.replace("INTO ctr", "INTO other").replace("FROM ctr", "FROM other"), vec![], "of model \\\"ctr\\\""),
         (sql.replace("imp_id, C1,", "C1,"), vec![], "in other columns"),
         (sql.replace(&dir.display().to_string(), "/dev/null"), vec![], "is no directory"),
         (sql.replace(&dir.display().to_string(), "/proc/nowhere/out"), vec![], "/proc/nowhere"),
+        (sql.clone(), vec!["--from-scratch"], "an earlier lineage"),
     ];
     for (sql, more, words) in refusals {
         let out = run(&sql, &data, &more);
