@@ -46,7 +46,7 @@ use passes::{LessonWriter, Progress};
 
 pub use views::ViewStage;
 
-pub use line::{Entries, Line, LineCounts, Rejected, Samples, labels, windows};
+pub use line::{Entries, Line, LineCounts, REFUSED_AT, Rejected, Samples, labels, windows};
 
 /// Events in one mini-batch of ordered partitions at most: large enough that the cost of a mini-batch is lost in its events.
 pub const CUT_EVENTS_MAX: usize = 256;
@@ -61,6 +61,8 @@ pub struct Engine {
     /// Steps 3 to 6: what waits and what is learned.
     pub line: Line,
     delta_sequence: u64,
+    /// Where this process began to count.
+    delta_first: u64,
     /// Version and mini-batch that were last handed to the serving side, until something else changes the parameters.
     handed_over: Option<(u64, u64)>,
     passes_max: u64,
@@ -86,6 +88,7 @@ impl Engine {
             sequencer,
             line: Line::new(job, spec, threads)?,
             delta_sequence: 0,
+            delta_first: 0,
             handed_over: None,
             passes_max: spec.passes,
             passes: Progress::default(),
@@ -195,7 +198,12 @@ impl Engine {
     /// Deltas are numbered from here on.
     pub fn number_deltas_from(&mut self, sequence: u64) {
         self.handed_over = None;
-        self.delta_sequence = sequence;
+        (self.delta_sequence, self.delta_first) = (sequence, sequence);
+    }
+
+    /// Deltas that changed something, since this process serves.
+    pub fn deltas_published(&self) -> u64 {
+        self.delta_sequence - self.delta_first
     }
 
     /// What requests ask about the job's feature views, as of now and of every [`Engine::publish`] to come; `None` without

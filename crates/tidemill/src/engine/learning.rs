@@ -12,9 +12,10 @@ use std::{
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use tidemill_base::{Error, Result};
+use tidemill_base::{Clock, Error, Result, SystemClock};
 use tidemill_model::Features;
 use tidemill_stream::join::{Matured, SampleKind};
 use tidemill_train::{Delayed, SampleBatch, Trainer};
@@ -56,6 +57,9 @@ pub struct Learning {
     shared: Arc<Shared>,
     worker: Option<Worker>,
     given: u64,
+    /// Only to say how long the caller waited: nothing is decided by it.
+    clock: SystemClock,
+    waited: Duration,
 }
 
 struct Shared {
@@ -84,20 +88,23 @@ impl Learning {
         let shared =
             Arc::new(Shared { trainer: Mutex::new(trainer), progress: Mutex::default(), moved: Condvar::new() });
         let worker = beside.then(|| Worker::start(shared.clone()));
-        Self { shared, worker, given: 0 }
+        Self { shared, worker, given: 0, clock: SystemClock::new(), waited: Duration::ZERO }
     }
 
     /// Takes the samples of the next mini-batch, and gives back an empty lesson to fill.
     pub fn learn(&mut self, mut lesson: Lesson) -> Result<Lesson> {
         self.given += 1;
+        let began = self.clock.elapsed();
         match &self.worker {
             None => {
                 self.shared.learn(&mut lesson);
+                self.waited += self.clock.elapsed() - began;
                 self.check()?;
                 Ok(lesson)
             }
             Some(worker) => {
                 let sent = worker.queue.send(lesson);
+                self.waited += self.clock.elapsed() - began;
                 self.check()?;
                 sent.map_err(|_| Error::internal("the learning thread has ended"))?;
                 match worker.used.try_recv() {
@@ -106,6 +113,18 @@ impl Learning {
                 }
             }
         }
+    }
+
+    /// How long callers of [`Learning::learn`] were held up: by a full queue, or by learning on their own thread.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Mini-batches that were given and are not learned yet, and how many there can be.
+    pub fn queue(&self) -> (u64, u64) {
+        let waiting = self.given - lock(&self.shared.progress).learned;
+        // Beside those that wait, one is being learned.
+        (waiting, self.worker.as_ref().map_or(1, |_| QUEUE_MAX as u64 + 1))
     }
 
     /// Waits until everything given was learned.
@@ -213,4 +232,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_base::Kind;
+    use tidemill_train::TrainSpec;
+
+    use super::*;
+
+    /// F36: a learner that panics ends its own model, with the reason; nothing else, and nobody waits for it.
+    #[test]
+    fn f36_a_learner_that_panics_is_the_end_of_its_model_alone() {
+        for beside in [false, true] {
+            let trainer = || Trainer::new(&TrainSpec::default(), 1).unwrap();
+            let (mut broken, mut other) = (Learning::new(trainer(), beside), Learning::new(trainer(), beside));
+            // A lesson such as no extractor makes: a sample without a label.
+            let mut lesson =
+                Lesson { mini_batch: 1, kinds: vec![SampleKind::Final], seqs: vec![1], ..Lesson::default() };
+            lesson.features.ends = vec![0];
+            let failed = broken.learn(lesson).map(drop).and_then(|()| broken.settle()).unwrap_err();
+            assert_eq!(failed.kind(), Kind::Internal);
+            assert!(failed.message().contains("the learner failed and this model was stopped: "), "{failed}");
+            assert!(broken.learn(Lesson::default()).is_err(), "it takes nothing more");
+            other.learn(Lesson::default()).unwrap();
+            other.settle().unwrap();
+        }
+    }
 }

@@ -29,8 +29,8 @@ impl Lineage {
         Self::count(job_dir, clock, 1)
     }
 
-    /// The history of the job in this directory, which begins now where there was none.
-    pub fn history(job_dir: &Path, clock: &dyn Clock) -> Result<u64> {
+    /// The lineage of the job in this directory, which begins now where there was none.
+    pub fn id(job_dir: &Path, clock: &dyn Clock) -> Result<u64> {
         Self::count(job_dir, clock, 0).map(|lineage| lineage.id)
     }
 
