@@ -19,7 +19,7 @@ use inference::{
 };
 use prost::Message;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, CertifiedKey, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CertifiedKey, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     date_time_ymd, generate_simple_self_signed,
 };
 use rustls::{
@@ -87,8 +87,9 @@ impl Identity {
 }
 
 /// An authority that signs certificates of clients.
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
@@ -109,7 +110,7 @@ fn signed(by: &CertifiedIssuer<'static, KeyPair>, usage: ExtendedKeyUsagePurpose
 /// end in the handshake, with a reason for the log; the others go on.
 #[test]
 fn b76_clients_show_a_certificate_of_the_authority() {
-    let (identity, ours, others) = (Identity::new(), authority(), authority());
+    let (identity, ours, others) = (Identity::new(), authority("ours"), authority("others"));
     let (chain, key) = identity.pem();
     let pem = ours.pem();
     let clients = Pem { name: "clients.pem", bytes: pem.as_bytes() };
@@ -140,7 +141,7 @@ fn b76_clients_show_a_certificate_of_the_authority() {
         (None, "peer sent no certificates"),
         (Some(signed(&others, ExtendedKeyUsagePurpose::ClientAuth, 2098)), "UnknownIssuer"),
         (Some(signed(&ours, ExtendedKeyUsagePurpose::ClientAuth, 2021)), "expired"),
-        (Some(signed(&ours, ExtendedKeyUsagePurpose::ServerAuth, 2098)), "purpose"),
+        (Some(signed(&ours, ExtendedKeyUsagePurpose::ServerAuth, 2098)), "for client authentication"),
     ] {
         let refused = ask(client).unwrap_err().to_string();
         assert!(refused.contains("alert"), "{why}: {refused}");

@@ -62,8 +62,14 @@ impl Run {
         // What only changes or shows versions needs not own the directory: a process that serves does it at once.
         let only_alters = |s: &Statement| matches!(s, Statement::AlterModel(_) | Statement::ShowModels);
         let upper = text.to_ascii_uppercase();
+        let is_owned = DataDir::owner_address(&self.data.data_dir).is_some();
         if ["ALTER", "RANKING"].iter().any(|word| upper.contains(word))
-            && let Ok(program) = program::bind(&text, &program::models(&self.data.data_dir))
+            // What is wrong with the text is told before who owns the directory.
+            && let Some(program) = match program::bind(&text, &program::models(&self.data.data_dir)) {
+                Ok(program) => Some(program),
+                Err(e) if is_owned => return Err(e),
+                Err(_) => None,
+            }
             && program.statements.iter().any(|s| matches!(s, Statement::AlterModel(_)))
             && program.statements.iter().all(only_alters)
         {

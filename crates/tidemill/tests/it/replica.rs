@@ -353,9 +353,11 @@ fn with_views() -> String {
            FROM shown imp WITH (keys_max = 50);
          SELECT i.*, f.*,";
     let sql = PUSHED.replace("SELECT i.*,", views);
-    let sql =
-        sql.replace("EMIT IMMEDIATE", "LEFT JOIN users FOR SYSTEM_TIME AS OF i.rt f ON f.user = i.user EMIT IMMEDIATE");
-    sql.replace("CROSS([user, item])", "CROSS([user, item]), seen, lately, item_last_1")
+    let sql = sql.replace(
+        "EMIT IMMEDIATE",
+        "LEFT JOIN users FOR SYSTEM_TIME AS OF i.rt f ON f.\"user\" = i.\"user\" EMIT IMMEDIATE",
+    );
+    sql.replace("CROSS([user, item])", "CROSS([user, item]), seen, lately, item_last")
 }
 
 /// What a view has seen is sent as the weights are: a replica reads the same features, goes on where it was after the line was
