@@ -50,7 +50,7 @@ for ((k = 1; k <= kills; k++)); do
         wait "$run" 2>/dev/null || true
         journal=$(stat -c %s "$dir/killed/models/shop/job/journal.log" 2>/dev/null || echo 0)
         checkpoint=$("$TIDEMILL" checkpoints ls shop --json --data-dir "$dir/killed" 2>/dev/null |
-            sed -nE 's/.*"mini_batch":([0-9]+).*/\1/p' | tail -n 1)
+            sed -nE 's/.*"mini_batch":([0-9]+).*/\1/p' | tail -n 1 || true)
         echo "kill -9 after $ms ms: a journal of $journal bytes, the last checkpoint at mini-batch ${checkpoint:-0}"
     else
         wait "$run" || { cat "$dir/killed.err" >&2; exit 1; }

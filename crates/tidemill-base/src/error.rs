@@ -94,7 +94,10 @@ impl Error {
     /// The operating system's refusal, with the path it is about and what was tried ("open", "write").
     pub fn io(what: &str, path: &Path, error: io::Error) -> Self {
         use io::ErrorKind::*;
+        // What a process may hold open is a bound like room on a disk: it may be there again in a moment.
+        const TOO_MANY_OPEN_FILES: [i32; 2] = [23, 24];
         let kind = match error.kind() {
+            _ if error.raw_os_error().is_some_and(|code| TOO_MANY_OPEN_FILES.contains(&code)) => Kind::Exhausted,
             NotFound => Kind::NotFound,
             StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory => Kind::Exhausted,
             AlreadyExists => Kind::Conflict,

@@ -113,7 +113,7 @@ fn extracted(rows: &[Vec<(u64, f32)>]) -> Features {
 
 /// Extraction refuses such a value already; a trainer that gets one learns nothing from its key, and says which.
 #[test]
-fn a_value_that_is_not_finite_spoils_no_parameter() {
+fn f41_b26_a_value_that_is_not_finite_spoils_no_parameter() {
     let refused = extracted(&[vec![(17, f32::NAN)], vec![(17, f32::INFINITY)], vec![(17, 1.0)]]).refused;
     let expected = [(0, "slot 'words': value of index 17 is NaN"), (1, "slot 'words': value of index 17 is inf")];
     assert_eq!(refused, expected.map(|(row, why)| (row, why.to_string())));
@@ -131,7 +131,7 @@ fn a_value_that_is_not_finite_spoils_no_parameter() {
 }
 
 #[test]
-fn a_label_that_is_none_is_refused_counted_and_learned_by_nobody() {
+fn b28_a_label_that_is_none_is_refused_counted_and_learned_by_nobody() {
     for (name, spec) in all() {
         let is_number = matches!(spec.task(), tidemill_train::Task::Regression);
         let others: &[f32] = if is_number { &[] } else { &[2.0, -1.0, 0.5, 3e9] };
@@ -149,7 +149,7 @@ fn a_label_that_is_none_is_refused_counted_and_learned_by_nobody() {
 }
 
 #[test]
-fn a_label_of_2_is_named_to_a_learner_of_two_classes() {
+fn b27_a_label_of_2_is_named_to_a_learner_of_two_classes() {
     for learner in ["LogisticRegression", "FMClassifier", "FFMClassifier", "DeepFMClassifier"] {
         let why = spec(learner, &[]).model.loss.check_label(2.0).unwrap_err();
         assert_eq!(why, "label must be 0 or 1, got 2", "{learner}");
@@ -157,7 +157,7 @@ fn a_label_of_2_is_named_to_a_learner_of_two_classes() {
 }
 
 #[test]
-fn a_weight_that_is_not_finite_is_refused_and_counted() {
+fn b29_a_weight_that_is_not_finite_is_refused_and_counted() {
     for (name, spec) in all() {
         for bad in NOT_FINITE {
             let mut trainer = Trainer::new(&spec, 1).unwrap();
@@ -174,7 +174,7 @@ fn a_weight_that_is_not_finite_is_refused_and_counted() {
 }
 
 #[test]
-fn a_sample_of_a_million_features_in_one_slot_is_refused_with_their_number() {
+fn b39_a_sample_of_a_million_features_in_one_slot_is_refused_with_their_number() {
     let row = |count: u64| (0..count).map(|i| (i, 1.0)).collect::<Vec<_>>();
     let features = extracted(&[row(3), row(1_000_000), row(2)]);
     let why = format!("slot 'words': list has 1000000 features; at most {FEATURES_MAX} are taken");
@@ -209,7 +209,7 @@ fn a_sample_of_as_many_features_as_are_taken_is_learned() {
 
 /// What cannot be said is NaN and not an infinity, or a number that looks like one.
 #[test]
-fn labels_that_are_all_the_same_leave_no_figure_infinite() {
+fn b47_labels_that_are_all_the_same_leave_no_figure_infinite() {
     let (samples, _) = drawn(1, 2_500);
     for learner in LEARNERS {
         for label in [0.0, 1.0] {

@@ -69,6 +69,8 @@ pub struct Engine {
     passes: Progress,
     reader: Option<LessonReader>,
     live_views: Option<Arc<LiveViews>>,
+    /// The latest event time in the views that replicas were told.
+    followed_to: i64,
 }
 
 impl Engine {
@@ -92,6 +94,7 @@ impl Engine {
             passes: Progress::default(),
             reader: None,
             live_views: None,
+            followed_to: 0,
         })
     }
 
@@ -171,15 +174,25 @@ impl Engine {
         if before == self.handed_over && learned == self.mini_batch_number() {
             return Ok(live.refresh());
         }
-        if let (Some(live), Some(views)) = (&self.live_views, self.line.views_mut()) {
-            live.publish(views.take_deltas(), views.newest());
+        let mut followed = None;
+        if let (Some(live_views), Some(views)) = (&self.live_views, self.line.views_mut()) {
+            let (deltas, newest) = (views.take_deltas(), views.newest());
+            // The time alone changes what requests read: windows end by it.
+            let changes = deltas.iter().any(|delta| !delta.is_empty()) || newest != self.followed_to;
+            followed = (changes && live.feed().is_some_and(|feed| feed.is_kept())).then(|| (deltas.clone(), newest));
+            self.followed_to = newest;
+            live_views.publish(deltas, newest);
         }
         let mut delta = self.line.learning.trainer().take_delta();
         delta.from = self.delta_sequence;
         // Whoever follows counts deltas that change something.
-        self.delta_sequence += u64::from(!delta.is_empty());
+        self.delta_sequence += u64::from(!delta.is_empty() || followed.is_some());
         delta.to = self.delta_sequence;
-        live.publish(delta, version, learned)
+        let shown = live.publish(delta, version, learned)?;
+        if let Some((deltas, newest)) = followed {
+            live.publish_views(deltas, newest);
+        }
+        Ok(shown)
     }
 
     /// Deltas are numbered from here on.

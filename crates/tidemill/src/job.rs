@@ -185,8 +185,8 @@ impl Job {
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
         let checkpoints = Checkpoints::open(&dir, bound.state_fingerprint)?;
-        let history = if bound.sinks.is_empty() { 0 } else { Lineage::history(&dir, &*clock)? };
-        let mut sinks = Sinks::open(&bound, history)?;
+        let lineage = if bound.sinks.is_empty() { 0 } else { Lineage::id(&dir, &*clock)? };
+        let mut sinks = Sinks::open(&bound, lineage)?;
         let mut warning = unwatched_key(&bound).or_else(|| crate::engine::emission::warning(&bound));
         if let Some(why) = leaving::forget_unusable(&checkpoints, &sinks)? {
             warning = Some(why);
@@ -322,12 +322,10 @@ impl Job {
         snapshot.sampling = self.engine.line.sampling();
         self.engine.number_deltas_from(snapshot.sequence);
         let live = Arc::new(LiveModel::open(&snapshot, self.version, mini_batch));
-        // Replicas do not have what feature views have seen, and would answer without it.
-        if self.bound.pipeline.views.is_none() {
-            let base = self.restored_at.filter(|_| !delta.anew);
-            let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
-            live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
-        }
+        // What changed in feature views since the checkpoint is not known: with them, replicas begin with the whole model.
+        let base = self.restored_at.filter(|_| !delta.anew && self.bound.pipeline.views.is_none());
+        let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
+        live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
         let live = self.live.insert(live).clone();
         self.engine.line.compare(Compare::new(live.clone()));
         Ok(live)
@@ -335,7 +333,10 @@ impl Job {
 
     /// Makes the feature views readable by requests while events change them; `None` where the model has none.
     pub fn serve_views(&mut self) -> Result<Option<Arc<LiveViews>>> {
-        self.engine.serve_views(&self.bound)
+        let views = self.engine.serve_views(&self.bound)?;
+        let feed = self.live.as_ref().and_then(|live| live.feed());
+        feed.iter().zip(&views).for_each(|(feed, views)| feed.views_are(views.clone()));
+        Ok(views)
     }
 
     /// Runs until the sources end or the signal says stop.
@@ -735,7 +736,8 @@ impl Job {
 
     fn open_new_files(&mut self) -> Result<()> {
         for (i, input) in inputs(&self.bound).into_iter().enumerate() {
-            let known = self.engine.sequencer.partition_names(i);
+            let mut known = self.engine.sequencer.partition_names(i);
+            known.retain(|name| !name.starts_with(source::HISTORY_NAME));
             let mut new = source::open_new(&input.source, &known)?;
             new.extend(self.connections.open_new(i, &input.source, &known)?);
             for opened in new {

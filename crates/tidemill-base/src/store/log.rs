@@ -2,12 +2,14 @@
 //!
 //! File: a 16-byte header (magic `TIDELOG\n`, format version u32, zero u32), then frames of
 //! `length u32 | check u32 | payload`; `check` is the low half of xxh3 of the payload, seeded with the length.
-//! A frame that ends short is a torn tail and is cut off on open: nobody was told it was durable. A frame whose bytes
-//! are all there and do not match is damage, and the log refuses to open, naming the byte.
+//! A frame that ends short is a torn tail and is cut off on open: nobody was told it was durable. So is one where, from
+//! its beginning or a sector's border in it, nothing but zeros stands to the end of the file: some file systems lengthen
+//! a file before its bytes are there. Any other frame whose bytes are all there and do not match is damage, and the log
+//! refuses to open, naming the byte.
 
 use std::{
     fs,
-    io::{BufReader, Read, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -26,6 +28,8 @@ pub const HEADER_BYTES: u64 = 16;
 const FRAME_BYTES: u64 = 8;
 /// Bytes at a log's end that are written once more when it is opened: more than gathers between two syncs.
 const WRITTEN_AGAIN_BYTES: u64 = 4 << 20;
+/// What a disk writes whole.
+const SECTOR_BYTES: u64 = 512;
 /// No record is longer: a damaged length is recognised by it.
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
 
@@ -73,7 +77,10 @@ impl Log {
         let len = file.len().map_err(|e| Error::io("stat", path, e))?;
         let mut records = 0;
         let mut end = HEADER_BYTES;
-        if len < HEADER_BYTES {
+        // A header that was never written reads as zeros where the file was lengthened first; then nothing follows it.
+        let is_new = len < HEADER_BYTES || is_all_zero(path)?;
+        if is_new {
+            file.set_len(0).map_err(|e| Error::io("write", path, e))?;
             let mut header = Vec::from(*MAGIC);
             header.extend_from_slice(&format.to_le_bytes());
             header.extend_from_slice(&[0; 4]);
@@ -103,7 +110,7 @@ impl Log {
         super::atomic_file::sync_parent(path)?;
         // A torn tail goes before anything is appended behind it. Where there is none the length is left alone: what is on
         // the disk may be shorter than what can be read here, and must not be filled up with zeros.
-        let cut = if len > end { file.set_len(end) } else { Ok(()) };
+        let cut = if len > end && !is_new { file.set_len(end) } else { Ok(()) };
         cut.and_then(|_| write_again(&mut file, end))
             .and_then(|_| file.seek(SeekFrom::Start(end)))
             .map_err(|e| Error::io("open", path, e))?;
@@ -234,7 +241,7 @@ impl LogReader {
         let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let expected = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
         if len > RECORD_BYTES_MAX {
-            return Err(self.damaged());
+            return self.torn_or_damaged(FRAME_BYTES);
         }
         let mut payload = std::mem::take(&mut self.payload);
         payload.resize(len, 0);
@@ -244,7 +251,7 @@ impl LogReader {
             return Ok(None);
         }
         if check(&self.payload) != expected {
-            return Err(self.damaged());
+            return self.torn_or_damaged(FRAME_BYTES + len as u64);
         }
         self.at += FRAME_BYTES + len as u64;
         Ok(Some(&self.payload))
@@ -282,6 +289,39 @@ impl LogReader {
         Ok(())
     }
 
+    /// `None` where the frame of so many bytes that begins here was never written whole: it, or what stands behind a sector's
+    /// border in it, was lost with all that followed. Else it is damaged.
+    fn torn_or_damaged(&mut self, frame_bytes: u64) -> Result<Option<&[u8]>> {
+        let begin = self.at;
+        let borders = (begin / SECTOR_BYTES + 1..).map(|sector| sector * SECTOR_BYTES);
+        for from in std::iter::once(begin).chain(borders.take_while(|border| *border < begin + frame_bytes)) {
+            if self.is_zero_from(from)? {
+                self.rewind()?;
+                return Ok(None);
+            }
+        }
+        Err(self.damaged())
+    }
+
+    /// Whether there is something from this byte on and all of it is zero.
+    fn is_zero_from(&mut self, from: u64) -> Result<bool> {
+        let failed = |e| Error::io("read", &self.path, e);
+        self.file.seek(SeekFrom::Start(from)).map_err(failed)?;
+        let mut some = false;
+        loop {
+            let bytes = self.file.fill_buf().map_err(failed)?;
+            if bytes.is_empty() {
+                return Ok(some);
+            }
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            some = true;
+            let read = bytes.len();
+            self.file.consume(read);
+        }
+    }
+
     fn damaged(&self) -> Error {
         Error::corrupt(format!(
             "{}: the record at byte {} does not match its checksum; restore the file from a copy, or start again with --from-scratch",
@@ -300,6 +340,20 @@ fn write_again(file: &mut File, end: u64) -> std::io::Result<()> {
     file.read_exact(&mut bytes)?;
     file.seek(SeekFrom::Start(from))?;
     file.write_all(&bytes)
+}
+
+/// Whether a file holds nothing but zeros. Looks no farther than the first byte that is none.
+fn is_all_zero(path: &Path) -> Result<bool> {
+    let failed = |e| Error::io("read", path, e);
+    let mut file = BufReader::new(fs::File::open(path).map_err(failed)?);
+    loop {
+        let bytes = file.fill_buf().map_err(failed)?;
+        if bytes.is_empty() || bytes.iter().any(|byte| *byte != 0) {
+            return Ok(bytes.is_empty());
+        }
+        let read = bytes.len();
+        file.consume(read);
+    }
 }
 
 fn check(payload: &[u8]) -> u32 {
@@ -409,6 +463,32 @@ mod tests {
         log.append(b"b").unwrap();
         for e in [log.flush().unwrap_err(), log.sync().unwrap_err(), beside.sync().unwrap_err()] {
             assert!(e.message().contains("an earlier sync failed"), "{e}");
+        }
+    }
+
+    /// A file that was lengthened before its bytes were there ends in zeros from a sector on: what was whole stays. Zeros
+    /// with something behind them are damage.
+    #[test]
+    fn a_tail_of_zeros_from_a_sector_on_is_torn_and_a_hole_is_damage() {
+        let d = dir("zeros");
+        let path = d.join("log");
+        let mut log = Log::open(&path, |_, _, _| Ok(())).unwrap();
+        (0..100u8).for_each(|i| log.append(&[i + 1; 30]).unwrap());
+        log.sync().unwrap();
+        let whole = fs::read(&path).unwrap();
+        for sector in (0..whole.len()).step_by(512) {
+            let mut torn = whole.clone();
+            torn[sector..].fill(0);
+            torn.resize(torn.len() + 700, 0);
+            fs::write(&path, torn).unwrap();
+            let kept = read_all(&path).unwrap().len();
+            assert_eq!(kept, sector.saturating_sub(HEADER_BYTES as usize) / 38, "zeros from {sector}");
+            let mut hole = whole.clone();
+            hole[sector..(sector + 512).min(whole.len() - 1)].fill(0);
+            if sector > 0 {
+                fs::write(&path, hole).unwrap();
+                assert!(read_all(&path).is_err(), "a hole at {sector}");
+            }
         }
     }
 

@@ -23,8 +23,8 @@ use super::{BATCH_BYTES, Event, Shared, Word, contact::contact, lock};
 const ASK_EVENTS_MAX: usize = 2048;
 /// How long the server keeps a question open.
 const ASK_FOR: Duration = Duration::from_secs(1);
-/// How long the server may say nothing to an open question.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How much later than that its end may be told. A server that was still delivering then tells nothing (nats-server 2.9).
+const END_MAY_BE_LATE: Duration = Duration::from_millis(250);
 /// How long the server remembers a consumer that nobody asks through.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 /// Between two sessions.
@@ -131,18 +131,25 @@ impl Reader {
         let mut largest = 256;
         loop {
             let ask = (BATCH_BYTES / largest).clamp(1, ASK_EVENTS_MAX);
-            let answer = consumer.batch().max_messages(ask).expires(ASK_FOR).heartbeat(HEARTBEAT).messages().await;
+            // Without heartbeats: the client (async-nats 0.51) takes one for the end of what there is to wait for, and is
+            // not woken by the events behind it. The end of the question is word enough.
+            let answer = consumer.batch().max_messages(ask).expires(ASK_FOR).messages().await;
             let mut answer = match answer {
                 Ok(answer) => answer,
                 Err(e) => return trouble(&e),
             };
+            let (asked, mut answered) = (tokio::time::Instant::now(), false);
             loop {
                 // A connection that is lost is not told here: the server's end of the question is missed instead.
-                let first = match tokio::time::timeout(2 * ASK_FOR, answer.next()).await {
+                let silent_after = if answered { ASK_FOR + END_MAY_BE_LATE } else { 2 * ASK_FOR };
+                let first = match tokio::time::timeout_at(asked + silent_after, answer.next()).await {
                     Ok(Some(first)) => first,
                     Ok(None) => break,
+                    // The question is over, and what it brought is here; what comes for it yet would be missed by its number.
+                    Err(_) if answered => break,
                     Err(_) => return Over::Trouble(format!("no word within {} s", 2 * ASK_FOR.as_secs())),
                 };
+                answered = true;
                 let mut events = Vec::new();
                 let mut pending = 0;
                 let (mut failed, mut bytes) = (None, 0);

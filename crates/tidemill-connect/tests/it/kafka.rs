@@ -194,7 +194,7 @@ fn a_topic_that_ends_before_what_was_read_is_not_the_same_topic() {
 }
 
 #[test]
-fn tombstones_and_giants_are_refused_and_do_not_stop_the_rest() {
+fn b38_tombstones_and_giants_are_refused_and_do_not_stop_the_rest() {
     let cluster = Cluster::new(&[("clicks", 1)]);
     cluster.put("clicks", 0, Some(b"{\"n\": 0}"));
     cluster.put("clicks", 0, None);

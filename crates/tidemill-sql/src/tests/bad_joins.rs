@@ -6,7 +6,7 @@ use super::refused as check;
 
 /// B22 and the other forms of a join that there are not.
 #[test]
-fn joins() {
+fn b21_b22_joins() {
     let join = |on: &str| {
         format!(
             "+SELECT i.item, c.imp_id IS NOT NULL AS y FROM impressions i LEFT JOIN clicks c {on} TO TRAIN FTRLClassifier LABEL y INTO m"

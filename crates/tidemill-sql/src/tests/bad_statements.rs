@@ -6,7 +6,7 @@ use super::refused as check;
 
 /// B1 to B4, B18, B24: the statement as a whole.
 #[test]
-fn statements() {
+fn b1_to_b4_b18_b24_statements() {
     check(
         &[
             "",
@@ -121,7 +121,7 @@ fn statements() {
 
 /// What a source's declaration can get wrong.
 #[test]
-fn sources() {
+fn b21_sources() {
     check(
         &[
             "CREATE SOURCE t (a INT)",

@@ -6,7 +6,7 @@ use super::refused as check;
 
 /// B5 to B11, B14: what stands behind TO.
 #[test]
-fn tasks() {
+fn b5_to_b11_b14_tasks() {
     check(
         &[
             "+SELECT * FROM samples TO TRIAN FTRLClassifier LABEL clicked INTO m",

@@ -25,7 +25,7 @@ SELECT {text} AS x, b FROM s TO TRAIN FTRLClassifier COLUMN x LABEL b INTO m"
 
 /// No program may overflow the stack or take for ever, however it nests.
 #[test]
-fn nesting_is_bounded_before_it_is_parsed() {
+fn b16_nesting_is_bounded_before_it_is_parsed() {
     let nested = |open: &str, close: &str, n: usize| format!("{}a{}", open.repeat(n), close.repeat(n));
     assert_eq!(message(&expression(&nested("(", ")", 50_000))), "line 2 col 136: expression deeper than 128");
     assert_eq!(message(&expression(&nested("(", ")", DEPTH_MAX))), "bound");

@@ -34,10 +34,35 @@ pub(super) struct Lane {
     at_end: bool,
     /// What the journal says of the file's first bytes.
     print: Option<Print>,
+    /// Whether its rows come before those of the input's other lanes.
+    pub is_history: bool,
+    /// Which events are let in; others are passed over.
+    pub extent: Extent,
+    /// The latest event time read.
+    pub read_max: i64,
     /// Whether it was not read at the last cut because it is too far ahead of others.
     pub is_held: bool,
     /// Whether nothing had arrived at the last cut.
     pub is_empty: bool,
+}
+
+/// Which events of a lane are let in, where history and stream overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Later than this.
+    pub behind: i64,
+    /// Earlier than this.
+    pub before: i64,
+    /// From this offset on.
+    pub first: u64,
+}
+
+impl Extent {
+    pub const ALL: Self = Self { behind: i64::MIN, before: i64::MAX, first: 0 };
+
+    fn has(&self, ts: i64, offset: u64) -> bool {
+        ts > self.behind && ts < self.before && offset >= self.first
+    }
 }
 
 /// Where [`Lane::take_to`] counts what goes by.
@@ -45,6 +70,8 @@ pub(super) struct Seen<'a> {
     pub flow: &'a mut Flow,
     /// The partition's largest event time so far.
     pub ts_max: Option<i64>,
+    /// Events passed over.
+    pub passed: u64,
 }
 
 impl Lane {
@@ -62,6 +89,9 @@ impl Lane {
             skip_below: 0,
             at_end: false,
             print: None,
+            is_history: false,
+            extent: Extent::ALL,
+            read_max: i64::MIN,
             is_held: false,
             is_empty: false,
         }
@@ -115,7 +145,11 @@ impl Lane {
         loop {
             if let Some(chunk) = self.chunks.get(self.peek.0) {
                 if let Some(&ts) = chunk.event_times.get(self.peek.1) {
-                    return Ok(Some(ts));
+                    if self.extent.has(ts, chunk.offsets[self.peek.1]) {
+                        return Ok(Some(ts));
+                    }
+                    self.peek.1 += 1;
+                    continue;
                 }
                 self.peek = (self.peek.0 + 1, 0);
                 continue;
@@ -134,7 +168,9 @@ impl Lane {
     pub fn peek_run(&mut self, at_most: usize, before: impl Fn(i64) -> bool) -> (usize, u64, i64) {
         let chunk = &self.chunks[self.peek.0];
         let times = &chunk.event_times[self.peek.1..];
-        let run = 1 + times[1..].iter().take(at_most - 1).take_while(|&&ts| before(ts)).count();
+        let offsets = &chunk.offsets[self.peek.1 + 1..];
+        let next = times[1..].iter().zip(offsets).take(at_most - 1);
+        let run = 1 + next.take_while(|&(&ts, &offset)| before(ts) && self.extent.has(ts, offset)).count();
         let ts_max = times[..run].iter().copied().max().expect("a run has a head");
         self.peek.1 += run;
         (run, chunk.offsets[self.peek.1 - 1] + 1, ts_max)
@@ -178,6 +214,15 @@ impl Lane {
             let to = self.cursor + chunk.offsets[self.cursor..].partition_point(|&o| o < end);
             while self.cursor < to {
                 let times = &chunk.event_times[self.cursor..to];
+                let of_these = times.iter().zip(&chunk.offsets[self.cursor..to]);
+                let is_out = |(ts, offset): &(&i64, &u64)| !self.extent.has(**ts, **offset);
+                let out = of_these.clone().take_while(is_out).count();
+                if out > 0 {
+                    seen.passed += out as u64;
+                    self.cursor += out;
+                    continue;
+                }
+                let times = &times[..of_these.take_while(|event| !is_out(event)).count()];
                 let run = times.iter().position(|&ts| ts > latest).unwrap_or(times.len());
                 if run == 0 {
                     cut.refused.push((id, chunk.refuse_ahead(self.cursor, latest)));
@@ -236,6 +281,7 @@ impl Lane {
         };
         self.read_to = chunk.end;
         let wide = window.widen(chunk)?;
+        self.read_max = wide.event_times.iter().copied().fold(self.read_max, i64::max);
         if self.chunks.is_empty() {
             self.cursor = wide.offsets.partition_point(|&o| o < self.skip_below);
             self.refused_cursor = wide.refused.partition_point(|r| r.offset < self.skip_below);

@@ -130,7 +130,7 @@ fn naive(steps: &[Step]) -> BTreeMap<String, Option<i64>> {
 
 /// One sample per impression, with the label a join of everything at once would give it.
 #[test]
-fn on_window_close_every_impression_leaves_once_with_its_true_label() {
+fn f20_f22_on_window_close_every_impression_leaves_once_with_its_true_label() {
     for seed in 0..30 {
         let steps = stream(seed, 45);
         let mut join = join(Emit::OnWindowClose, usize::MAX);
@@ -234,7 +234,7 @@ fn beyond_the_bound_the_oldest_leaves_with_the_label_known_so_far_and_is_counted
 
 /// Both edges: an event at the watermark is late, one behind it is not.
 #[test]
-fn an_event_is_late_exactly_when_its_time_is_not_behind_the_watermark() {
+fn f21_an_event_is_late_exactly_when_its_time_is_not_behind_the_watermark() {
     let mut join = join(Emit::OnWindowClose, 100);
     let mut seen = Seen::default();
     let key = |k: &str| Some(k.to_string());
@@ -262,7 +262,7 @@ fn feedback_matches_on_both_edges_of_the_window_and_not_beyond() {
 }
 
 #[test]
-fn a_duplicate_impression_is_dropped_and_counted_while_its_window_is_open() {
+fn f18_a_duplicate_impression_is_dropped_and_counted_while_its_window_is_open() {
     let mut join = join(Emit::Early { delay_ms: 0 }, 100);
     let mut seen = Seen::default();
     let key = || Some("k".to_string());

@@ -132,6 +132,7 @@ fn read_all(partition: &mut dyn source::Partition) -> Result<u64> {
 
 fn source_of(connector: Connector, columns: SchemaRef) -> SourceSpec {
     SourceSpec {
+        history: None,
         name: "events".into(),
         columns,
         primary_key: None,

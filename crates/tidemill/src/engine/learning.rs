@@ -233,3 +233,30 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_base::Kind;
+    use tidemill_train::TrainSpec;
+
+    use super::*;
+
+    /// F36: a learner that panics ends its own model, with the reason; nothing else, and nobody waits for it.
+    #[test]
+    fn f36_a_learner_that_panics_is_the_end_of_its_model_alone() {
+        for beside in [false, true] {
+            let trainer = || Trainer::new(&TrainSpec::default(), 1).unwrap();
+            let (mut broken, mut other) = (Learning::new(trainer(), beside), Learning::new(trainer(), beside));
+            // A lesson such as no extractor makes: a sample without a label.
+            let mut lesson =
+                Lesson { mini_batch: 1, kinds: vec![SampleKind::Final], seqs: vec![1], ..Lesson::default() };
+            lesson.features.ends = vec![0];
+            let failed = broken.learn(lesson).map(drop).and_then(|()| broken.settle()).unwrap_err();
+            assert_eq!(failed.kind(), Kind::Internal);
+            assert!(failed.message().contains("the learner failed and this model was stopped: "), "{failed}");
+            assert!(broken.learn(Lesson::default()).is_err(), "it takes nothing more");
+            other.learn(Lesson::default()).unwrap();
+            other.settle().unwrap();
+        }
+    }
+}

@@ -409,7 +409,7 @@ mod tests {
 
     /// F7, F8, F9, F10: damage of any kind, to the file or to a part, is found, named, and the checkpoint before it used.
     #[test]
-    fn a_damaged_checkpoint_is_named_and_the_one_before_it_used() {
+    fn f7_f8_f9_f10_a_damaged_checkpoint_is_named_and_the_one_before_it_used() {
         let d = dir("damage");
         let c = Checkpoints::open(&d, 9).unwrap();
         let first = write_both(&c, 41, &[], 1);
@@ -453,7 +453,7 @@ mod tests {
 
     /// F6: what a kept checkpoint names stays, and what none names goes: parts that never got a checkpoint, too.
     #[test]
-    fn parts_stay_as_long_as_a_checkpoint_needs_them() {
+    fn f6_parts_stay_as_long_as_a_checkpoint_needs_them() {
         let d = dir("retain");
         let c = Checkpoints::open(&d, 9).unwrap();
         let mut parts = Vec::new();
@@ -486,7 +486,7 @@ mod tests {
 
     /// F11: with nothing usable left the start is refused, naming each reason and the way out.
     #[test]
-    fn with_every_checkpoint_damaged_the_start_is_refused() {
+    fn f11_with_every_checkpoint_damaged_the_start_is_refused() {
         let d = dir("all");
         let c = Checkpoints::open(&d, 9).unwrap();
         let parts = write_both(&c, 41, &[], 1);

@@ -148,7 +148,7 @@ fn a_journal_of_an_older_format_is_refused_with_the_way_out() {
     let first = run_json(&sql, &data, &[]);
     let journal = data.join("models/ctr/job/journal.log");
     let mut bytes = fs::read(&journal).unwrap();
-    assert_eq!(bytes[8], 2, "a new journal has the new format");
+    assert_eq!(bytes[8], 3, "a new journal has the new format");
     bytes[8] = 1;
     fs::write(&journal, &bytes).unwrap();
     let out = run(&sql, &data, &[]);
@@ -157,5 +157,5 @@ fn a_journal_of_an_older_format_is_refused_with_the_way_out() {
     assert!(text.contains("has format 1 of an older program") && text.contains("--from-scratch"), "{text}");
     assert_eq!(fs::read(&journal).unwrap(), bytes, "nothing was changed");
     assert_eq!(run_json(&sql, &data, &["--from-scratch"])["state_hash"], first["state_hash"]);
-    assert_eq!(fs::read(&journal).unwrap()[8], 2);
+    assert_eq!(fs::read(&journal).unwrap()[8], 3);
 }

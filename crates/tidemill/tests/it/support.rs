@@ -104,7 +104,7 @@ impl Serving {
         Self::spawn_at(tidemill().args(args), port)
     }
 
-    fn spawn(command: &mut Command) -> Self {
+    pub fn spawn(command: &mut Command) -> Self {
         Self::spawn_at(command, "0")
     }
 

@@ -2,7 +2,7 @@
 //!
 //! In: every access of a run, and a seed. Out: what the operating system would have said, and, after a loss of power, a
 //! directory that holds what POSIX promises and no more: of each file what was synced and a piece of what was written behind
-//! it; of each directory the names that were synced and some of those behind them, in their order. What a failed sync was
+//! it, or its length and zeros; of each directory the names that were synced and some of those behind them, in their order. What a failed sync was
 //! to make durable is lost, though later syncs succeed. A killed process leaves everything it has written.
 
 use std::{
@@ -108,6 +108,8 @@ pub struct Process {
 }
 
 const TRACE_MAX: usize = 60;
+/// What a disk writes whole.
+const SECTOR_BYTES: usize = 512;
 
 impl SimDisk {
     /// An empty disk. `root` must be an empty directory.
@@ -174,8 +176,11 @@ impl SimDisk {
         }
         for inode in state.inodes.values_mut() {
             let changes = std::mem::take(&mut inode.pending);
+            let synced = inode.durable.len();
             let kept = state.rng.below(changes.len() as u64 + 1) as usize;
             let torn = state.rng.below(4) != 0;
+            let lengthened = state.rng.below(6) == 0;
+            let whole = changes.iter().fold(inode.durable.len() as u64, |len, change| change.length(len));
             for (i, change) in changes.into_iter().enumerate().take(kept + usize::from(torn)) {
                 let cut = match &change {
                     Change::Write { bytes, .. } if i == kept => state.rng.below(bytes.len() as u64 + 1) as usize,
@@ -183,6 +188,12 @@ impl SimDisk {
                     _ => usize::MAX,
                 };
                 apply(&mut inode.durable, &change, cut);
+            }
+            // A file system may have written how long the file is, and not the sectors that make it so.
+            if lengthened && inode.durable.len() < whole as usize {
+                let sector = inode.durable.len() / SECTOR_BYTES * SECTOR_BYTES;
+                inode.durable.truncate(sector.max(synced));
+                inode.durable.resize(whole as usize, 0);
             }
         }
         let is_there = |path: &Path, names: &Names| {
@@ -424,6 +435,15 @@ impl Faults for Process {
 }
 
 impl Change {
+    /// How long a file of this length is behind it.
+    fn length(&self, len: u64) -> u64 {
+        match self {
+            Change::Write { doomed: true, .. } | Change::SetLen { doomed: true, .. } => len,
+            Change::Write { at, bytes, .. } => len.max(at + bytes.len() as u64),
+            Change::SetLen { len, .. } => *len,
+        }
+    }
+
     /// It will never be durable.
     fn doom(&mut self) {
         match self {
