@@ -88,14 +88,14 @@ function fill(box, step, status) {
   put(box.pending, step.pending ? `${short(step.pending)} pending` : "");
   put(box.bytes, step.state_bytes ? bytes(step.state_bytes) : "");
   const behind = step.watermark_ms === undefined || !(status.newest_ms >= step.watermark_ms) ? null : status.newest_ms - step.watermark_ms;
-  put(box.water, behind === null ? "" : `watermark −${span(behind)}`);
+  put(box.water, behind === null ? "" : `−${span(behind)} watermark`);
   const late = step.lateness;
   put(box.late, late?.p99_ms ? `99% late ≤ ${span(late.p99_ms)}` : "");
   histogram(box.histogram, late);
   const dropped = sum(step.dropped);
   put(box.dropped, dropped ? `${short(dropped)} dropped` : "");
   const most = Object.entries(step.waits ?? {}).filter(([what]) => !FREE.includes(what)).sort((a, b) => b[1] - a[1])[0];
-  put(box.wait, most && most[1] >= SHARE_TOLD ? `${percent(step.back_pressure)} held: ${most[0].replaceAll("_", " ")}` : "");
+  put(box.wait, most && most[1] >= SHARE_TOLD ? `${percent(step.back_pressure)} held, ${most[0].replaceAll("_", " ")}` : "");
   box.bar.hidden = !step.waits;
   box.bar.style.setProperty("--share", String(step.back_pressure ?? 0));
   box.root.classList.toggle("held", (step.back_pressure ?? 0) > 0.5);

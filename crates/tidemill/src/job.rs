@@ -44,7 +44,7 @@ use tidemill_sql::TrainJob;
 use tidemill_stream::{
     journal::{PartitionId, Record},
     sequencer::Cut,
-    source::{self, Connector},
+    source,
     window::END_OF_TIME,
 };
 use tidemill_train::{Health, TrainSpec};
@@ -59,7 +59,7 @@ use crate::{
 pub use checkpoint::{Checkpoint, Checkpoints};
 use dead_letter::DeadLetter;
 use gate::GateKeeper;
-use inputs::{add_partition, check_passes, check_program, keep_prints, unwatched_key};
+use inputs::{add_partition, check_passes, check_program, drifts, keep_prints, realtime_start, unwatched_key};
 pub use inputs::{inputs, open_partitions};
 pub use journal::{Journal, Past};
 use meter::{Meter, Phase};
@@ -864,24 +864,6 @@ impl Job {
 
 fn millis(ms: i64) -> Duration {
     Duration::from_millis(ms.max(0) as u64)
-}
-
-fn realtime_start(job: &TrainJob) -> Option<i64> {
-    inputs(job).into_iter().find_map(|i| match &i.source.connector {
-        Connector::Generator(g) if g.realtime => Some(g.start_ms),
-        _ => None,
-    })
-}
-
-/// The generator's drift steps up to an event time.
-fn drifts(job: &TrainJob, until: Option<i64>) -> Vec<i64> {
-    let Some(until) = until else { return Vec::new() };
-    let steps = inputs(job).into_iter().find_map(|i| match &i.source.connector {
-        Connector::Generator(g) => g.drift_every_ms.map(|every| (g.start_ms, every)),
-        _ => None,
-    });
-    let Some((start, every)) = steps else { return Vec::new() };
-    (1..=1000).map(|k| start + k * every).take_while(|t| *t <= until).collect()
 }
 
 /// The registry as the page and the command line show it, newest last.

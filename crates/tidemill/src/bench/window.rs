@@ -115,9 +115,7 @@ fn measure(plan: &Plan, wanted: &[&str], scratch: &Path, tell: &mut dyn FnMut(&s
                         Some(views) => views,
                         None => in_memory(&takes, &mut Sums::default())?,
                     };
-                    let figures =
-                        look_ups(&clock, &mut *copy.insert(views), if name.contains("1,024") { 1024 } else { 1 });
-                    figures?
+                    look_ups(&clock, copy.insert(views), if name.contains("1,024") { 1024 } else { 1 })?
                 }
             };
             case.values.push(value);

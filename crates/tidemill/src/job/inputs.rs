@@ -10,7 +10,7 @@ use tidemill_connect::Connections;
 use tidemill_sql::{Input, TrainJob};
 use tidemill_stream::{
     journal::{PartitionId, Record},
-    source::{self, HISTORY_NAME, SwitchAt},
+    source::{self, Connector, HISTORY_NAME, SwitchAt},
 };
 use tidemill_train::TrainSpec;
 
@@ -151,4 +151,23 @@ pub(super) fn unwatched_key(job: &TrainJob) -> Option<String> {
             source.name
         )
     })
+}
+
+/// The moment at which a stream that is paced begins; `None` where none is.
+pub(super) fn realtime_start(job: &TrainJob) -> Option<i64> {
+    inputs(job).into_iter().find_map(|i| match &i.source.connector {
+        Connector::Generator(g) if g.realtime => Some(g.start_ms),
+        _ => None,
+    })
+}
+
+/// The generator's drift steps up to an event time.
+pub(super) fn drifts(job: &TrainJob, until: Option<i64>) -> Vec<i64> {
+    let Some(until) = until else { return Vec::new() };
+    let steps = inputs(job).into_iter().find_map(|i| match &i.source.connector {
+        Connector::Generator(g) => g.drift_every_ms.map(|every| (g.start_ms, every)),
+        _ => None,
+    });
+    let Some((start, every)) = steps else { return Vec::new() };
+    (1..=1000).map(|k| start + k * every).take_while(|t| *t <= until).collect()
 }
