@@ -154,6 +154,9 @@ fn b31_a_schema_that_changes_from_file_to_file_is_read_by_name_or_refused() {
     assert!(text.contains(&format!("{}: the header has no column 'label'", c.display())), "{text}");
 }
 
+/// Events of one kind: when, and the row.
+type Events = Vec<(i64, String)>;
+
 /// A stream of impressions and clicks as files, made worse as the caller says.
 struct Streams {
     scratch: Scratch,
@@ -169,7 +172,7 @@ impl Streams {
     }
 
     /// Impressions (time, row) and clicks; a third is clicked, within 400 ms.
-    fn events() -> (Vec<(i64, String)>, Vec<(i64, String)>) {
+    fn events() -> (Events, Events) {
         let mut rng = Rng::seeded(3);
         let (mut shown, mut clicked) = (Vec::new(), Vec::new());
         for id in 0..IMPRESSIONS {
