@@ -3,7 +3,7 @@
 //! Appending hands the record to the operating system, so it survives this process; whatever leaves the engine first makes
 //! the journal durable ([`Journal::sync`]).
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use tidemill_base::{
     Error, Result,
@@ -39,7 +39,10 @@ impl Journal {
     pub fn open(job_dir: &Path, after: u64, until: u64) -> Result<(Self, Past)> {
         let mut past = Past::default();
         let path = job_dir.join("journal.log");
-        if path.metadata().is_ok_and(|file| file.len() >= HEADER_BYTES) {
+        // A header of zeros was never written: the log begins anew.
+        let mut head = [0; HEADER_BYTES as usize];
+        let has_head = File::open(&path).is_ok_and(|mut file| file.read_exact(&mut head).is_ok());
+        if has_head && head != [0; HEADER_BYTES as usize] {
             check_format(&LogReader::open_at(&path, HEADER_BYTES)?, &path)?;
         }
         let mut log = Log::open_format(&path, FORMAT, |_, at, payload| past.add(&path, at, payload, after, until))?;
