@@ -64,6 +64,7 @@ fn file(bytes: &[u8], format: FileFormat, columns: SchemaRef) -> bool {
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
         drift_max_ms: None,
+        history: None,
     };
     let Ok(opened) = open(&spec, &[]) else { return false };
     let mut taken = 0;

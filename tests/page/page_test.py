@@ -196,6 +196,32 @@ def see_figures(checks, page, title):
         note(f"newest {rows[0]['version']}")
 
 
+def look_at_line(checks, page):
+    steps = """return [...document.querySelectorAll("#line .step")].map((e) => ({
+        step: e.dataset.step, name: e.querySelector(".name").innerText, in: e.querySelector(".in").innerText,
+        left: e.getBoundingClientRect().left, right: e.getBoundingClientRect().right}))"""
+    with checks.check("the picture of the line has the program's steps, from left to right, joined") as note:
+        shown = eventually("the steps", lambda: page.browser.run(steps))
+        assert [(s["step"], s["name"]) for s in shown] == [
+            ("source", "impressions"), ("source", "clicks"), ("window", "impressions"), ("window", "clicks"), ("join", "label join"),
+            ("features", "features"), ("learner", "FTRLClassifier"), ("publish", "ctr")], shown
+        layers = [[s for s in shown if s["step"] == step] for step in dict.fromkeys(s["step"] for s in shown)]
+        assert all(max(a["right"] for a in x) < min(b["left"] for b in y) for x, y in zip(layers, layers[1:])), shown
+        # Two into their windows, two into the join, and one behind each that follows.
+        assert page.browser.run("return document.querySelectorAll('#line svg path').length") == 7
+        note(", ".join(s["step"] for s in shown))
+    with checks.check("every step tells how many rows a second come in") as note:
+        rates = eventually("rates", lambda: (r := [s["in"] for s in page.browser.run(steps)]) and all(re.search(r"[1-9].*/s$", x) for x in r) and r)
+        note("; ".join(rates))
+    with checks.check("a chosen step tells all of its figures, and closes again") as note:
+        press(page, "#line .step[data-step=join]")
+        told = eventually("its figures", lambda: page.text("#line-detail"))
+        for part in ("label join", "pending impressions", "state: impressions", "state: known keys", "watermark"):
+            assert part in told, told
+        press(page, "#line .step[data-step=join]")
+        assert hidden(page, "#line-detail")
+
+
 def click_in_feed(checks, page):
     with checks.check("the feed shows its cards, ranked by probability"):
         eventually("cards", lambda: len(page.cards()) == CARDS)
@@ -309,6 +335,7 @@ def take_pictures(checks, page, screenshots):
 
 def page_checks(checks, demo, page, screenshots):
     see_figures(checks, page, page.browser.title())
+    look_at_line(checks, page)
     click_in_feed(checks, page)
     take_pictures(checks, page, screenshots)
     page.browser.size(1280, 800)

@@ -9,6 +9,8 @@
 
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kafka")]
+pub mod mock;
 mod name;
 #[cfg(feature = "nats")]
 mod nats;

@@ -3,6 +3,7 @@
 // Where the server asks for tokens, so does the page; a token stays in this tab (sessionStorage) and goes in a header only.
 import { Charts } from "./charts.js";
 import { startFeed } from "./feed.js";
+import { showLine } from "./line.js";
 import { showRollout } from "./rollout.js";
 
 const $ = (id) => document.getElementById(id);
@@ -11,15 +12,15 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const isNumber = (x) => typeof x === "number" && Number.isFinite(x);
 
 export const fixed = (x, digits) => (isNumber(x) ? x.toFixed(digits) : "–");
-const count = (x) => (isNumber(x) ? whole.format(x) : "–");
-const short = (x) => {
+export const count = (x) => (isNumber(x) ? whole.format(x) : "–");
+export const short = (x) => {
   if (!isNumber(x)) return "–";
   for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
     if (x >= size) return (x / (unit === "k" ? 1e3 : size)).toPrecision(3) + " " + unit;
   }
   return count(x);
 };
-const bytes = (x) => {
+export const bytes = (x) => {
   if (!isNumber(x)) return "–";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let i = 0;
@@ -142,6 +143,7 @@ function show(s) {
   unit("entries", short(s.entries), "entries");
   put("memory", `${bytes(s.table_bytes)}, process ${bytes(s.rss_bytes)}`);
   put("clock", isNumber(s.event_time_ms) ? "event time " + new Date(s.event_time_ms).toISOString().replace("T", " ").slice(0, 19) : "");
+  showLine(s);
   showCounters(s);
   showVersions(s);
   showRollout(s.rollout, (button) => change(button, "rollout", JSON.stringify({ abort: true })));

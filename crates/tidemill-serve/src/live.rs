@@ -14,9 +14,10 @@ use std::{
 use arc_swap::ArcSwap;
 use tidemill_base::{Error, Result};
 use tidemill_model::{delta::Delta, snapshot::Snapshot, weights::WeightTable};
+use tidemill_stream::aggregate::ViewDelta;
 
 use crate::{
-    follow::{Mark, feed::Feed},
+    follow::{Mark, feed::Feed, frame::Views},
     split::Split,
     trial::Trial,
 };
@@ -253,6 +254,14 @@ impl LiveModel {
             behind.owed.push(delta);
         }
         Ok(self.swap(&mut behind))
+    }
+
+    /// What changed in the feature views beside the last delta; for replicas.
+    pub fn publish_views(&self, deltas: Vec<ViewDelta>, newest: i64) {
+        let behind = self.behind();
+        if let Some(feed) = self.feed() {
+            feed.view_deltas(behind.mark(), Views { is_whole: false, newest, deltas });
+        }
     }
 
     /// What has been given here is called `version` from now on; replicas are handed its manifest.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use arrow::array::ArrayRef;
-use tidemill_base::Result;
+use tidemill_base::{Error, Result};
 use tidemill_stream::aggregate::{LookUp, ViewCopy, ViewDelta, ViewSpec};
 
 /// Collected changes beyond which they are merged to one for each key: a request that never ends makes the writer keep about
@@ -59,6 +59,10 @@ impl LiveViews {
             behind.owed.push(deltas);
         }
         behind.newest = newest;
+        self.swap(behind)
+    }
+
+    fn swap(&self, behind: &mut Behind) -> bool {
         let Some(spare) = Arc::get_mut(&mut behind.spare) else {
             behind.merge_if_long();
             return false;
@@ -73,10 +77,60 @@ impl LiveViews {
         true
     }
 
+    /// Shows what [`LiveViews::publish`] could not. To be called now and then where changes may stop coming.
+    pub fn refresh(&self) {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        if behind.owed.len() > behind.served {
+            self.swap(&mut behind);
+        }
+    }
+
+    /// Begins again with these entries, in place of whatever was published so far. Requests see the old ones until the new
+    /// ones are complete.
+    pub fn replace(&self, specs: &[ViewSpec], whole: &[Vec<ViewDelta>], newest: i64) -> Result<()> {
+        let copies = || -> Result<_> {
+            let mut views: Vec<ViewCopy> = specs.iter().map(ViewCopy::new).collect::<Result<_>>()?;
+            for deltas in whole {
+                check(&views, deltas)?;
+                views.iter_mut().zip(deltas).for_each(|(view, delta)| view.apply(delta));
+            }
+            Ok(Arc::new(Copies { views, newest }))
+        };
+        let (fresh, spare) = (copies()?, copies()?);
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        *behind = Behind { spare, owed: Vec::new(), served: 0, newest };
+        self.newest.store(fresh);
+        Ok(())
+    }
+
+    /// Refuses changes of other views.
+    pub fn check(&self, deltas: &[ViewDelta]) -> Result<()> {
+        check(&self.newest.load().views, deltas)
+    }
+
+    /// Everything that was published so far, and the latest event time; `None` while a request holds what lacks some of it.
+    pub fn whole(&self) -> Option<(Vec<ViewDelta>, i64)> {
+        let copies = {
+            let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+            if behind.owed.len() > behind.served {
+                self.swap(&mut behind);
+            }
+            (behind.owed.len() == behind.served).then(|| self.newest.load_full())?
+        };
+        Some((copies.views.iter().map(ViewCopy::whole).collect(), copies.newest))
+    }
+
     /// Bytes held, about: both copies.
     pub fn bytes(&self) -> u64 {
         2 * self.newest.load().views.iter().map(|v| v.bytes() as u64).sum::<u64>()
     }
+}
+
+fn check(views: &[ViewCopy], deltas: &[ViewDelta]) -> Result<()> {
+    if views.len() != deltas.len() {
+        return Err(Error::corrupt(format!("changes of {} feature views, there are {}", deltas.len(), views.len())));
+    }
+    views.iter().zip(deltas).try_for_each(|(view, delta)| view.check(delta))
 }
 
 impl Behind {

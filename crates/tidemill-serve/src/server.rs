@@ -14,6 +14,7 @@ mod events;
 mod frames;
 mod grpc;
 mod guard;
+mod headers;
 mod host;
 mod idempotency;
 mod load;

@@ -191,6 +191,9 @@ fn view(pipeline: &Pipeline, spec: &ViewSpec) -> String {
 
 impl Display for Input {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(history) = &self.source.history {
+            write!(f, "{} ({}), then ", history.source.name, describe_source(&history.source))?;
+        }
         write!(f, "{} ({})", self.source.name, describe_source(&self.source))?;
         let rows = self.computed.as_ref().map_or_else(|| self.source.columns.clone(), |t| t.output());
         if let Some(i) = self.event_time {

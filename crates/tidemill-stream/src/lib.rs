@@ -7,6 +7,7 @@
 
 pub mod aggregate;
 pub mod chunk;
+pub mod flow;
 pub mod join;
 pub mod journal;
 pub mod sequencer;

@@ -15,11 +15,12 @@ use tidemill_base::{
 
 use crate::{
     Position, Refused,
+    flow::{Flow, Held, Reading},
     journal::{CutRecord, PartitionId},
-    source::{Partition, Print},
+    source::{Partition, Print, SwitchAt},
     window::{Watermarks, Window},
 };
-use lane::Lane;
+use lane::{Extent, Lane, Seen};
 
 /// Rows of one partition in a mini-batch.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub struct Cut {
     pub watermark: i64,
     /// Whether every partition has ended.
     pub is_last: bool,
+    /// Events passed over, where history and stream overlap.
+    pub passed: u64,
 }
 
 /// What the next mini-batch takes from the ordered partitions.
@@ -70,11 +73,14 @@ pub struct Sequencer {
 
 struct Input {
     window: Window,
+    /// Where the lanes that are no history take over from those that are, if there are such.
+    switch: Option<SwitchAt>,
     /// How far events of live partitions may be ahead of the clock.
     ahead_max_ms: Option<i64>,
     /// How far live partitions are read ahead of the slowest that has unread events.
     drift_max_ms: Option<i64>,
     lanes: Vec<Lane>,
+    flow: Flow,
 }
 
 /// Events that one cut takes from one live partition at most; the rest waits for the next cut.
@@ -85,7 +91,14 @@ impl Sequencer {
     /// watermark bound (event milliseconds).
     pub fn new(inputs: Vec<(Window, i64)>, cut_events: usize) -> Self {
         let marks = Watermarks::new(inputs.iter().map(|i| i.1));
-        let new_input = |window| Input { window, ahead_max_ms: None, drift_max_ms: None, lanes: Vec::new() };
+        let new_input = |window| Input {
+            window,
+            switch: None,
+            ahead_max_ms: None,
+            drift_max_ms: None,
+            lanes: Vec::new(),
+            flow: Flow::default(),
+        };
         let inputs = inputs.into_iter().map(|(window, _)| new_input(window)).collect();
         Self { inputs, marks, mini_batch: 0, cut_events: cut_events.max(1), plan: None, clock_ms: None }
     }
@@ -113,8 +126,53 @@ impl Sequencer {
         let lanes = &mut self.inputs[input].lanes;
         let id = PartitionId { input: input as u32, partition: lanes.len() as u32 };
         lanes.push(Lane::new(partition, ordered));
-        self.marks.add_partition(input, !ordered);
+        // Behind a history an ordered one does not hold the watermark either before its first event.
+        let is_idle = !ordered || self.inputs[input].switch.is_some();
+        self.marks.add_partition(input, is_idle);
         id
+    }
+
+    /// From now on this input has history: partitions added by [`Sequencer::add_history`] come first, each other one begins
+    /// when they have ended; those that are not ordered wait for the history of every input.
+    pub fn switch(&mut self, input: usize, at: SwitchAt) {
+        self.inputs[input].switch = Some(at);
+    }
+
+    /// Adds a partition of an input's history, which is ordered. They are added before the others.
+    pub fn add_history(&mut self, input: usize, partition: Box<dyn Partition>) -> PartitionId {
+        let id = self.add_partition(input, partition, true);
+        self.marks.set_idle(input, id.partition as usize, false);
+        let lane = self.lane_mut(id);
+        lane.is_history = true;
+        self.limit(id);
+        id
+    }
+
+    /// Sets which events of a lane are let in.
+    fn limit(&mut self, id: PartitionId) {
+        let Some(at) = self.inputs[id.input as usize].switch else { return };
+        let is_history = self.lane(id).is_history;
+        let extent = match (at, is_history) {
+            (SwitchAt::Time(ts), true) => Extent { before: ts, ..Extent::ALL },
+            (SwitchAt::Time(ts), false) => Extent { behind: ts.saturating_sub(1), ..Extent::ALL },
+            (SwitchAt::Offset(first), false) => Extent { first, ..Extent::ALL },
+            (SwitchAt::End, false) => Extent { behind: self.history_end(id.input), ..Extent::ALL },
+            (SwitchAt::End | SwitchAt::Offset(_), true) => Extent::ALL,
+        };
+        self.lane_mut(id).extent = extent;
+    }
+
+    /// The latest event time of an input's history, once all of it was read.
+    fn history_end(&self, input: u32) -> i64 {
+        let lanes = self.inputs[input as usize].lanes.iter().enumerate().filter(|(_, lane)| lane.is_history);
+        let seen = |i: usize| self.marks.event_time_max_of(input as usize, i).unwrap_or(i64::MIN);
+        lanes.map(|(i, lane)| lane.read_max.max(seen(i))).max().unwrap_or(i64::MIN)
+    }
+
+    /// Whether history goes on, of one input or (`None`) of any.
+    fn has_history(&self, of: Option<u32>) -> bool {
+        let ids = self.ids().filter(|id| of.is_none_or(|input| id.input == input));
+        ids.filter(|id| self.lane(*id).is_history).any(|id| !self.is_finished(id))
     }
 
     /// Refuses a partition whose file is no longer the one that an earlier run took this print of.
@@ -185,6 +243,49 @@ impl Sequencer {
         troubles.next().map(|first| (first, 1 + troubles.count()))
     }
 
+    /// What an input has let through.
+    pub fn flow(&self, input: usize) -> &Flow {
+        &self.inputs[input].flow
+    }
+
+    /// How an input's partitions stand.
+    pub fn reading(&self, input: usize) -> Reading {
+        let lanes = &self.inputs[input].lanes;
+        let mut reading = Reading { partitions: lanes.len(), ..Reading::default() };
+        let mut slowest: Option<(i64, usize)> = None;
+        for (i, lane) in lanes.iter().enumerate() {
+            reading.waiting += lane.waiting();
+            if self.marks.is_finished(input, i) {
+                reading.finished += 1;
+            } else if self.marks.is_idle(input, i) {
+                reading.idle += 1;
+            } else {
+                let at = (self.marks.event_time_max_of(input, i).unwrap_or(i64::MIN), i);
+                slowest = Some(slowest.map_or(at, |slowest| slowest.min(at)));
+            }
+        }
+        reading.slowest = slowest.map(|(_, i)| lanes[i].name.clone());
+        reading.watermark = Some(self.marks.of_input(input)).filter(|w| *w != i64::MIN);
+        reading
+    }
+
+    /// What keeps an input from being read, as of the last cut.
+    pub fn held(&self, input: usize) -> Held {
+        let lanes = self.inputs[input].lanes.iter().enumerate().filter(|(i, _)| !self.marks.is_finished(input, *i));
+        let mut lanes = lanes.map(|(_, lane)| lane).peekable();
+        if lanes.peek().is_none() {
+            Held::Ended
+        } else if lanes.clone().any(|lane| lane.is_held) {
+            Held::Drift
+        } else if lanes.clone().any(|lane| lane.trouble().is_some()) {
+            Held::Away
+        } else if lanes.all(|lane| lane.is_silent()) {
+            Held::Silent
+        } else {
+            Held::No
+        }
+    }
+
     /// Cuts a last mini-batch that takes what has arrived on the live partitions and declares them ended, so that
     /// everything that waits is decided.
     pub fn finish_live(&mut self) -> Result<Cut> {
@@ -225,21 +326,24 @@ impl Sequencer {
             record.finished = plan.finished;
         }
         let slowest = self.slowest_behind();
+        let is_held = self.has_history(None);
         for id in self.ids().collect::<Vec<_>>() {
             let input = &mut self.inputs[id.input as usize];
             let lane = &mut input.lanes[id.partition as usize];
-            if lane.ordered || self.marks.is_finished(id.input as usize, id.partition as usize) {
+            if lane.ordered || self.marks.is_finished(id.input as usize, id.partition as usize) || is_held {
                 continue;
             }
             let seen_to = self.marks.event_time_max_of(id.input as usize, id.partition as usize);
-            if let (Some(slowest), Some(seen_to), Some(drift_max_ms)) = (slowest, seen_to, input.drift_max_ms)
-                && seen_to.saturating_sub(slowest) > drift_max_ms
-            {
+            lane.is_held = matches!((slowest, seen_to, input.drift_max_ms), (Some(slowest), Some(seen_to), Some(drift_max_ms))
+                if seen_to.saturating_sub(slowest) > drift_max_ms);
+            if lane.is_held {
                 continue;
             }
             let before = lane.offset;
+            lane.is_empty = true;
             let end = lane.arrived(&input.window, LIVE_EVENTS_MAX)?;
             if end > before {
+                lane.is_empty = false;
                 record.ends.push((id, end));
                 if self.marks.is_idle(id.input as usize, id.partition as usize) {
                     record.idle.push((id, false));
@@ -282,6 +386,7 @@ impl Sequencer {
             }
         }
         self.marks.encode(out);
+        self.inputs.iter().for_each(|input| input.flow.encode(out));
     }
 
     /// Takes back what [`Sequencer::encode`] wrote and seeks every partition; those partitions must have been added.
@@ -299,9 +404,13 @@ impl Sequencer {
                 })?;
                 lane.seek(resume, offset)?;
             }
-            late.extend((n..input.lanes.len()).map(|k| (i, !input.lanes[k].ordered)));
+            let is_idle = |k: usize| !input.lanes[k].ordered || (input.switch.is_some() && !input.lanes[k].is_history);
+            late.extend((n..input.lanes.len()).map(|k| (i, is_idle(k))));
         }
         self.marks.restore(d)?;
+        for input in &mut self.inputs {
+            input.flow = Flow::decode(d)?;
+        }
         // Partitions that appeared after the checkpoint was written.
         for (input, idle) in late {
             self.marks.add_partition(input, idle);
@@ -329,7 +438,8 @@ impl Sequencer {
             if self.is_finished(id) {
                 continue;
             }
-            if let Some(end) = self.lane(id).end_if_exhausted() {
+            let waits = !self.lane(id).is_history && self.history_is_ahead(id.input);
+            if let Some(end) = self.lane(id).end_if_exhausted().filter(|_| !waits) {
                 plan.finished.push(id);
                 plan.ends.retain(|(other, _)| *other != id);
                 plan.ends.push((id, end));
@@ -339,13 +449,26 @@ impl Sequencer {
         Ok((!plan.ends.is_empty()).then_some(plan))
     }
 
+    /// Whether a plan has not looked at all of an input's history.
+    fn history_is_ahead(&self, input: u32) -> bool {
+        let lanes = self.inputs[input as usize].lanes.iter().enumerate().filter(|(_, lane)| lane.is_history);
+        let is_done =
+            |i: usize, lane: &Lane| self.marks.is_finished(input as usize, i) || lane.end_if_exhausted().is_some();
+        lanes.into_iter().any(|(i, lane)| !is_done(i, lane))
+    }
+
     /// The ordered partition whose next event is the least by (time, partition), and the runner-up.
     #[expect(clippy::type_complexity, reason = "read once, above")]
     fn merge_heads(&mut self) -> Result<Option<(PartitionId, Option<(i64, PartitionId)>)>> {
         let mut heads: [Option<(i64, PartitionId)>; 2] = [None, None];
+        let mut in_history = vec![false; self.inputs.len()];
         for id in self.ids().collect::<Vec<_>>() {
-            if self.is_finished(id) {
+            if self.is_finished(id) || in_history[id.input as usize] && !self.lane(id).is_history {
                 continue;
+            }
+            if !self.lane(id).is_history {
+                // History comes first among an input's lanes: it has been looked at to its end.
+                self.limit(id);
             }
             let input = &mut self.inputs[id.input as usize];
             let lane = &mut input.lanes[id.partition as usize];
@@ -353,6 +476,7 @@ impl Sequencer {
                 continue;
             }
             let Some(ts) = lane.peek(&input.window)? else { continue };
+            in_history[id.input as usize] |= lane.is_history;
             let head = Some((ts, id));
             if heads[0].is_none() || head < heads[0] {
                 heads = [head, heads[0]];
@@ -366,6 +490,11 @@ impl Sequencer {
     fn carry_out(&mut self, mut record: CutRecord, clock_ms: Option<i64>) -> Result<Cut> {
         let mut cut = Cut::default();
         for &(id, end) in &record.ends {
+            if self.inputs.get(id.input as usize).is_some_and(|input| (id.partition as usize) < input.lanes.len())
+                && !self.lane(id).is_history
+            {
+                self.limit(id);
+            }
             let input = self
                 .inputs
                 .get_mut(id.input as usize)
@@ -377,13 +506,20 @@ impl Sequencer {
                 (Some(clock_ms), Some(ahead_max_ms)) if !lane.ordered => clock_ms.saturating_add(ahead_max_ms),
                 _ => i64::MAX,
             };
-            let seen = lane.take_to(end, latest, &input.window, id, &mut cut)?;
-            cut.events += seen.events;
-            if seen.ahead > 0 {
-                record.clock_ms = clock_ms;
+            let is_woken = lane.ordered && !lane.is_history && input.switch.is_some();
+            let (events, ahead) = (input.flow.events, input.flow.ahead);
+            let ts_max = self.marks.event_time_max_of(id.input as usize, id.partition as usize);
+            let mut seen = Seen { flow: &mut input.flow, ts_max, passed: 0 };
+            lane.take_to(end, latest, &input.window, id, &mut cut, &mut seen)?;
+            cut.passed += seen.passed;
+            if is_woken && seen.flow.events > events {
+                self.marks.set_idle(id.input as usize, id.partition as usize, false);
             }
             if let Some(ts) = seen.ts_max {
                 self.marks.observe(id.input as usize, id.partition as usize, ts);
+            }
+            if input.flow.ahead > ahead {
+                record.clock_ms = clock_ms;
             }
         }
         for &(id, idle) in &record.idle {

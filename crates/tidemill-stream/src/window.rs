@@ -51,6 +51,8 @@ pub struct WideChunk {
     pub end: Position,
     /// Events that were not let in, by offset.
     pub refused: Vec<Refused>,
+    /// Offsets of those among them that the source could not read.
+    pub unreadable: Vec<u64>,
 }
 
 impl Window {
@@ -61,6 +63,7 @@ impl Window {
             None => (chunk.start.offset..chunk.start.offset + chunk.rows.num_rows() as u64).collect(),
         };
         let mut refused = chunk.refused;
+        let unreadable = refused.iter().map(|r| r.offset).collect();
         let mut rows = chunk.rows;
         if let Some(computed) = &self.computed {
             let t = computed.apply(&rows)?;
@@ -105,7 +108,8 @@ impl Window {
             rows = t.rows;
         }
         refused.sort_by_key(|r| r.offset);
-        Ok(WideChunk { rows, event_times, offsets, rows_before, start: chunk.start, end: chunk.end, refused })
+        let (start, end) = (chunk.start, chunk.end);
+        Ok(WideChunk { rows, event_times, offsets, rows_before, start, end, refused, unreadable })
     }
 }
 
@@ -285,6 +289,11 @@ impl Watermarks {
     /// The watermark behind the last mini-batch.
     pub fn value(&self) -> i64 {
         self.value
+    }
+
+    /// The watermark of one input alone: the least of its partitions'.
+    pub fn of_input(&self, input: usize) -> i64 {
+        self.inputs[input].watermark()
     }
 
     /// The watermark after all that was told so far.

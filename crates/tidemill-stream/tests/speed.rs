@@ -56,6 +56,7 @@ fn read_all(text: &Text, format: &FileFormat, columns: &SchemaRef) -> usize {
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
         drift_max_ms: None,
+        history: None,
     };
     let mut partition = source::open(&spec, &[]).unwrap().pop().unwrap().partition;
     let mut rows = 0;

@@ -400,6 +400,7 @@ fn clicks(path: &str) -> Option<Vec<Impression>> {
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
         drift_max_ms: None,
+        history: None,
     };
     let mut partition = source::open(&spec, &[]).ok()?.pop()?.partition;
     let mut clicks = Vec::new();

@@ -7,10 +7,12 @@ pub mod bare;
 pub mod ceiling;
 pub mod clicks;
 pub mod events;
+pub mod ingest;
 pub mod join;
 pub mod load;
 pub mod serve;
 pub mod train;
+pub mod window;
 
 use serde_json::{Value, json};
 

@@ -6,6 +6,7 @@ mod check;
 mod checkpoints;
 mod demo;
 mod door;
+mod jobs;
 mod models;
 mod run;
 mod screen;
@@ -40,6 +41,8 @@ enum Command {
     Serve(serve::Serve),
     /// Parse and bind a SQL program without running it; exit code 0, or 2 with the diagnostic
     Check(ProgramText),
+    /// Look at training jobs: what they learn, how fast each step is, and what sources wait for
+    Jobs(jobs::Jobs),
     /// Look at models and their versions, go back to one, derive one again
     #[command(subcommand)]
     Models(models::Models),
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Serve(serve) => serve.run(),
         Command::Check(text) => check::run(&text),
+        Command::Jobs(jobs) => jobs.run(),
         Command::Models(models) => models.run(),
         Command::Checkpoints(checkpoints) => checkpoints.run(),
         Command::Token(token) => token.run(),

@@ -46,7 +46,7 @@ use passes::{LessonWriter, Progress};
 
 pub use views::ViewStage;
 
-pub use line::{Entries, Line, LineCounts, Rejected, Samples, labels, windows};
+pub use line::{Entries, Line, LineCounts, REFUSED_AT, Rejected, Samples, labels, windows};
 
 /// Events in one mini-batch of ordered partitions at most: large enough that the cost of a mini-batch is lost in its events.
 pub const CUT_EVENTS_MAX: usize = 256;
@@ -61,12 +61,16 @@ pub struct Engine {
     /// Steps 3 to 6: what waits and what is learned.
     pub line: Line,
     delta_sequence: u64,
+    /// Where this process began to count.
+    delta_first: u64,
     /// Version and mini-batch that were last handed to the serving side, until something else changes the parameters.
     handed_over: Option<(u64, u64)>,
     passes_max: u64,
     passes: Progress,
     reader: Option<LessonReader>,
     live_views: Option<Arc<LiveViews>>,
+    /// The latest event time in the views that replicas were told.
+    followed_to: i64,
 }
 
 impl Engine {
@@ -84,11 +88,13 @@ impl Engine {
             sequencer,
             line: Line::new(job, spec, threads)?,
             delta_sequence: 0,
+            delta_first: 0,
             handed_over: None,
             passes_max: spec.passes,
             passes: Progress::default(),
             reader: None,
             live_views: None,
+            followed_to: 0,
         })
     }
 
@@ -168,21 +174,36 @@ impl Engine {
         if before == self.handed_over && learned == self.mini_batch_number() {
             return Ok(live.refresh());
         }
-        if let (Some(live), Some(views)) = (&self.live_views, self.line.views_mut()) {
-            live.publish(views.take_deltas(), views.newest());
+        let mut followed = None;
+        if let (Some(live_views), Some(views)) = (&self.live_views, self.line.views_mut()) {
+            let (deltas, newest) = (views.take_deltas(), views.newest());
+            // The time alone changes what requests read: windows end by it.
+            let changes = deltas.iter().any(|delta| !delta.is_empty()) || newest != self.followed_to;
+            followed = (changes && live.feed().is_some_and(|feed| feed.is_kept())).then(|| (deltas.clone(), newest));
+            self.followed_to = newest;
+            live_views.publish(deltas, newest);
         }
         let mut delta = self.line.learning.trainer().take_delta();
         delta.from = self.delta_sequence;
         // Whoever follows counts deltas that change something.
-        self.delta_sequence += u64::from(!delta.is_empty());
+        self.delta_sequence += u64::from(!delta.is_empty() || followed.is_some());
         delta.to = self.delta_sequence;
-        live.publish(delta, version, learned)
+        let shown = live.publish(delta, version, learned)?;
+        if let Some((deltas, newest)) = followed {
+            live.publish_views(deltas, newest);
+        }
+        Ok(shown)
     }
 
     /// Deltas are numbered from here on.
     pub fn number_deltas_from(&mut self, sequence: u64) {
         self.handed_over = None;
-        self.delta_sequence = sequence;
+        (self.delta_sequence, self.delta_first) = (sequence, sequence);
+    }
+
+    /// Deltas that changed something, since this process serves.
+    pub fn deltas_published(&self) -> u64 {
+        self.delta_sequence - self.delta_first
     }
 
     /// What requests ask about the job's feature views, as of now and of every [`Engine::publish`] to come; `None` without

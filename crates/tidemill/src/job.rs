@@ -9,8 +9,11 @@ mod dead_letter;
 mod gate;
 mod inputs;
 mod journal;
+pub mod kept_status;
 mod leaving;
+mod meter;
 mod part;
+mod picture;
 mod replicas;
 mod save;
 
@@ -59,6 +62,8 @@ use gate::GateKeeper;
 use inputs::{add_partition, check_passes, check_program, keep_prints, unwatched_key};
 pub use inputs::{inputs, open_partitions};
 pub use journal::{Journal, Past};
+use meter::{Meter, Phase};
+use picture::Shown;
 use replicas::Lineage;
 use save::{Body, Saver};
 
@@ -117,6 +122,7 @@ pub struct Job {
     is_last: bool,
     watermark: i64,
     timing: Timing,
+    meter: Meter,
     history: History,
     warning: Option<String>,
     /// Why the last checkpoint, and the last version, could not be written.
@@ -133,6 +139,7 @@ struct Timing {
     versioned: Duration,
     saved: Duration,
     shown: Duration,
+    status_kept: Option<Duration>,
     noted: Duration,
     rate: (Duration, u64, f64),
     heard: BTreeMap<(u32, u32), Duration>,
@@ -144,6 +151,8 @@ struct Timing {
     pass_rate: Option<f64>,
 }
 
+/// How often the figures are written into the job's directory, for `tidemill jobs`.
+const KEEP_STATUS_EVERY: Duration = Duration::from_secs(5);
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 /// Where no page is served: a line on a terminal is read by a person, and its figures cost some milliseconds.
 const SHOW_LINE_EVERY: Duration = Duration::from_millis(500);
@@ -176,8 +185,8 @@ impl Job {
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
         let checkpoints = Checkpoints::open(&dir, bound.state_fingerprint)?;
-        let history = if bound.sinks.is_empty() { 0 } else { Lineage::history(&dir, &*clock)? };
-        let mut sinks = Sinks::open(&bound, history)?;
+        let lineage = if bound.sinks.is_empty() { 0 } else { Lineage::id(&dir, &*clock)? };
+        let mut sinks = Sinks::open(&bound, lineage)?;
         let mut warning = unwatched_key(&bound).or_else(|| crate::engine::emission::warning(&bound));
         if let Some(why) = leaving::forget_unusable(&checkpoints, &sinks)? {
             warning = Some(why);
@@ -232,6 +241,7 @@ impl Job {
         let mut job = Self {
             saver: Saver::new(checkpoints, newest, options.in_order),
             timing: Timing { started: clock.elapsed(), ..Timing::default() },
+            meter: Meter::default(),
             is_last: engine.sequencer.all_finished(),
             watermark: i64::MIN,
             history: History::default(),
@@ -312,12 +322,10 @@ impl Job {
         snapshot.sampling = self.engine.line.sampling();
         self.engine.number_deltas_from(snapshot.sequence);
         let live = Arc::new(LiveModel::open(&snapshot, self.version, mini_batch));
-        // Replicas do not have what feature views have seen, and would answer without it.
-        if self.bound.pipeline.views.is_none() {
-            let base = self.restored_at.filter(|_| !delta.anew);
-            let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
-            live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
-        }
+        // What changed in feature views since the checkpoint is not known: with them, replicas begin with the whole model.
+        let base = self.restored_at.filter(|_| !delta.anew && self.bound.pipeline.views.is_none());
+        let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
+        live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
         let live = self.live.insert(live).clone();
         self.engine.line.compare(Compare::new(live.clone()));
         Ok(live)
@@ -325,12 +333,16 @@ impl Job {
 
     /// Makes the feature views readable by requests while events change them; `None` where the model has none.
     pub fn serve_views(&mut self) -> Result<Option<Arc<LiveViews>>> {
-        self.engine.serve_views(&self.bound)
+        let views = self.engine.serve_views(&self.bound)?;
+        let feed = self.live.as_ref().and_then(|live| live.feed());
+        feed.iter().zip(&views).for_each(|(feed, views)| feed.views_are(views.clone()));
+        Ok(views)
     }
 
     /// Runs until the sources end or the signal says stop.
     pub fn run(&mut self, signal: &Signal, watcher: &mut dyn Watcher) -> Result<Ending> {
         self.timing.rate = (self.clock.elapsed(), self.engine.line.counts().events, 0.0);
+        self.meter.begin(self.clock.elapsed(), inputs(&self.bound).len());
         let ending = self.run_loop(signal, watcher);
         let ending = match ending {
             Ok(ending) => ending,
@@ -409,20 +421,27 @@ impl Job {
             let live = self.engine.sequencer.live_partitions();
             if planned.is_none() && (live.is_empty() || self.options.end_with_ordered) {
                 let cut = self.engine.sequencer.finish_live()?;
+                self.lap(Phase::Reading);
                 self.take(cut, signal, watcher)?;
                 continue;
             }
             let wait = planned.map_or(WAIT_AT_MOST, |ts| self.due_in(ts));
             let idle = self.newly_idle(&live);
-            match self.engine.sequencer.cut(planned.is_some() && wait.is_zero(), &idle)? {
+            let cut = self.engine.sequencer.cut(planned.is_some() && wait.is_zero(), &idle)?;
+            self.lap(Phase::Reading);
+            match cut {
                 Some(cut) => self.take(cut, signal, watcher)?,
                 None => {
                     self.publish_live()?;
                     self.step_save();
+                    self.lap(Phase::Publishing);
                     signal.wait(wait.min(WAIT_AT_MOST));
+                    self.lap(if planned.is_some() { Phase::Pace } else { Phase::Nothing });
                 }
             }
             self.tick(watcher)?;
+            self.lap(Phase::Publishing);
+            self.meter.turn(|input| self.engine.sequencer.held(input));
         }
         self.engine.line.learning.settle()?;
         let (begin, before) = (self.clock.elapsed(), self.engine.line.learning.trainer().stats().samples);
@@ -442,6 +461,7 @@ impl Job {
     /// Journal first, then down the line.
     fn take(&mut self, cut: Cut, signal: &Signal, watcher: &mut dyn Watcher) -> Result<()> {
         self.wait_for_sinks(signal, watcher)?;
+        self.lap(Phase::Sinks);
         let record = Record::Cut(cut.record.clone());
         while let Err(e) = self.journal.append(&record) {
             if e.kind() != Kind::Exhausted || signal.is_stopped() {
@@ -451,13 +471,22 @@ impl Job {
             self.show(watcher, &format!("waiting: {e}"));
             signal.wait(RETRY_DISK_EVERY);
         }
-        let now = self.clock.elapsed();
+        let now = self.lap(Phase::Journal);
         for (id, _) in &cut.record.ends {
             self.timing.heard.insert((id.input, id.partition), now);
         }
         let mut rejected = Vec::new();
+        let waited = self.engine.line.learning.waited();
         self.engine.mini_batch(&cut, &mut rejected)?;
+        self.lap(Phase::Line);
+        self.meter.part(Phase::Line, self.engine.line.learning.waited() - waited, Phase::Learner);
         self.after(&cut, rejected)
+    }
+
+    fn lap(&mut self, phase: Phase) -> Duration {
+        let now = self.clock.elapsed();
+        self.meter.lap(now, phase);
+        now
     }
 
     /// What follows a mini-batch, first time or replayed: the dead letter, and versions that are due by count.
@@ -707,7 +736,8 @@ impl Job {
 
     fn open_new_files(&mut self) -> Result<()> {
         for (i, input) in inputs(&self.bound).into_iter().enumerate() {
-            let known = self.engine.sequencer.partition_names(i);
+            let mut known = self.engine.sequencer.partition_names(i);
+            known.retain(|name| !name.starts_with(source::HISTORY_NAME));
             let mut new = source::open_new(&input.source, &known)?;
             new.extend(self.connections.open_new(i, &input.source, &known)?);
             for opened in new {
@@ -739,7 +769,9 @@ impl Job {
         if now - since >= Duration::from_secs(1) {
             self.timing.rate = (now, events, (events - before) as f64 / (now - since).as_secs_f64());
         }
-        let status = self.status(state);
+        let mut status = self.status(state);
+        self.meter.note(now, &status.steps.all);
+        self.meter.tell(&mut status.steps.all);
         if now - self.timing.noted >= NOTE_EVERY && status.summary.recent.samples > 0 {
             self.timing.noted = now;
             self.history.add(Point {
@@ -751,6 +783,10 @@ impl Job {
                 auc: status.summary.recent.auc,
             });
         }
+        if state != "learning" || self.timing.status_kept.is_none_or(|at| now - at >= KEEP_STATUS_EVERY) {
+            self.timing.status_kept = Some(now);
+            kept_status::keep(&self.dir, &status.to_job(self.clock.wall_ms()));
+        }
         let page = status.to_page(&self.history, versions_json(&self.registry));
         watcher.show(&status, page);
     }
@@ -758,6 +794,21 @@ impl Job {
     fn status(&self, state: &str) -> Status {
         let has_time = self.watermark > 0 && self.watermark < END_OF_TIME;
         let trainer = self.engine.line.learning.trainer();
+        let (summary, train) = (trainer.validation().summary(), trainer.stats());
+        let mut steps = picture::steps(&Shown {
+            job: &self.bound,
+            engine: &self.engine,
+            train: &train,
+            awaiting: trainer.validation().pending() as u64,
+            scored: summary.overall.samples,
+            validation_bytes: trainer.validation().bytes() as u64,
+            version: self.version,
+            versions: self.registry.list().len() as u64,
+            staleness_ms: self.timing.staleness_ms,
+            sinks: self.sinks.status(),
+        });
+        self.meter.tell(&mut steps.all);
+        let join = self.engine.line.join_state().unwrap_or_default();
         Status {
             state: state.to_string(),
             model: self.bound.model.clone(),
@@ -773,13 +824,15 @@ impl Job {
             views: self.engine.line.views().map_or(Vec::new(), |views| {
                 views.views().iter().map(|v| (v.name().to_string(), v.counts(), v.keys(), v.bytes())).collect()
             }),
-            pending: self.engine.line.pending(),
+            pending: (join.open, join.bytes()),
+            steps,
             turned_away: self.turned_away.count(),
             awaiting_score: trainer.validation().pending(),
-            summary: trainer.validation().summary(),
-            train: trainer.stats(),
+            summary,
+            train,
             staleness_ms: self.timing.staleness_ms,
             watermark_ms: if has_time { Some(self.watermark) } else { self.read_to().filter(|t| *t > 0) },
+            newest_ms: self.read_to().filter(|t| *t > 0),
             drift_ms: drifts(&self.bound, self.read_to()),
             state_hash: None,
             sinks: self.sinks.status(),

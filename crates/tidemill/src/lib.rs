@@ -19,4 +19,5 @@ pub mod replica;
 pub mod signal;
 pub mod sinks;
 pub mod status;
+pub mod steps;
 pub mod verify;

@@ -22,8 +22,10 @@ use tidemill_base::{Clock, Error, Result, Rng, store::data_dir::DataDir};
 use tidemill_model::snapshot::Snapshot;
 use tidemill_serve::{
     follow::{Ask, Mark, client::Upstream},
+    live_views::LiveViews,
     server::{BoxFuture, Host, PushReply, ServedModel},
 };
+use tidemill_stream::aggregate::ViewSpec;
 
 use crate::signal::Signal;
 use link::Link;
@@ -56,6 +58,8 @@ struct Following {
     mark: Mark,
     /// What a snapshot of it has beside its parameters.
     shell: Snapshot,
+    /// What its feature views hold, where it reads some.
+    views: Option<(Arc<LiveViews>, Vec<ViewSpec>)>,
     /// The parameters are served from where they lie on disk, and must be read before a delta comes.
     is_mapped: bool,
     connected: bool,

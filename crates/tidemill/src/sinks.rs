@@ -84,10 +84,10 @@ impl SinkStatus {
 
 impl Sinks {
     /// Opens the places. Nothing leaves before [`Sinks::start`].
-    pub fn open(job: &TrainJob, history: u64) -> Result<Self> {
+    pub fn open(job: &TrainJob, lineage: u64) -> Result<Self> {
         let mut opened = Vec::new();
         for sink in &job.sinks {
-            let owner = Owner { history, model: job.model.clone(), sink: sink.spec.name.clone() };
+            let owner = Owner { lineage, model: job.model.clone(), sink: sink.spec.name.clone() };
             let columns = sink.rows.output();
             let outlet: Result<Box<dyn Outlet>> = match &sink.spec.connector {
                 SinkConnector::File(file) => FileOutlet::open(file, sink.spec.format, &owner, &columns)

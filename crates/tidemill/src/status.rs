@@ -13,6 +13,7 @@ use crate::{
     engine::LineCounts,
     figures::{self, number},
     sinks::SinkStatus,
+    steps::Steps,
 };
 
 /// A moment of a job.
@@ -44,6 +45,8 @@ pub struct Status {
     pub views: Vec<(String, ViewCounts, usize, usize)>,
     /// Impressions whose label is not final, and bytes of what waits.
     pub pending: (usize, usize),
+    /// The picture of the line.
+    pub steps: Steps,
     /// Pushed lines that were not let in, since the process began.
     pub turned_away: u64,
     /// Predictions that wait for their label and are not in the figures yet.
@@ -56,6 +59,8 @@ pub struct Status {
     pub staleness_ms: Option<f64>,
     /// The watermark, epoch milliseconds, once there is one.
     pub watermark_ms: Option<i64>,
+    /// The newest event time taken in, epoch milliseconds, once there is one.
+    pub newest_ms: Option<i64>,
     /// Event times at which the generator's world changes.
     pub drift_ms: Vec<i64>,
     /// Known once asked for: at a version and at the end.
@@ -181,6 +186,7 @@ impl Status {
             "events": self.counts.events,
             "events_per_s": self.events_per_s.round(),
             "counters": self.counters(),
+            "steps": self.steps.to_counts(),
             "entries": self.train.entries,
             "table_bytes": self.train.bytes,
             "peak_rss_bytes": peak_rss_bytes(),
@@ -223,6 +229,7 @@ impl Status {
             "staleness_ms": self.staleness_ms,
             "event_time_ms": self.watermark_ms,
             "watermark_ms": self.watermark_ms,
+            "newest_ms": self.newest_ms,
             "pending": self.pending.0,
             "awaiting_score": self.awaiting_score,
             "counters": self.counters(),
@@ -230,6 +237,7 @@ impl Status {
             "table_bytes": self.train.bytes,
             "rss_bytes": proc_status_bytes("VmRSS:"),
             "drift_ms": self.drift_ms,
+            "line": self.steps.to_json(),
             "history": history.to_json(),
             "versions": versions,
             "sinks": self.sinks.iter().map(SinkStatus::to_json).collect::<Value>(),
@@ -360,8 +368,26 @@ impl Status {
         }
         put("resident_bytes", "gauge", "Resident memory.", proc_status_bytes("VmRSS:") as f64);
         self.views_to_metrics(&mut out);
+        self.steps.to_metrics(&self.model, &mut out);
         self.sinks_to_metrics(&mut out);
         out
+    }
+
+    /// What `tidemill jobs` shows, where nobody can be asked.
+    pub fn to_job(&self, wall_ms: i64) -> Value {
+        json!({
+            "state": self.state,
+            "model": self.model,
+            "version": self.version,
+            "mini_batch": self.mini_batch,
+            "events": self.counts.events,
+            "events_per_s": self.events_per_s.round(),
+            "event_time_ms": self.watermark_ms,
+            "pending": self.pending.0,
+            "line": self.steps.to_json(),
+            "warning": self.warning,
+            "as_of_ms": wall_ms,
+        })
     }
 
     fn sinks_to_metrics(&self, out: &mut String) {

@@ -75,6 +75,12 @@ impl DataDir {
         }
     }
 
+    /// Whether some process owns the directory now.
+    pub fn is_owned(root: &Path) -> bool {
+        let lock = OpenOptions::new().read(true).write(true).open(root.join("lock"));
+        lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root

@@ -178,11 +178,11 @@ impl TopicOutlet {
         }
     }
 
-    /// Whether an event is of this history; an error where it is of somebody else.
+    /// Whether an event is of this lineage; an error where it is of somebody else.
     fn check(&self, whose: &str, partition: i32) -> Result<bool> {
         let ours = format!(" {} {}", self.owner.model, self.owner.sink);
         match whose.strip_suffix(&ours) {
-            Some(history) => Ok(history == format!("{:016x}", self.owner.history)),
+            Some(lineage) => Ok(lineage == format!("{:016x}", self.owner.lineage)),
             None => Err(Error::conflict(format!(
                 "topic '{}' partition {partition} holds events of {}; give the sink a topic that nobody else writes to",
                 self.settings.topic,
@@ -214,7 +214,7 @@ impl TopicOutlet {
     fn send(&self, session: &Session, group: &[&SinkRows]) -> Result<Delivered> {
         let away = |e: KafkaError| self.away(&e);
         let topic = self.settings.topic.as_str();
-        let whose = format!("{:016x} {} {}", self.owner.history, self.owner.model, self.owner.sink);
+        let whose = format!("{:016x} {} {}", self.owner.lineage, self.owner.model, self.owner.sink);
         let through = group.last().map_or(0, |rows| rows.mini_batch).to_string();
         session.producer.begin_transaction().map_err(away)?;
         let mut added = Delivered::default();

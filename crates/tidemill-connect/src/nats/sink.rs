@@ -1,6 +1,6 @@
 //! A subject of JetStream that rows leave to, each as an event with a name of its own.
 //!
-//! `Nats-Msg-Id` names the row (history, sink, mini-batch, number), so that the server drops what it has seen within its
+//! `Nats-Msg-Id` names the row (lineage, sink, mini-batch, number), so that the server drops what it has seen within its
 //! window. Beyond that window the subject itself tells: `Tidemill-Row` is the row, and `Tidemill-Seen` says up to which row
 //! and sequence everything was acknowledged when the event was sent. So the last event of the subject, and those behind the
 //! sequence that it names, at most [`WINDOW`] of them, say which rows are there, also where one in the middle was lost.
@@ -120,7 +120,7 @@ impl Session {
         };
         let said = |headers: &HeaderMap, name: &str| headers.get(name).map(|value| value.as_str().to_string());
         let whose = said(&last.headers, SINK);
-        let Some(history) = whose.as_deref().and_then(|w| w.strip_suffix(&format!(" {} {}", owner.model, owner.sink)))
+        let Some(lineage) = whose.as_deref().and_then(|w| w.strip_suffix(&format!(" {} {}", owner.model, owner.sink)))
         else {
             return Err(Error::conflict(format!(
                 "subject '{subject}' holds events of {}; give the sink a subject that nobody else writes to",
@@ -128,7 +128,7 @@ impl Session {
             )));
         };
         self.sequence = last.sequence;
-        if history != format!("{:016x}", owner.history) {
+        if lineage != format!("{:016x}", owner.lineage) {
             // Rows of before --from-scratch: other rows, under other names.
             return Ok(());
         }
@@ -167,7 +167,7 @@ impl Session {
 
     /// Sends what is not there, and waits until all of it is.
     async fn send(&mut self, subject: &str, owner: &Owner, rows: Vec<(Row, Vec<u8>)>) -> Result<Delivered> {
-        let whose = format!("{:016x} {} {}", owner.history, owner.model, owner.sink);
+        let whose = format!("{:016x} {} {}", owner.lineage, owner.model, owner.sink);
         let mut added = Delivered::default();
         let mut on_their_way: VecDeque<(Row, Option<PublishAckFuture>)> = VecDeque::new();
         for (row, bytes) in rows {
@@ -186,7 +186,7 @@ impl Session {
             headers.insert(SEEN, format!("{} {through}", self.sequence));
             added.rows += 1;
             added.bytes += bytes.len() as u64;
-            let id = format!("{:016x}/{}/{mini_batch}/{number}", owner.history, owner.sink);
+            let id = format!("{:016x}/{}/{mini_batch}/{number}", owner.lineage, owner.sink);
             let event = PublishMessage::build().payload(bytes.into()).headers(headers).message_id(id);
             let sent = self.jetstream.send_publish(subject.to_string(), event).await;
             on_their_way.push_back((row, Some(sent.map_err(|e| refused(subject, &e))?)));

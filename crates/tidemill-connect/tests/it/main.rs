@@ -2,5 +2,6 @@
 
 mod kafka;
 mod nats;
+mod sinks;
 mod speed;
 mod support;

@@ -65,6 +65,11 @@ impl Server {
         jetstream::new(options.connect(self.url()).await.unwrap())
     }
 
+    /// Does something with the server's JetStream.
+    pub fn block_on(&self, act: impl AsyncFnOnce(jetstream::Context)) {
+        self.runtime.block_on(async { act(self.js().await).await });
+    }
+
     pub fn create(&self, name: &str, subject: &str, messages_max: i64) {
         self.runtime.block_on(async {
             let (name, subjects) = (name.into(), vec![subject.into()]);

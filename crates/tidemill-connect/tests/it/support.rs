@@ -44,6 +44,7 @@ fn source(connector: Connector) -> SourceSpec {
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
         drift_max_ms: None,
+        history: None,
     }
 }
 

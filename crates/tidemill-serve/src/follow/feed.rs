@@ -7,19 +7,21 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use tidemill_base::Result;
 use tidemill_model::{delta::Delta, snapshot::Snapshot, weights::WeightTable};
+use tidemill_stream::aggregate::ViewDelta;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
     Ask, Mark, Start, first_position,
-    frame::{Frame, Hello},
+    frame::{Frame, Hello, Views},
 };
+use crate::live_views::LiveViews;
 
 /// Bytes of frames kept for replicas that are away.
 const KEPT_BYTES_MAX: usize = 256 << 20;
@@ -68,6 +70,9 @@ pub struct Feed {
     released: watch::Sender<u64>,
     /// One whole model is written at a time.
     pub(super) exporting: Semaphore,
+    /// What feature views hold, where the model reads some.
+    has_views: bool,
+    views: OnceLock<Arc<LiveViews>>,
 }
 
 struct Kept {
@@ -84,6 +89,8 @@ struct Kept {
 struct Item {
     position: u64,
     is_delta: bool,
+    /// Changes of feature views: whoever is at the position may lack them.
+    is_views: bool,
     bytes: Bytes,
 }
 
@@ -123,6 +130,31 @@ impl Feed {
             news: Condvar::new(),
             released: watch::Sender::new(0),
             exporting: Semaphore::new(1),
+            has_views: false,
+            views: OnceLock::new(),
+        }
+    }
+
+    /// The same of a model that reads feature views: whole models are sent with them, as soon as they are known.
+    pub fn with_views(self) -> Self {
+        Self { has_views: true, ..self }
+    }
+
+    /// Whether what is published is kept for somebody.
+    pub fn is_kept(&self) -> bool {
+        self.kept().since.is_some()
+    }
+
+    /// What requests ask about feature views.
+    pub fn views_are(&self, views: Arc<LiveViews>) {
+        let _ = self.views.set(views);
+    }
+
+    /// Everything in the feature views; `None`: it cannot be had just now.
+    pub(super) fn whole_views(&self) -> Option<(Vec<ViewDelta>, i64)> {
+        match self.has_views {
+            true => self.views.get()?.whole(),
+            false => Some((Vec::new(), 0)),
         }
     }
 
@@ -151,7 +183,19 @@ impl Feed {
         // Encoded under the lock: the writer is alone here, and followers only take copies of handles.
         let sent = before.filter(|_| !delta.anew).map_or_else(|| delta.clone(), |before| delta.needed_by(before));
         let bytes = Bytes::from(Frame::Delta(mark, sent).encode());
-        kept.add(Item { position: delta.to, is_delta: true, bytes }, self.kept_bytes_max);
+        kept.add(Item { position: delta.to, is_delta: true, is_views: false, bytes }, self.kept_bytes_max);
+        self.news.notify_one();
+    }
+
+    /// What changed in the feature views on the way to `mark`; it leaves behind the delta.
+    pub(crate) fn view_deltas(&self, mark: Mark, views: Views) {
+        let mut kept = self.kept();
+        if kept.since.is_none() {
+            return;
+        }
+        let bytes = Bytes::from(Frame::Views(mark, views).encode());
+        let item = Item { position: mark.position, is_delta: false, is_views: true, bytes };
+        kept.add(item, self.kept_bytes_max);
         self.news.notify_one();
     }
 
@@ -163,7 +207,7 @@ impl Feed {
             return;
         }
         let bytes = Bytes::from(Frame::Version(mark, manifest).encode());
-        kept.add(Item { position: mark.position, is_delta: false, bytes }, self.kept_bytes_max);
+        kept.add(Item { position: mark.position, is_delta: false, is_views: false, bytes }, self.kept_bytes_max);
         self.news.notify_one();
     }
 
@@ -216,7 +260,8 @@ impl Feed {
         let mut kept = self.kept();
         let mark = kept.mark;
         let bytes = Bytes::from(Frame::Here(mark).encode());
-        let number = kept.add(Item { position: mark.position, is_delta: false, bytes }, self.kept_bytes_max);
+        let number =
+            kept.add(Item { position: mark.position, is_delta: false, is_views: false, bytes }, self.kept_bytes_max);
         self.news.notify_one();
         number
     }
@@ -294,8 +339,8 @@ impl Kept {
             let Some(oldest) = self.items.pop_front() else { break };
             self.first += 1;
             self.bytes -= oldest.bytes.len();
-            if oldest.is_delta {
-                self.since = Some(oldest.position);
+            if oldest.is_delta || oldest.is_views {
+                self.since = Some(oldest.position + u64::from(oldest.is_views));
             }
         }
         (self.first + self.items.len() as u64).saturating_sub(1)

@@ -12,6 +12,7 @@ use tidemill_base::{
     hash::Hasher64,
 };
 use tidemill_model::delta::Delta;
+use tidemill_stream::aggregate::ViewDelta;
 
 use super::{Mark, Start};
 
@@ -27,7 +28,7 @@ pub const CONTENT_BYTES_MAX: usize = 1 << 30;
 const SEED: u64 = 3;
 
 /// One piece of a stream.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Frame {
     /// The first one.
     Hello(Hello),
@@ -43,6 +44,19 @@ pub enum Frame {
     Here(Mark),
     /// The stream ends, and why.
     End(String),
+    /// What changed in the feature views.
+    Views(Mark, Views),
+}
+
+/// Changes of feature views that go with a delta, or their entries on their way with a snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Views {
+    /// Entries of whole views; all of them follow each other.
+    pub is_whole: bool,
+    /// The latest event time in them.
+    pub newest: i64,
+    /// Of each view.
+    pub deltas: Vec<ViewDelta>,
 }
 
 /// Who sends, and how the stream begins.
@@ -72,6 +86,7 @@ impl Frame {
             Frame::Version(..) => 5,
             Frame::Here(_) => 6,
             Frame::End(_) => 7,
+            Frame::Views(..) => 8,
         }
     }
 
@@ -99,6 +114,11 @@ impl Frame {
                 out.put_str(manifest);
             }
             Frame::End(why) => _ = out.put_str(why),
+            Frame::Views(mark, views) => {
+                put_mark(&mut out, mark);
+                out.put_u8(u8::from(views.is_whole)).put_i64(views.newest).put_varint(views.deltas.len() as u64);
+                views.deltas.iter().for_each(|delta| delta.encode(&mut out));
+            }
         }
         framed(self.kind(), out.as_slice())
     }
@@ -133,6 +153,11 @@ impl Frame {
             5 => Frame::Version(read_mark(&mut d)?, d.str()?.to_string()),
             6 => Frame::Here(read_mark(&mut d)?),
             7 => Frame::End(d.str()?.to_string()),
+            8 => {
+                let (mark, is_whole, newest) = (read_mark(&mut d)?, d.u8()? != 0, d.i64()?);
+                let deltas = (0..d.count(1)?).map(|_| ViewDelta::decode(&mut d)).collect::<Result<_>>()?;
+                Frame::Views(mark, Views { is_whole, newest, deltas })
+            }
             kind => {
                 return Err(Error::conflict(format!(
                     "a frame of kind {kind} is newer than this binary; use a newer tidemill"
@@ -222,13 +247,14 @@ mod tests {
             Frame::Version(mark, "{}".into()),
             Frame::Here(mark),
             Frame::End("the process is stopping".into()),
+            Frame::Views(mark, Views { is_whole: true, newest: 5, deltas: vec![ViewDelta::default(); 2] }),
         ]
     }
 
     #[test]
     fn every_frame_comes_back() {
         for frame in frames() {
-            assert_eq!(Frame::decode(&frame.encode()).unwrap(), frame);
+            assert_eq!(Frame::decode(&frame.encode()).unwrap().encode(), frame.encode());
         }
     }
 

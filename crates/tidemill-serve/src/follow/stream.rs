@@ -7,12 +7,17 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tidemill_stream::aggregate::ViewDelta;
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 
-use super::{Ask, Start, feed::Feed, frame::Frame};
+use super::{
+    Ask, Start,
+    feed::Feed,
+    frame::{Frame, Views},
+};
 use crate::live::{LiveModel, ServedVersion};
 
 /// Without anything to send, a sign of life comes so often.
@@ -104,6 +109,18 @@ async fn whole(
         let part = bytes.split_to(bytes.len().min(PART_BYTES));
         put(out, Frame::Part(part.to_vec()).encode().into()).await?;
     }
+    let exporting = feed.clone();
+    let Ok(Some((views, newest))) = tokio::task::spawn_blocking(move || whole_views(&exporting)).await else {
+        return Ok(None);
+    };
+    let count = views.len();
+    for (i, view) in views.into_iter().enumerate() {
+        for piece in view.split(PART_BYTES) {
+            let mut deltas = vec![ViewDelta::default(); count];
+            deltas[i] = piece;
+            put(out, Frame::Views(mark, Views { is_whole: true, newest, deltas }).encode().into()).await?;
+        }
+    }
     // What was learned leaves when its journal is durable; the fence is behind all of it.
     let fence = feed.fence();
     while *released.borrow_and_update() <= fence {
@@ -124,6 +141,19 @@ async fn caught_up(live: &LiveModel, feed: &Feed) -> Arc<ServedVersion> {
         live.refresh();
         sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Everything in the feature views; waits a moment for requests that hold them.
+fn whole_views(feed: &Feed) -> Option<(Vec<ViewDelta>, i64)> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let tries = CATCH_UP.as_millis() / PAUSE.as_millis();
+    (0..tries).find_map(|_| {
+        let whole = feed.whole_views();
+        if whole.is_none() {
+            std::thread::park_timeout(PAUSE);
+        }
+        whole
+    })
 }
 
 async fn put(out: &mpsc::Sender<Bytes>, frame: Bytes) -> Result<(), Ended> {

@@ -21,11 +21,12 @@ macro_rules! asset {
     };
 }
 
-static ASSETS: [Asset; 10] = [
+static ASSETS: [Asset; 11] = [
     asset!("/", "text/html; charset=utf-8", "index.html"),
     asset!("/assets/style.css", "text/css; charset=utf-8", "style.css"),
     asset!("/assets/app.js", "text/javascript; charset=utf-8", "app.js"),
     asset!("/assets/charts.js", "text/javascript; charset=utf-8", "charts.js"),
+    asset!("/assets/line.js", "text/javascript; charset=utf-8", "line.js"),
     asset!("/assets/feed.js", "text/javascript; charset=utf-8", "feed.js"),
     asset!("/assets/rollout.js", "text/javascript; charset=utf-8", "rollout.js"),
     asset!("/assets/icon.svg", "image/svg+xml", "icon.svg"),

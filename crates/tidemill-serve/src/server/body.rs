@@ -16,7 +16,7 @@ use hyper::{
     header,
 };
 
-use super::{Limits, Shared, load::Held, metrics::Reason, reply::Refusal};
+use super::{Limits, Shared, headers, load::Held, metrics::Reason, reply::Refusal};
 
 /// How much of a body that is too long is read and thrown away, and for how long, so that a caller who sends everything
 /// before it listens gets to see the refusal.
@@ -26,7 +26,7 @@ const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 /// The whole body, and the place it has for as long as it is needed.
 pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, shared: &Shared) -> Result<(Bytes, Held), Refusal> {
     let limits = &shared.limits;
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|v| v.as_bytes() != b"identity") {
+    if let Some(encoding) = headers::find(headers, &header::CONTENT_ENCODING).filter(|v| v.as_bytes() != b"identity") {
         let encoding = super::reply::shown(&String::from_utf8_lossy(encoding.as_bytes()));
         let refusal = Refusal::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -11,13 +11,16 @@ use hyper::{
     header::{self, HeaderName},
 };
 
-use super::reply::{Refusal, shown};
+use super::{
+    headers,
+    reply::{Refusal, shown},
+};
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Refuses what comes from another site. `loopback`: only this machine can reach the server.
 pub(super) fn check(method: &Method, headers: &HeaderMap, loopback: bool) -> Result<(), Refusal> {
-    let text = |name| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()));
+    let text = |name| headers::find(headers, &name).map(|v| String::from_utf8_lossy(v.as_bytes()));
     let host = text(header::HOST).unwrap_or_default();
     if loopback && !host.is_empty() && !names_this_machine(&host) {
         return Err(forbidden(format!("Host '{}' is not this machine", shown(&host)))
@@ -47,7 +50,7 @@ fn names_this_machine(host: &str) -> bool {
         Some(v6) => v6.split_once(']').map_or(v6, |(name, _)| name),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    name == "127.0.0.1" || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 fn forbidden(message: String) -> Refusal {

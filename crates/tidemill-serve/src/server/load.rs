@@ -16,7 +16,10 @@ use std::{
 use hyper::{HeaderMap, StatusCode, header::HeaderName};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::reply::{Refusal, shown};
+use super::{
+    headers,
+    reply::{Refusal, shown},
+};
 
 /// The header with which a request over HTTP says how many milliseconds it is worth waiting for.
 const TIMEOUT: HeaderName = HeaderName::from_static("request-timeout-ms");
@@ -153,7 +156,7 @@ fn judge(left: Duration, lateness: Duration, expected: Duration) -> Verdict {
 impl Deadline {
     /// What the header says.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
-        let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
+        let Some(value) = headers::find(headers, &TIMEOUT) else { return Ok(None) };
         let text = String::from_utf8_lossy(value.as_bytes());
         let ms = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
         let ms: u64 = ms.filter(|ms| *ms <= TIMEOUT_MS_MAX).ok_or_else(|| {

@@ -16,7 +16,7 @@ use tidemill_base::{Error, Result};
 use tokio::time::Instant;
 
 use super::{
-    Shared, contained,
+    Shared, contained, headers,
     host::ServedModel,
     reply::{Refusal, Reply, json as json_reply, shown},
     route::ModelName,
@@ -152,11 +152,11 @@ fn infer_with(model: &ServedModel, which: Which<'_>, request: &InferRequest<'_>)
 
 /// Where the JSON of a body ends.
 pub(super) fn has_bytes(headers: &HeaderMap) -> bool {
-    headers.contains_key(reply::JSON_LENGTH)
+    headers::find(headers, &reply::JSON_LENGTH).is_some()
 }
 
 fn parts<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8])> {
-    let Some(length) = headers.get(reply::JSON_LENGTH) else { return Ok((body, &[])) };
+    let Some(length) = headers::find(headers, &reply::JSON_LENGTH) else { return Ok((body, &[])) };
     let text = String::from_utf8_lossy(length.as_bytes());
     let length: usize = text.parse().map_err(|_| {
         Error::invalid(format!("Inference-Header-Content-Length '{}' is not a number of bytes", shown(&text)))

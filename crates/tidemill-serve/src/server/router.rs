@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Shared,
     access::{Grant, Need, no_source, refuse_token_in_url},
-    body, contained, guard,
+    body, contained, guard, headers,
     host::{PushReply, ServedModel, no_model},
     idempotency::Begun,
     load::{Deadline, Verdict},
@@ -48,7 +48,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     };
     let label = route.as_ref().map_or("none", Route::label);
     // Where there was a length as well, a proxy may have taken what follows for another request than we do: nothing follows.
-    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let chunked = headers::find(request.headers(), &header::TRANSFER_ENCODING).is_some();
     let mut reply = match dispatch(shared, route, request).await {
         Ok(reply) => reply,
         Err(refusal) => {
@@ -226,14 +226,16 @@ pub(super) fn caller(shared: &Shared, headers: &HeaderMap) -> Result<Option<Arc<
 }
 
 fn is_arrow(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().eq_ignore_ascii_case(ARROW_STREAM.as_bytes()))
+    headers::find(headers, &header::CONTENT_TYPE)
+        .is_some_and(|t| t.as_bytes().eq_ignore_ascii_case(ARROW_STREAM.as_bytes()))
 }
 
 /// `or`: what else is taken there.
 fn check_predict_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
-    let Some(value) = headers.get(header::CONTENT_TYPE).filter(|value| *value != PREDICT_TYPES[0]) else {
+    let Some(value) = headers::find(headers, &header::CONTENT_TYPE) else { return Ok(()) };
+    if value == PREDICT_TYPES[0] {
         return Ok(());
-    };
+    }
     let value = String::from_utf8_lossy(value.as_bytes());
     let media_type = value.split(';').next().unwrap_or_default().trim();
     if PREDICT_TYPES.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {
@@ -285,10 +287,7 @@ fn follow(shared: &Shared, model: &str, query: &str) -> Result<Reply, Refusal> {
         .ok_or_else(|| Error::invalid("a follower says lineage (hexadecimal), position and mini_batch (numbers)"))?;
     let live = model.predictor().live();
     let feed = live.feed().ok_or_else(|| {
-        Error::conflict(format!(
-            "model '{}' cannot be followed here: another process learns it, or it reads feature views, whose state is not sent",
-            model.name()
-        ))
+        Error::conflict(format!("model '{}' cannot be followed here: another process learns it", model.name()))
     })?;
     Ok(reply::frames(stream::follow(live.clone(), feed.clone(), ask, shared.stop.clone())))
 }

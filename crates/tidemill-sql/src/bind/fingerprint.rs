@@ -132,6 +132,10 @@ fn source(text: &mut String, name: &str, source: &BoundSource) {
     let bound = source.spec.watermark_bound_ms;
     line(text, format_args!("{name} time {:?} bound {bound}", source.event_time));
     render_settings(text, &source.settings, source.settings.names());
+    if let (Some(history), Some((settings, _))) = (&source.spec.history, &source.history) {
+        line(text, format_args!("{name} behind {} until {:?}", history.source.name, history.at));
+        render_settings(text, settings, settings.names());
+    }
 }
 
 fn render_columns(columns: &SchemaRef) -> String {

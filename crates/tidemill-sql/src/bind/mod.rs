@@ -219,6 +219,11 @@ impl<'a> Catalog<'a> {
         Ok(view)
     }
 
+    fn source_names(&self) -> impl Iterator<Item = &str> {
+        let sources = self.definitions.iter().filter(|definition| matches!(definition.what, What::Source(_)));
+        sources.map(|definition| definition.name.text.as_str())
+    }
+
     /// Names of the program's feature views.
     fn feature_view_names(&self) -> impl Iterator<Item = &str> {
         let views = self.definitions.iter().filter(|definition| matches!(definition.what, What::FeatureView(_)));
@@ -277,7 +282,28 @@ impl<'a> Catalog<'a> {
         if let Some(source) = self.sources.borrow().get(&statement) {
             return Ok(source.clone());
         }
-        let source = Arc::new(source::bind(def, statement, &self.planner)?);
+        let mut source = source::bind(def, statement, &self.planner)?;
+        if let Some(switch) = &def.switch {
+            let to = self.find(&switch.to.text, statement).map(|i| &self.definitions[i]);
+            let stream = match to {
+                Some(Definition { statement: of_stream, what: What::Source(stream), .. })
+                    if *of_stream != statement =>
+                {
+                    source::bind(stream, *of_stream, &self.planner).map(|bound| (stream.switch.is_some(), bound))
+                }
+                _ => {
+                    let fault = Fault::new(switch.to.span, format!("source '{}' not found", switch.to.text));
+                    return Err(fault.nearest(&switch.to.text, self.source_names(), "sources"));
+                }
+            };
+            let (is_history, stream) = stream?;
+            if is_history {
+                let fault = Fault::new(switch.to.span, format!("'{}' is a history itself", switch.to.text));
+                return Err(fault.hint("SWITCH TO names a stream; read all of the history as one source"));
+            }
+            source = source::switch(source, &stream, switch)?;
+        }
+        let source = Arc::new(source);
         self.sources.borrow_mut().insert(statement, source.clone());
         Ok(source)
     }

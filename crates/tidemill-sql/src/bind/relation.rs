@@ -40,6 +40,8 @@ pub(crate) struct BoundSource {
     pub event_time: Option<String>,
     /// Its place among the statements.
     pub statement: usize,
+    /// Where something comes before it: what that was declared with, and the place of the stream's statement.
+    pub history: Option<(Settings, usize)>,
 }
 
 /// A computed column of a source.
@@ -145,7 +147,7 @@ impl Relation {
         });
         Self {
             columns: columns.collect(),
-            used: BTreeSet::from([source.statement]),
+            used: source.history.iter().map(|(_, stream)| *stream).chain([source.statement]).collect(),
             left: Side { source, filters: Vec::new() },
             join: None,
             features: Vec::new(),

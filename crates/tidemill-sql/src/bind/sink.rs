@@ -52,7 +52,6 @@ pub(super) struct Leaving<'a> {
     /// Columns of the model's SELECT that are planned for it, and how.
     planned: BTreeMap<String, usize>,
     wanted: &'a [Wanted],
-    label: usize,
 }
 
 impl SinkDef {
@@ -67,9 +66,9 @@ impl SinkDef {
 
 impl<'a> Leaving<'a> {
     /// `needed`: columns of the relation that `wanted` are of.
-    pub fn new(relation: &'a Relation, needed: &[usize], wanted: &'a [Wanted], label: usize) -> Self {
+    pub fn new(relation: &'a Relation, needed: &[usize], wanted: &'a [Wanted]) -> Self {
         let planned = needed.iter().enumerate().map(|(at, i)| (relation.columns[*i].name.clone(), at)).collect();
-        Self { relation, planned, wanted, label }
+        Self { relation, planned, wanted }
     }
 
     /// The samples as a relation: the columns of the model's SELECT, then those that the engine adds, unless a column of the
@@ -141,10 +140,7 @@ impl<'a> Leaving<'a> {
         let column = self.relation.columns.iter().find(|c| c.name == name).map(|c| (c.expr.clone(), c.ty.clone()));
         let of_time = || (name == EVENT_TIME).then(|| self.event_time()).flatten();
         let Some((expr, ty)) = column.or_else(of_time) else {
-            return Ok(match name {
-                "label" => output(self.label),
-                name => base("engine.", name),
-            });
+            return Ok(base("engine.", name));
         };
         let source = &self.relation.left.source;
         let computed = |flat: &str| {

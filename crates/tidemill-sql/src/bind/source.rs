@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::{logical_expr::Expr, sql::sqlparser::tokenizer::Span};
 use tidemill_base::attribute::{Attribute, Settings, Type};
-use tidemill_stream::source::{ATTRIBUTES, Connector, FileFormat, SourceSpec, generator_columns, sparse_type};
+use tidemill_stream::source::{ATTRIBUTES, Connector, FileFormat, History, SourceSpec, generator_columns, sparse_type};
 
 use super::{
     relation::{BoundSource, Computed, LEFT, base, expand},
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     diagnostic::{Checked, Fault},
     parse::{
-        ComputedDef, SourceDef,
+        ComputedDef, SourceDef, SwitchDef,
         value::{Written, type_name},
     },
     planner::{Planner, to_plain_type},
@@ -53,11 +53,67 @@ pub(crate) fn bind(def: &SourceDef, statement: usize, planner: &Planner) -> Chec
         idle_timeout_ms: settings.integer("idle_timeout"),
         ahead_max_ms: Some(settings.integer("time.ahead_max")).filter(|ms| *ms > 0),
         drift_max_ms: Some(settings.integer("max_drift")).filter(|ms| *ms > 0),
+        history: None,
     };
-    let mut source = BoundSource { spec, settings, computed, event_time: None, statement };
+    let mut source = BoundSource { spec, settings, computed, event_time: None, statement, history: None };
     source.event_time = event_time(def, &source)?;
     source.spec.event_time_column = arrival_column(&source);
     Ok(source)
+}
+
+/// A history with the stream that it goes on as: one source, which is the stream's with what comes before it.
+pub(crate) fn switch(history: BoundSource, stream: &BoundSource, def: &SwitchDef) -> Checked<BoundSource> {
+    let refuse = |what: String, hint: &str| Err(Fault::new(def.to.span, what).hint(hint));
+    let (past, future) = (&history.spec, &stream.spec);
+    let is_bounded = past.bounded() && matches!(past.connector, Connector::File(_) | Connector::Generator(_));
+    if !is_bounded {
+        return refuse(
+            format!("'{}' never ends, or is a server's: nothing comes behind it", past.name),
+            "a history is connector = 'file' without follow, or 'generator' with rows",
+        );
+    }
+    let columns = |source: &BoundSource| {
+        let own = source.columns().map(|(name, ty)| format!("{name} {}", type_name(ty)));
+        let computed = source.computed.iter().map(|c| format!("{} AS {}", c.name, c.expr));
+        own.chain(computed).collect::<Vec<_>>()
+    };
+    let (of_past, of_future) = (columns(&history), columns(stream));
+    if let Some(other) =
+        of_past.iter().find(|c| !of_future.contains(c)).or(of_future.iter().find(|c| !of_past.contains(c)))
+    {
+        return refuse(
+            format!("'{}' and '{}' differ in column {other}", past.name, future.name),
+            "declare the same columns for both",
+        );
+    }
+    if of_past != of_future {
+        return refuse(
+            format!("'{}' and '{}' have their columns in another order", past.name, future.name),
+            "declare them in the same order",
+        );
+    }
+    let time =
+        |source: &BoundSource| (source.event_time.clone(), source.spec.watermark_bound_ms, source.spec.primary_key);
+    if time(&history) != time(stream) {
+        return refuse(
+            format!("'{}' and '{}' differ in WATERMARK or PRIMARY KEY", past.name, future.name),
+            "declare the same for both",
+        );
+    }
+    if history.event_time.is_none() {
+        return refuse(format!("'{}' has no WATERMARK", past.name), "a switch needs event times");
+    }
+    let statement = history.statement;
+    let of_history = Some((history.settings, stream.statement));
+    let history = Some(Box::new(History { source: history.spec, at: def.at }));
+    Ok(BoundSource {
+        spec: SourceSpec { history, ..stream.spec.clone() },
+        settings: stream.settings.clone(),
+        computed: stream.computed.clone(),
+        event_time: stream.event_time.clone(),
+        statement,
+        history: of_history,
+    })
 }
 
 /// The value of the attribute that a message begins with, where it is written; else the whole WITH.

@@ -57,7 +57,7 @@ pub(crate) fn train(
     let needed: Vec<usize> = needed.into_iter().collect();
     let wanted = pipeline::wanted(relation, &needed, &features);
     let bounds = (pending_max(&settings), label_is_match(relation, label));
-    let leaving = Leaving::new(relation, &needed, &wanted, position(&needed, label));
+    let leaving = Leaving::new(relation, &needed, &wanted);
     let sinks: Vec<BoundSink> = sinks.iter().map(|def| leaving.bind(def, catalog)).collect::<Checked<_>>()?;
     let carried = leaving.carried(&sinks)?;
     let all = [wanted.clone(), carried.clone()].concat();

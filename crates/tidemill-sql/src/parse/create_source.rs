@@ -1,10 +1,12 @@
-//! `CREATE SOURCE name (columns, computed columns, WATERMARK FOR ...) WITH (name = value, ...)`.
+//! `CREATE SOURCE name (columns, computed columns, WATERMARK FOR ...) WITH (name = value, ...)`, of bounded history also
+//! `SWITCH TO stream AT TIMESTAMP '...'`.
 
-use arrow::datatypes::DataType;
+use arrow::{compute::kernels::cast_utils::string_to_timestamp_nanos, datatypes::DataType};
 use datafusion::sql::sqlparser::{
     ast::Expr,
     tokenizer::{Span, Token, TokenWithSpan},
 };
+use tidemill_stream::source::SwitchAt;
 
 use super::{
     cursor::{Cursor, Name, span_of},
@@ -24,6 +26,14 @@ pub(crate) struct SourceDef {
     pub settings: Vec<Written>,
     /// The word WITH, or where it is missing.
     pub with: Span,
+    pub switch: Option<SwitchDef>,
+}
+
+/// The stream that a history goes on as.
+#[derive(Clone, Debug)]
+pub(crate) struct SwitchDef {
+    pub to: Name,
+    pub at: SwitchAt,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +66,7 @@ pub(crate) fn parse(c: &mut Cursor) -> Checked<SourceDef> {
         watermark: None,
         settings: Vec::new(),
         with: c.here(),
+        switch: None,
     };
     if c.take(&Token::LParen) {
         while !c.take(&Token::RParen) {
@@ -77,10 +88,36 @@ pub(crate) fn parse(c: &mut Cursor) -> Checked<SourceDef> {
         }
         c.expect(&Token::RParen)?;
     }
+    if c.take_word("SWITCH") {
+        c.expect_word("TO")?;
+        def.switch = Some(SwitchDef { to: c.name("the stream's name")?, at: switch_at(c)? });
+    }
     if !c.is_done() {
-        return Err(c.expected("WITH (...) or the end of the statement", &["WITH"]));
+        return Err(c.expected("WITH (...), SWITCH TO or the end of the statement", &["WITH", "SWITCH"]));
     }
     Ok(def)
+}
+
+/// `AT TIMESTAMP '2026-11-21T00:00:00Z'`, in epoch milliseconds too, `AT OFFSET 81220`, or nothing.
+fn switch_at(c: &mut Cursor) -> Checked<SwitchAt> {
+    if !c.take_word("AT") {
+        return Ok(SwitchAt::End);
+    }
+    if c.take_word("OFFSET") {
+        return Ok(SwitchAt::Offset(value::whole(c, "an offset")?.0));
+    }
+    if !c.take_word("TIMESTAMP") {
+        return Err(c.expected("TIMESTAMP or OFFSET", &["TIMESTAMP", "OFFSET"]));
+    }
+    let (text, span) = value::value(c)?;
+    let ms = match text.parse::<i64>() {
+        Ok(ms) => Some(ms),
+        Err(_) => string_to_timestamp_nanos(&text).ok().map(|nanos| nanos.div_euclid(1_000_000)),
+    };
+    ms.map(SwitchAt::Time).ok_or_else(|| {
+        let fault = Fault::new(span, format!("'{text}' is no time"));
+        fault.hint("write AT TIMESTAMP '2026-11-21T00:00:00Z', or epoch milliseconds")
+    })
 }
 
 fn item(tokens: &[TokenWithSpan], outer: &Cursor, def: &mut SourceDef) -> Checked<()> {

@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::{
     tokenizer::{Span, Token, TokenWithSpan},
 };
 
-pub(crate) use create_source::{ComputedDef, SourceDef};
+pub(crate) use create_source::{ComputedDef, SourceDef, SwitchDef};
 use cursor::{Cursor, Name};
 pub(crate) use feature_view::FeatureViewDef;
 use tail::{EmitClause, Task};

@@ -9,6 +9,7 @@ mod feature_views;
 mod good;
 mod limits;
 mod rows;
+mod sinks;
 
 use expect_test::Expect;
 use tidemill_base::attribute::{Attribute, Type};

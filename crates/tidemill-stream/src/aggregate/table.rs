@@ -68,6 +68,12 @@ impl Table {
         self.blocks.len() * (BLOCK * self.words + LINE) * 4 + places * size_of::<Place>()
     }
 
+    /// The slots of all keys.
+    pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        let places = self.shards.iter().flat_map(|shard| &shard.places);
+        places.map(|place| place.slot).filter(|slot| *slot != NONE)
+    }
+
     /// Looks where a search for the key would begin, so that it is near when the search comes.
     #[inline(always)]
     pub fn touch(&self, key: u64) -> u64 {

@@ -1,5 +1,7 @@
 //! One feature view: its keys' entries, when they leave, and what of them goes to serving.
 
+mod wire;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{

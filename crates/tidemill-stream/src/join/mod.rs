@@ -33,8 +33,8 @@ use index::{NULL_KEY, hash_keys};
 use rows::{KeptRows, RowRef};
 use side::Side;
 pub use spec::{
-    Correction, Emit, FeedbackSpec, JoinCounts, JoinOutput, JoinSpec, Matured, NegativeSample, NotLetIn, SampleKind,
-    SamplingMode, Take,
+    Correction, Emit, FeedbackSpec, JoinCounts, JoinOutput, JoinSpec, JoinState, Matured, NegativeSample, NotLetIn,
+    SampleKind, SamplingMode, Take,
 };
 pub use state::JoinRows;
 use time_queue::{Due, TimeQueue};
@@ -242,11 +242,29 @@ impl LabelJoin {
         self.open_count
     }
 
+    /// What is kept, and the memory of it, about.
+    pub fn state(&self) -> JoinState {
+        let slot = size_of::<Pending>() + self.sides.len() * size_of::<side::Link>();
+        let known_bytes = (self.known_count - self.remembered_count) * (slot + size_of::<Due>());
+        let queues = [&self.early, &self.close, &self.known, &self.remembered];
+        let slots = self.pending.capacity() * size_of::<Pending>()
+            + queues.iter().map(|queue| queue.bytes()).sum::<usize>()
+            + self.sides.iter().map(Side::index_bytes).sum::<usize>();
+        JoinState {
+            open: self.open_count,
+            remembered: self.remembered_count,
+            known: self.known_count - self.remembered_count,
+            feedback: self.sides.iter().map(Side::waiting).sum(),
+            impression_bytes: self.left_rows.bytes(),
+            feedback_bytes: self.sides.iter().map(|side| side.rows.bytes()).sum(),
+            known_bytes,
+            index_bytes: slots.saturating_sub(known_bytes),
+        }
+    }
+
     /// Memory of what is kept, about.
     pub fn bytes(&self) -> usize {
-        self.left_rows.bytes()
-            + self.pending.capacity() * size_of::<Pending>()
-            + self.sides.iter().map(Side::bytes).sum::<usize>()
+        self.state().bytes()
     }
 
     /// Bytes of the rows that wait and of what is kept about them: what `pending_bytes_max` bounds. It follows from the

@@ -377,14 +377,14 @@ impl Side {
         self.rows.held_bytes() - self.done_bytes + self.waiting() * FEEDBACK_BYTES
     }
 
-    /// Memory of rows and slabs, about.
-    pub fn bytes(&self) -> usize {
-        self.rows.bytes()
-            + self.feedback.capacity() * size_of::<Feedback>()
+    /// Memory of slabs, indexes and queues, about.
+    pub fn index_bytes(&self) -> usize {
+        self.feedback.capacity() * size_of::<Feedback>()
             + self.links.capacity() * size_of::<Link>()
             + self.taken.capacity() * size_of::<Taken>()
             + self.index.bytes()
             + self.feedback_index.bytes()
+            + self.expiry.bytes()
             + self.numbers.capacity() * size_of::<f64>()
     }
 }

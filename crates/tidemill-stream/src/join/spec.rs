@@ -211,6 +211,34 @@ impl JoinCounts {
     }
 }
 
+/// What the join holds at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JoinState {
+    /// Impressions whose label is not final.
+    pub open: usize,
+    /// Samples that may still be corrected, kept with their rows.
+    pub remembered: usize,
+    /// Keys of impressions that left, kept so that a second one is known as a duplicate.
+    pub known: usize,
+    /// Feedback that may yet meet its impression.
+    pub feedback: usize,
+    /// Bytes of the impressions' rows.
+    pub impression_bytes: usize,
+    /// Bytes of the feedback's rows.
+    pub feedback_bytes: usize,
+    /// Bytes of those keys.
+    pub known_bytes: usize,
+    /// Bytes of slots, indexes and queues beside them.
+    pub index_bytes: usize,
+}
+
+impl JoinState {
+    /// All bytes.
+    pub fn bytes(&self) -> usize {
+        self.impression_bytes + self.feedback_bytes + self.known_bytes + self.index_bytes
+    }
+}
+
 /// Samples that left the join in one mini-batch.
 #[derive(Debug)]
 pub struct JoinOutput {

@@ -165,6 +165,12 @@ impl TimeQueue {
         Some(due)
     }
 
+    /// Bytes of what stands in it, and of the ring.
+    pub fn bytes(&self) -> usize {
+        let far: usize = self.far.values().map(Vec::len).sum();
+        (self.near_count + self.front_taken + far) * size_of::<Due>() + self.near.capacity() * size_of::<Vec<Due>>()
+    }
+
     fn sort_front(&mut self) {
         if !self.front_is_sorted {
             self.near[0].sort_unstable_by_key(Due::order);

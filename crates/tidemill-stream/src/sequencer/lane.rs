@@ -9,6 +9,7 @@ use tidemill_base::{Error, Result};
 use super::{Cut, Take};
 use crate::{
     Position,
+    flow::Flow,
     journal::PartitionId,
     source::{Partition, Print, Read},
     window::{WideChunk, Window},
@@ -33,15 +34,44 @@ pub(super) struct Lane {
     at_end: bool,
     /// What the journal says of the file's first bytes.
     print: Option<Print>,
+    /// Whether its rows come before those of the input's other lanes.
+    pub is_history: bool,
+    /// Which events are let in; others are passed over.
+    pub extent: Extent,
+    /// The latest event time read.
+    pub read_max: i64,
+    /// Whether it was not read at the last cut because it is too far ahead of others.
+    pub is_held: bool,
+    /// Whether nothing had arrived at the last cut.
+    pub is_empty: bool,
 }
 
-/// What [`Lane::take_to`] saw go by.
-#[derive(Default)]
-pub(super) struct Seen {
-    pub events: u64,
+/// Which events of a lane are let in, where history and stream overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Later than this.
+    pub behind: i64,
+    /// Earlier than this.
+    pub before: i64,
+    /// From this offset on.
+    pub first: u64,
+}
+
+impl Extent {
+    pub const ALL: Self = Self { behind: i64::MIN, before: i64::MAX, first: 0 };
+
+    fn has(&self, ts: i64, offset: u64) -> bool {
+        ts > self.behind && ts < self.before && offset >= self.first
+    }
+}
+
+/// Where [`Lane::take_to`] counts what goes by.
+pub(super) struct Seen<'a> {
+    pub flow: &'a mut Flow,
+    /// The partition's largest event time so far.
     pub ts_max: Option<i64>,
-    /// Events refused for their time.
-    pub ahead: u64,
+    /// Events passed over.
+    pub passed: u64,
 }
 
 impl Lane {
@@ -59,6 +89,11 @@ impl Lane {
             skip_below: 0,
             at_end: false,
             print: None,
+            is_history: false,
+            extent: Extent::ALL,
+            read_max: i64::MIN,
+            is_held: false,
+            is_empty: false,
         }
     }
 
@@ -110,7 +145,11 @@ impl Lane {
         loop {
             if let Some(chunk) = self.chunks.get(self.peek.0) {
                 if let Some(&ts) = chunk.event_times.get(self.peek.1) {
-                    return Ok(Some(ts));
+                    if self.extent.has(ts, chunk.offsets[self.peek.1]) {
+                        return Ok(Some(ts));
+                    }
+                    self.peek.1 += 1;
+                    continue;
                 }
                 self.peek = (self.peek.0 + 1, 0);
                 continue;
@@ -129,7 +168,9 @@ impl Lane {
     pub fn peek_run(&mut self, at_most: usize, before: impl Fn(i64) -> bool) -> (usize, u64, i64) {
         let chunk = &self.chunks[self.peek.0];
         let times = &chunk.event_times[self.peek.1..];
-        let run = 1 + times[1..].iter().take(at_most - 1).take_while(|&&ts| before(ts)).count();
+        let offsets = &chunk.offsets[self.peek.1 + 1..];
+        let next = times[1..].iter().zip(offsets).take(at_most - 1);
+        let run = 1 + next.take_while(|&(&ts, &offset)| before(ts) && self.extent.has(ts, offset)).count();
         let ts_max = times[..run].iter().copied().max().expect("a run has a head");
         self.peek.1 += run;
         (run, chunk.offsets[self.peek.1 - 1] + 1, ts_max)
@@ -146,7 +187,7 @@ impl Lane {
 
     /// Reads what has arrived, up to a number of events, and answers the offset behind it.
     pub fn arrived(&mut self, window: &Window, events_max: usize) -> Result<u64> {
-        let mut waiting = self.chunks.iter().map(|c| c.events()).sum::<usize>() - self.cursor;
+        let mut waiting = self.waiting();
         while waiting < events_max && self.read_more(window)? {
             waiting += self.chunks.back().map_or(0, |c| c.events());
         }
@@ -154,8 +195,15 @@ impl Lane {
     }
 
     /// Hands out all rows before offset `end`, reading on if need be; those with a time behind `latest` are refused.
-    pub fn take_to(&mut self, end: u64, latest: i64, window: &Window, id: PartitionId, cut: &mut Cut) -> Result<Seen> {
-        let mut seen = Seen::default();
+    pub fn take_to(
+        &mut self,
+        end: u64,
+        latest: i64,
+        window: &Window,
+        id: PartitionId,
+        cut: &mut Cut,
+        seen: &mut Seen,
+    ) -> Result<()> {
         while self.offset < end {
             let Some(chunk) = self.chunks.front() else {
                 if self.read_more(window)? || self.wait(end)? {
@@ -166,16 +214,27 @@ impl Lane {
             let to = self.cursor + chunk.offsets[self.cursor..].partition_point(|&o| o < end);
             while self.cursor < to {
                 let times = &chunk.event_times[self.cursor..to];
+                let of_these = times.iter().zip(&chunk.offsets[self.cursor..to]);
+                let is_out = |(ts, offset): &(&i64, &u64)| !self.extent.has(**ts, **offset);
+                let out = of_these.clone().take_while(is_out).count();
+                if out > 0 {
+                    seen.passed += out as u64;
+                    self.cursor += out;
+                    continue;
+                }
+                let times = &times[..of_these.take_while(|event| !is_out(event)).count()];
                 let run = times.iter().position(|&ts| ts > latest).unwrap_or(times.len());
                 if run == 0 {
                     cut.refused.push((id, chunk.refuse_ahead(self.cursor, latest)));
-                    seen.ahead += 1;
+                    seen.flow.ahead += 1;
                     self.cursor += 1;
                     continue;
                 }
                 let (rows, event_times) = chunk.slice(self.cursor, self.cursor + run);
-                seen.events += run as u64;
-                seen.ts_max = seen.ts_max.max(times[..run].iter().max().copied());
+                seen.flow.events += run as u64;
+                seen.flow.rows += rows.num_rows() as u64;
+                seen.flow.lateness.observe(&times[..run], &mut seen.ts_max);
+                cut.events += run as u64;
                 if rows.num_rows() > 0 {
                     cut.takes.push(Take { id, rows, event_times });
                 }
@@ -184,7 +243,11 @@ impl Lane {
             let refused = chunk.refused[self.refused_cursor..].iter().take_while(|r| r.offset < end);
             let before = cut.refused.len();
             cut.refused.extend(refused.map(|r| (id, r.clone())));
-            self.refused_cursor += cut.refused.len() - before;
+            let (all, told) = (cut.refused.len() - before, &cut.refused[before..]);
+            let unreadable = told.iter().filter(|r| chunk.unreadable.binary_search(&r.1.offset).is_ok()).count();
+            seen.flow.unreadable += unreadable as u64;
+            seen.flow.unusable += (all - unreadable) as u64;
+            self.refused_cursor += all;
             if chunk.end.offset <= end {
                 self.offset = chunk.end.offset.max(self.offset);
                 self.chunks.pop_front();
@@ -196,7 +259,12 @@ impl Lane {
                 self.offset = end;
             }
         }
-        Ok(seen)
+        Ok(())
+    }
+
+    /// Events read and not taken.
+    pub fn waiting(&self) -> usize {
+        self.chunks.iter().map(|c| c.events()).sum::<usize>() - self.cursor
     }
 
     fn read_more(&mut self, window: &Window) -> Result<bool> {
@@ -213,6 +281,7 @@ impl Lane {
         };
         self.read_to = chunk.end;
         let wide = window.widen(chunk)?;
+        self.read_max = wide.event_times.iter().copied().fold(self.read_max, i64::max);
         if self.chunks.is_empty() {
             self.cursor = wide.offsets.partition_point(|&o| o < self.skip_below);
             self.refused_cursor = wide.refused.partition_point(|r| r.offset < self.skip_below);
@@ -233,6 +302,11 @@ impl Lane {
     /// Whether rows are known to wait behind what was read.
     pub fn is_behind(&self) -> bool {
         self.partition.is_behind()
+    }
+
+    /// Whether nothing has come of late, and nothing is known to be there.
+    pub fn is_silent(&self) -> bool {
+        !self.ordered && self.is_empty && !self.is_behind()
     }
 
     /// What keeps rows from coming.

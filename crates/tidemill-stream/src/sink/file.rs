@@ -57,7 +57,7 @@ struct Open {
 }
 
 impl FileOutlet {
-    /// The directory, made if need be; refused where it holds rows of another sink, or of another history.
+    /// The directory, made if need be; refused where it holds rows of another sink, or of another lineage.
     pub fn open(settings: &FileSinkSettings, format: RowFormat, owner: &Owner, columns: &SchemaRef) -> Result<Self> {
         let dir = PathBuf::from(&settings.path);
         fs::create_dir_all(&dir).map_err(|e| match dir.exists() {
@@ -83,7 +83,7 @@ impl FileOutlet {
         let columns: Vec<String> =
             self.columns.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
         let said = json!({
-            "model": owner.model, "sink": owner.sink, "history": format!("{:016x}", owner.history),
+            "model": owner.model, "sink": owner.sink, "lineage": format!("{:016x}", owner.lineage),
             "format": self.format.extension(), "columns": columns,
         });
         let path = self.dir.join(format!(".{}.sink", self.name));
@@ -100,8 +100,8 @@ impl FileOutlet {
         }
         let whose = if there["model"] != said["model"] {
             format!("of model {}", there["model"])
-        } else if there["history"] != said["history"] {
-            "of an earlier history of this model, before --from-scratch or in another data directory".to_string()
+        } else if there["lineage"] != said["lineage"] {
+            "of an earlier lineage of this model, from before --from-scratch or of another data directory".to_string()
         } else {
             "in other columns or another format".to_string()
         };

@@ -33,8 +33,8 @@ pub struct SinkRows {
 /// Whose rows they are: what tells an outlet's own earlier rows from those of somebody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The history that the job learns in: another one begins with `--from-scratch`, and its mini-batches are others.
-    pub history: u64,
+    /// The lineage that the job learns in: another one begins with `--from-scratch`, and its mini-batches are others.
+    pub lineage: u64,
     /// The model.
     pub model: String,
     /// The sink.

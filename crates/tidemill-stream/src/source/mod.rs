@@ -12,6 +12,7 @@ mod external;
 pub mod feed;
 mod file;
 pub mod generator;
+mod history;
 pub mod json;
 mod number;
 mod parquet;
@@ -30,8 +31,12 @@ use tidemill_base::Result;
 use crate::{Chunk, Position};
 pub use external::{Begin, KafkaSettings, NatsSettings, OnGap, Reading, parse_properties};
 pub use generator::{Impression, World, generator_columns};
+pub use history::open_history;
 pub use print::Print;
-pub use spec::{ATTRIBUTES, Connector, FileFormat, FileSettings, GeneratorSettings, GeneratorStream, SourceSpec};
+pub use spec::{
+    ATTRIBUTES, Connector, FileFormat, FileSettings, GeneratorSettings, GeneratorStream, HISTORY_NAME, History,
+    SourceSpec, SwitchAt,
+};
 
 /// Rows in a chunk at most; a chunk is also cut near [`CHUNK_BYTES_MAX`].
 pub const CHUNK_ROWS_MAX: usize = 8192;

@@ -198,7 +198,32 @@ pub struct SourceSpec {
     /// How far a live partition is read ahead of the slowest that has unread events, event milliseconds; `None`: any
     /// distance.
     pub drift_max_ms: Option<i64>,
+    /// What comes before it.
+    pub history: Option<Box<History>>,
 }
+
+/// A bounded source that another one goes on from.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Where it is; its columns are those of the other.
+    pub source: SourceSpec,
+    /// Where the other takes over.
+    pub at: SwitchAt,
+}
+
+/// Where a stream takes over from its history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwitchAt {
+    /// Behind the latest event of the history: earlier ones of the stream, and those of that very time, are passed over.
+    End,
+    /// At this event time: earlier ones are the history's, later ones and those of that very time the stream's.
+    Time(i64),
+    /// At this offset of the stream, which has one partition.
+    Offset(u64),
+}
+
+/// What names of a history's partitions begin with in the journal.
+pub const HISTORY_NAME: &str = "history:";
 
 /// Where rows come from.
 #[derive(Clone, Debug)]

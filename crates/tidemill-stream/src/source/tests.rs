@@ -66,6 +66,7 @@ fn source(connector: Connector, schema: &SchemaRef) -> SourceSpec {
         idle_timeout_ms: 10_000,
         ahead_max_ms: None,
         drift_max_ms: None,
+        history: None,
     }
 }
 

@@ -15,6 +15,7 @@ use tidemill_base::{
 };
 use tidemill_stream::{
     Chunk, Position, Refused,
+    flow::{Flow, Lateness},
     journal::{CutRecord, PartitionId},
     sequencer::{Cut, Sequencer},
     source::{Partition, Read},
@@ -95,6 +96,40 @@ fn seen(cut: &Cut) -> Seen {
 
 fn run(mut s: Sequencer) -> Vec<Seen> {
     std::iter::from_fn(|| s.cut(true, &[]).unwrap().map(|c| seen(&c))).collect()
+}
+
+/// What went by is counted once, however rows come in chunks and wherever the run is restored: every row is an event or
+/// refused, and each partition's lateness is that of its own order.
+#[test]
+fn counts_do_not_depend_on_chunks_nor_on_restarts() {
+    let flows = |s: &Sequencer| [*s.flow(0), *s.flow(1)];
+    let mut whole = sequencer(1_000);
+    while whole.cut(true, &[]).unwrap().is_some() {}
+    let expected = flows(&whole);
+    let good = |n: usize| (0..n).filter(|&o| !is_bad(o)).count() as u64;
+    let mut lateness = Lateness::default();
+    for (seed, n) in [(1, 200), (2, 333)] {
+        let times: Vec<i64> = (0..n).zip(times(seed, n)).filter(|(o, _)| !is_bad(*o)).map(|(_, ts)| ts).collect();
+        lateness.observe(&times, &mut None);
+    }
+    let events = good(200) + good(333);
+    let unreadable = 200 + 333 - events;
+    assert_eq!(expected[0], Flow { unreadable, events, rows: events, lateness, ..Flow::default() });
+    assert_eq!(expected[1].rows_in(), 77);
+    assert!(lateness.max_ms() > 0 && lateness.counts()[0] < events, "times are out of order");
+    for (chunk_rows, cuts) in [(1, 3), (7, 1), (13, 20), (64, 9)] {
+        let mut first = sequencer(chunk_rows);
+        for _ in 0..cuts {
+            first.cut(true, &[]).unwrap().unwrap();
+        }
+        let mut saved = Encoder::new();
+        first.encode(&mut saved);
+        let mut second = sequencer(chunk_rows);
+        second.restore(&mut Decoder::new(saved.as_slice(), "saved")).unwrap();
+        assert_eq!(flows(&second), flows(&first), "chunks of {chunk_rows}, as saved");
+        while second.cut(true, &[]).unwrap().is_some() {}
+        assert_eq!(flows(&second), expected, "chunks of {chunk_rows}, restored behind {cuts} cuts");
+    }
 }
 
 #[test]

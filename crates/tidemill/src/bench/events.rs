@@ -87,6 +87,28 @@ impl Events {
         Ok(Self { dir: dir.to_path_buf(), impressions, positives })
     }
 
+    /// Writes what lies there as CSV as JSON lines, too: an object an event, numbers as numbers.
+    pub fn add_json_lines(&self) -> Result<()> {
+        for name in ["impressions", "clicks"] {
+            let from = self.dir.join(format!("{name}.csv"));
+            let text = fs::read_to_string(&from).map_err(|e| Error::io("read", &from, e))?;
+            let mut lines = text.lines();
+            let columns: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+            let mut out = String::with_capacity(text.len() * 3);
+            for line in lines {
+                for (i, (column, value)) in columns.iter().zip(line.split(',')).enumerate() {
+                    let quote = if value.parse::<f64>().is_ok() { "" } else { "\"" };
+                    let open = if i == 0 { '{' } else { ',' };
+                    out.push_str(&format!("{open}\"{column}\":{quote}{value}{quote}"));
+                }
+                out.push_str("}\n");
+            }
+            let to = self.dir.join(format!("{name}.jsonl"));
+            fs::write(&to, out).map_err(|e| Error::io("write", &to, e))?;
+        }
+        Ok(())
+    }
+
     /// Events a second of reading the same files and finding the lines in them. `None` for Parquet, which has
     /// none.
     pub fn lines_per_second(&self, merged: bool, extension: &str) -> Result<Option<f64>> {
@@ -94,26 +116,44 @@ impl Events {
             return Ok(None);
         }
         let names: &[&str] = if merged { &["events-p0", "events-p1"] } else { &["impressions", "clicks"] };
-        let clock = SystemClock::new();
-        let begin = clock.elapsed();
-        let (mut lines, mut block) = (0u64, vec![0; 1 << 20]);
-        for name in names {
-            let path = self.dir.join(format!("{name}.{extension}"));
-            let Ok(mut file) = File::open(&path) else { continue };
-            loop {
-                let n = file.read(&mut block).map_err(|e| Error::io("read", &path, e))?;
-                if n == 0 {
-                    break;
-                }
-                lines += block[..n].iter().map(|b| u64::from(*b == b'\n')).sum::<u64>();
-            }
-        }
-        let seconds = (clock.elapsed() - begin).as_secs_f64();
-        Ok(Some(lines as f64 / seconds))
+        let paths: Vec<PathBuf> = names.iter().map(|name| self.dir.join(format!("{name}.{extension}"))).collect();
+        let there: Vec<&Path> = paths.iter().map(PathBuf::as_path).filter(|path| path.is_file()).collect();
+        let found = find_lines(&there)?;
+        Ok(Some(found.lines as f64 / found.seconds))
     }
 }
 
-fn write(path: &Path, header: &str, rows: impl Iterator<Item = String>) -> Result<()> {
+/// What reading files and finding the lines in them comes to.
+pub struct Found {
+    /// Of all files.
+    pub bytes: u64,
+    /// Of all files.
+    pub lines: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Reads files and finds the lines in them: the least that anybody has to do who reads text.
+pub fn find_lines(paths: &[&Path]) -> Result<Found> {
+    let clock = SystemClock::new();
+    let begin = clock.elapsed();
+    let (mut found, mut block) = (Found { bytes: 0, lines: 0, seconds: 0.0 }, vec![0; 1 << 20]);
+    for path in paths {
+        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        loop {
+            let n = file.read(&mut block).map_err(|e| Error::io("read", path, e))?;
+            if n == 0 {
+                break;
+            }
+            found.bytes += n as u64;
+            found.lines += block[..n].iter().map(|b| u64::from(*b == b'\n')).sum::<u64>();
+        }
+    }
+    found.seconds = (clock.elapsed() - begin).as_secs_f64();
+    Ok(found)
+}
+
+pub(super) fn write(path: &Path, header: &str, rows: impl Iterator<Item = String>) -> Result<()> {
     let failed = |e| Error::io("write", path, e);
     let mut out = BufWriter::new(File::create(path).map_err(failed)?);
     writeln!(out, "{header}").map_err(failed)?;

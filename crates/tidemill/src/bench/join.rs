@@ -103,13 +103,7 @@ fn measure(plan: &Plan, scratch: &Path, tell: &mut dyn FnMut(&str)) -> Result<Ve
             tell(&format!("round {round} of {}: {}", plan.rounds, layout.name));
             let ceiling = events.lines_per_second(layout.merged, layout.extension)?;
             forget_peak();
-            let joined = join(&events, layout)?;
-            if (joined.samples, joined.positives) != (events.impressions, events.positives) {
-                return Err(Error::internal(format!(
-                    "{}: {} samples, {} of them positive, where {} and {} are right",
-                    layout.name, joined.samples, joined.positives, events.impressions, events.positives
-                )));
-            }
+            let joined = joined(&events, layout)?;
             speed.values.push(joined.events as f64 / joined.seconds);
             speed.ceilings.extend(ceiling);
             memory.values.extend(peak_mib());
@@ -119,6 +113,25 @@ fn measure(plan: &Plan, scratch: &Path, tell: &mut dyn FnMut(&str)) -> Result<Ve
         }
     }
     Ok(all.into_iter().flatten().filter(|case| !case.values.is_empty()).collect())
+}
+
+/// The events in two files of JSON lines, joined and counted: events a second.
+pub(super) fn json_lines_per_second(events: &Events) -> Result<f64> {
+    let layout = LAYOUTS.iter().find(|layout| layout.extension == "jsonl" && !layout.merged);
+    let joined = joined(events, layout.expect("there is such a layout"))?;
+    Ok(joined.events as f64 / joined.seconds)
+}
+
+/// Takes all events through steps 1 to 3, and counts what came of them.
+fn joined(events: &Events, layout: &Layout) -> Result<Joined> {
+    let joined = join(events, layout)?;
+    if (joined.samples, joined.positives) != (events.impressions, events.positives) {
+        return Err(Error::internal(format!(
+            "{}: {} samples, {} of them positive, where {} and {} are right",
+            layout.name, joined.samples, joined.positives, events.impressions, events.positives
+        )));
+    }
+    Ok(joined)
 }
 
 /// Takes all events through steps 1 to 3.
@@ -167,7 +180,7 @@ fn save(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-fn bind(text: &str) -> Result<TrainJob> {
+pub(super) fn bind(text: &str) -> Result<TrainJob> {
     let job = program::bind(text, &[])?.statements.into_iter().find_map(|statement| match statement {
         Statement::Train(job) => Some(*job),
         _ => None,

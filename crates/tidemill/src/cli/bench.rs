@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use tidemill_base::Result;
 
 use super::{run::print_line, say};
-use crate::bench::{Case, bare, join, serve, train};
+use crate::bench::{Case, bare, ingest, join, serve, train, window};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -15,6 +15,10 @@ pub(super) enum Bench {
     Train(Train),
     /// The label join: impressions and delayed clicks to samples, from CSV, Parquet and JSON lines; counted, then timed
     Join(Join),
+    /// Counts of the last hour and day as of each impression, in memory and from CSV, and looked up for serving
+    Window(Events),
+    /// Events in: JSON lines into columns and into samples, small Kafka events beside what the client alone can do
+    Ingest(Events),
     /// Serving: inference and prediction beside bare hyper, times while the model learns, ranking
     Serve(Serve),
     /// The bare server that `serve` compares with
@@ -66,6 +70,22 @@ pub(super) struct Join {
 }
 
 #[derive(Args)]
+pub(super) struct Events {
+    /// Events (impressions, for ingest) to make
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=50_000_000))]
+    rows: u64,
+    /// Rounds; cases take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Only cases with this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 pub(super) struct Train {
     /// Directory with c3m.train.csv, c3m.test.csv, c500k.train.csv and c500k.test.csv; without it clicks are made
     #[arg(long, value_name = "DIR")]
@@ -96,6 +116,12 @@ impl Bench {
             }
             Self::Serve(Serve { rounds, seconds, only, json }) => {
                 ("serve", serve::run(&serve::Plan { rounds: rounds as usize, seconds, only }, tell)?, json)
+            }
+            Self::Window(Events { rows, rounds, only, json }) => {
+                ("window", window::run(&window::Plan { rows, rounds: rounds as usize, only }, tell)?, json)
+            }
+            Self::Ingest(Events { rows, rounds, only, json }) => {
+                ("ingest", ingest::run(&ingest::Plan { rows, rounds: rounds as usize, only }, tell)?, json)
             }
             Self::BareServer => return bare::serve(),
         };

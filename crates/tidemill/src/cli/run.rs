@@ -61,7 +61,8 @@ impl Run {
         let text = self.text.read()?;
         // What only changes or shows versions needs not own the directory: a process that serves does it at once.
         let only_alters = |s: &Statement| matches!(s, Statement::AlterModel(_) | Statement::ShowModels);
-        if text.to_ascii_uppercase().contains("ALTER")
+        let upper = text.to_ascii_uppercase();
+        if ["ALTER", "RANKING"].iter().any(|word| upper.contains(word))
             && let Ok(program) = program::bind(&text, &program::models(&self.data.data_dir))
             && program.statements.iter().any(|s| matches!(s, Statement::AlterModel(_)))
             && program.statements.iter().all(only_alters)

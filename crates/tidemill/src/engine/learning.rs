@@ -12,9 +12,10 @@ use std::{
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use tidemill_base::{Error, Result};
+use tidemill_base::{Clock, Error, Result, SystemClock};
 use tidemill_model::Features;
 use tidemill_stream::join::{Matured, SampleKind};
 use tidemill_train::{Delayed, SampleBatch, Trainer};
@@ -56,6 +57,9 @@ pub struct Learning {
     shared: Arc<Shared>,
     worker: Option<Worker>,
     given: u64,
+    /// Only to say how long the caller waited: nothing is decided by it.
+    clock: SystemClock,
+    waited: Duration,
 }
 
 struct Shared {
@@ -84,20 +88,23 @@ impl Learning {
         let shared =
             Arc::new(Shared { trainer: Mutex::new(trainer), progress: Mutex::default(), moved: Condvar::new() });
         let worker = beside.then(|| Worker::start(shared.clone()));
-        Self { shared, worker, given: 0 }
+        Self { shared, worker, given: 0, clock: SystemClock::new(), waited: Duration::ZERO }
     }
 
     /// Takes the samples of the next mini-batch, and gives back an empty lesson to fill.
     pub fn learn(&mut self, mut lesson: Lesson) -> Result<Lesson> {
         self.given += 1;
+        let began = self.clock.elapsed();
         match &self.worker {
             None => {
                 self.shared.learn(&mut lesson);
+                self.waited += self.clock.elapsed() - began;
                 self.check()?;
                 Ok(lesson)
             }
             Some(worker) => {
                 let sent = worker.queue.send(lesson);
+                self.waited += self.clock.elapsed() - began;
                 self.check()?;
                 sent.map_err(|_| Error::internal("the learning thread has ended"))?;
                 match worker.used.try_recv() {
@@ -106,6 +113,18 @@ impl Learning {
                 }
             }
         }
+    }
+
+    /// How long callers of [`Learning::learn`] were held up: by a full queue, or by learning on their own thread.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Mini-batches that were given and are not learned yet, and how many there can be.
+    pub fn queue(&self) -> (u64, u64) {
+        let waiting = self.given - lock(&self.shared.progress).learned;
+        // Beside those that wait, one is being learned.
+        (waiting, self.worker.as_ref().map_or(1, |_| QUEUE_MAX as u64 + 1))
     }
 
     /// Waits until everything given was learned.

@@ -29,10 +29,10 @@ use tidemill_stream::{
     Transform,
     aggregate::Views,
     join::{
-        Correction, JoinCounts, JoinRows, JoinSpec, LabelJoin, Matured, NegativeSample, NotLetIn, SampleKind,
-        SamplingMode,
+        Correction, JoinCounts, JoinRows, JoinSpec, JoinState, LabelJoin, Matured, NegativeSample, NotLetIn,
+        SampleKind, SamplingMode,
     },
-    sequencer::Cut,
+    sequencer::{Cut, Take},
     window::Window,
 };
 use tidemill_train::{Delayed, GROUPS_MAX, OTHERS, TrainSpec, Trainer, threads_beside_reading};
@@ -65,6 +65,46 @@ pub struct LineCounts {
     pub samples_refused: u64,
     /// Sample rows handed to the learner, retractions included.
     pub sample_rows: u64,
+    /// What of `samples_refused` was refused where.
+    pub refused: [u64; REFUSED_AT.len()],
+    /// Rows that a filter behind the feature views left out.
+    pub left_out: u64,
+    /// Rows that came out of the join, by kind ([`SampleKind::ALL`]); without a join all are final.
+    pub kinds: [u64; SampleKind::ALL.len()],
+    /// Keyed numbers extracted from the rows that were handed on.
+    pub features: u64,
+}
+
+/// Places at which a row can be refused, in the order in which it comes by.
+pub const REFUSED_AT: [&str; 5] = ["views", "select", "label", "weight", "feature"];
+
+impl LineCounts {
+    fn refuse(&mut self, place: &str, rows: usize) {
+        self.samples_refused += rows as u64;
+        let place = REFUSED_AT.iter().position(|at| *at == place).expect("it is one of the places");
+        self.refused[place] += rows as u64;
+    }
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put_u64(self.events).put_u64(self.events_refused).put_u64(self.samples_refused).put_u64(self.sample_rows);
+        let more = self.refused.iter().chain(&self.kinds).chain([&self.left_out, &self.features]);
+        more.for_each(|count| _ = out.put_u64(*count));
+    }
+
+    fn decode(d: &mut Decoder) -> Result<Self> {
+        let mut counts = Self {
+            events: d.u64()?,
+            events_refused: d.u64()?,
+            samples_refused: d.u64()?,
+            sample_rows: d.u64()?,
+            ..Self::default()
+        };
+        for count in counts.refused.iter_mut().chain(&mut counts.kinds) {
+            *count = d.u64()?;
+        }
+        (counts.left_out, counts.features) = (d.u64()?, d.u64()?);
+        Ok(counts)
+    }
 }
 
 /// Characters of a value that tell its group apart.
@@ -235,11 +275,11 @@ impl Line {
         self.views.as_mut().map(ViewStage::views_mut)
     }
 
-    /// Impressions whose label is not final yet, and the bytes of what waits.
-    pub fn pending(&self) -> (usize, usize) {
+    /// What waits in the join; `None` without one.
+    pub fn join_state(&self) -> Option<JoinState> {
         match &self.joining {
-            Joining::None(_) => (0, 0),
-            Joining::Label(join) => (join.pending_count(), join.bytes()),
+            Joining::None(_) => None,
+            Joining::Label(join) => Some(join.state()),
         }
     }
 
@@ -251,8 +291,7 @@ impl Line {
     /// Appends the rest of the state but for the rows that wait in the join: those are for [`JoinRows::encode`], behind it,
     /// on any thread.
     pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
-        let c = self.counts;
-        out.put_u64(c.events).put_u64(c.events_refused).put_u64(c.samples_refused).put_u64(c.sample_rows);
+        self.counts.encode(out);
         out.put_u64(self.lessons);
         if let Some(views) = &self.views {
             views.encode(out);
@@ -300,8 +339,7 @@ impl Line {
 
     /// Takes back what [`Line::encode`] and the rows behind it wrote.
     pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
-        self.counts =
-            LineCounts { events: d.u64()?, events_refused: d.u64()?, samples_refused: d.u64()?, sample_rows: d.u64()? };
+        self.counts = LineCounts::decode(d)?;
         self.lessons = d.u64()?;
         if let Some(views) = &mut self.views {
             views.restore(d)?;
@@ -326,9 +364,12 @@ impl Line {
         let wide;
         let mut takes = &cut.takes;
         if let Some(views) = &mut self.views {
-            let before = rejected.len();
+            let (before, rows) =
+                (rejected.len(), |takes: &[Take]| takes.iter().map(|t| t.rows.num_rows()).sum::<usize>());
             wide = views.step(cut, rejected)?;
-            self.counts.samples_refused += (rejected.len() - before) as u64;
+            let refused = rejected.len() - before;
+            self.counts.refuse("views", refused);
+            self.counts.left_out += (rows(&cut.takes) - rows(&wide) - refused) as u64;
             takes = &wide;
         }
         match &mut self.joining {
@@ -340,6 +381,7 @@ impl Line {
                         .map_err(|e| Error::internal(format!("mini-batch: {e}")))?,
                 };
                 let n = rows.num_rows() as u64;
+                self.counts.kinds[SampleKind::Final as usize] += n;
                 let seqs: Vec<u64> = (*next..*next + n).collect();
                 *next += n;
                 // Should a label not be usable, the number matures all the same.
@@ -363,6 +405,7 @@ impl Line {
                     join.push_feedback(take.id.input as usize - 1, &take.rows, &take.event_times)?;
                 }
                 let out = join.advance(cut.watermark)?;
+                out.kinds.iter().for_each(|kind| self.counts.kinds[*kind as usize] += 1);
                 if out.seqs.is_empty() && out.matured.is_empty() {
                     return Ok(None);
                 }
@@ -416,6 +459,7 @@ impl Line {
             self.extractor.extract(&samples.rows, features)?;
             self.reject("feature", &bad, rejected);
         }
+        self.counts.features += self.lesson.features.keys.len() as u64;
         Ok(samples)
     }
 
@@ -507,7 +551,7 @@ impl Line {
     }
 
     fn reject(&mut self, place: &str, bad: &[(u32, String)], rejected: &mut Vec<Rejected>) {
-        self.counts.samples_refused += bad.len() as u64;
+        self.counts.refuse(place, bad.len());
         rejected.extend(bad.iter().map(|(_, reason)| Rejected { place: place.into(), reason: reason.clone() }));
     }
 }

@@ -10,7 +10,7 @@ use tidemill_connect::Connections;
 use tidemill_sql::{Input, TrainJob};
 use tidemill_stream::{
     journal::{PartitionId, Record},
-    source,
+    source::{self, HISTORY_NAME, SwitchAt},
 };
 use tidemill_train::TrainSpec;
 
@@ -33,11 +33,19 @@ pub fn open_partitions(
 ) -> Result<()> {
     for (i, input) in inputs(job).into_iter().enumerate() {
         let known: Vec<String> = past.partitions.iter().filter(|p| p.0 as usize == i).map(|p| p.1.clone()).collect();
-        let mut opened = source::open(&input.source, &known)?;
-        opened.extend(connections.open(i, &input.source, &known)?);
+        let of_stream: Vec<String> = known.iter().filter(|name| !name.starts_with(HISTORY_NAME)).cloned().collect();
+        let mut opened = Vec::new();
+        if let Some(history) = &input.source.history {
+            engine.sequencer.switch(i, history.at);
+            opened = source::open_history(&history.source, &known)?;
+        }
+        let histories = opened.len();
+        opened.extend(source::open(&input.source, &of_stream)?);
+        opened.extend(connections.open(i, &input.source, &of_stream)?);
         if input.source.push {
             opened.push(push.partition(&input.source)?);
         }
+        one_partition(input, opened.len() - histories)?;
         for name in &known {
             let at = opened.iter().position(|o| o.partition.name() == name).ok_or_else(|| {
                 Error::conflict(format!(
@@ -79,7 +87,22 @@ pub(super) fn add_partition(
         let name = opened.partition.name().to_string();
         journal.append(&Record::Partition { input: input as u32, name, ordered: opened.ordered })?;
     }
+    if opened.partition.name().starts_with(HISTORY_NAME) {
+        return Ok(engine.sequencer.add_history(input, opened.partition));
+    }
     Ok(engine.sequencer.add_partition(input, opened.partition, opened.ordered))
+}
+
+/// An offset is a place in one partition.
+fn one_partition(input: &Input, partitions: usize) -> Result<()> {
+    match &input.source.history {
+        Some(history) if matches!(history.at, SwitchAt::Offset(_)) && partitions != 1 => Err(Error::invalid(format!(
+            "source '{}' has {partitions} partitions, and SWITCH TO ... AT OFFSET says one place; write AT TIMESTAMP, or leave \
+             AT out: then it goes on behind the latest event of the history",
+            input.source.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses another program on this job's journal. `Some`: nothing was learned here yet, and this text is to be kept.

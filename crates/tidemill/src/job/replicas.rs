@@ -29,8 +29,8 @@ impl Lineage {
         Self::count(job_dir, clock, 1)
     }
 
-    /// The history of the job in this directory, which begins now where there was none.
-    pub fn history(job_dir: &Path, clock: &dyn Clock) -> Result<u64> {
+    /// The lineage of the job in this directory, which begins now where there was none.
+    pub fn id(job_dir: &Path, clock: &dyn Clock) -> Result<u64> {
         Self::count(job_dir, clock, 0).map(|lineage| lineage.id)
     }
 
@@ -76,7 +76,8 @@ pub(super) fn feed(
         program: bound.text.clone(),
     };
     let shell = Snapshot { entries: Entries::default(), dense: Vec::new(), ..snapshot };
-    let feed = Arc::new(Feed::open(origin, shell, base));
+    let feed = Feed::open(origin, shell, base);
+    let feed = Arc::new(if bound.pipeline.views.is_some() { feed.with_views() } else { feed });
     release_beside(&feed, journal)?;
     Ok(feed)
 }

@@ -135,9 +135,13 @@ fn read(data: &DataDir, name: &str, text: &str) -> Result<Following> {
     if program.fingerprint != fingerprint {
         return Err(Error::conflict("the program is another one than that of the versions"));
     }
+    if program.pipeline.views.is_some() {
+        // What its feature views held is not on disk, and without it the answers would be others: the model is asked for.
+        return Ok(Following::default());
+    }
     let registry = Registry::open(name, &data.versions(name)?)?;
     let live = LiveModel::fixed(registry.open_weights(mark.version)?, mark.version, mark.mini_batch);
-    let served = link::serve(&program, name, live, registry)?;
+    let served = link::serve(&program, name, live, registry, None)?;
     Ok(Following { served: Some(served), fingerprint, lineage, mark, is_mapped: true, ..Following::default() })
 }
 

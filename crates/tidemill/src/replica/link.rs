@@ -12,15 +12,17 @@ use tidemill_serve::{
         Mark, Start,
         client::Connection,
         first_position,
-        frame::{Frame, Hello},
+        frame::{Frame, Hello, Views},
         start_of,
     },
     live::LiveModel,
+    live_views::LiveViews,
     predict::Predictor,
     registry::Registry,
     server::ServedModel,
 };
 use tidemill_sql::TrainJob;
+use tidemill_stream::aggregate::ViewDelta;
 
 use super::{Inner, kept};
 use crate::program;
@@ -40,8 +42,10 @@ pub(super) struct Link<'a> {
     job: Option<TrainJob>,
     /// The model served is the one that the frames are of.
     begun: bool,
-    /// Bytes of a snapshot that is coming.
+    /// Bytes of a snapshot that is coming, and the feature views that come with it.
     parts: Vec<u8>,
+    views: Views,
+    whole_views: Vec<Vec<ViewDelta>>,
     saver: kept::Saver,
 }
 
@@ -86,9 +90,20 @@ impl<'a> Link<'a> {
             true => None,
             false => Some(bind(&hello)?),
         };
-        let saver = kept::Saver::default();
+        let (saver, views) = (kept::Saver::default(), Views::default());
         let begun = hello.start != Start::Snapshot;
-        Ok(Self { inner, name, connection, hello, job, begun, parts: Vec::new(), saver })
+        Ok(Self {
+            inner,
+            name,
+            connection,
+            hello,
+            job,
+            begun,
+            parts: Vec::new(),
+            views,
+            whole_views: Vec::new(),
+            saver,
+        })
     }
 
     /// Takes frames until the link ends; without an error only when the process is to stop.
@@ -136,6 +151,12 @@ impl<'a> Link<'a> {
             Frame::Delta(mark, delta) => self.delta(mark, delta),
             Frame::Version(mark, manifest) => self.version(mark, &manifest),
             Frame::Here(mark) => self.here(mark),
+            Frame::Views(_, views) if views.is_whole => {
+                self.whole_views.push(views.deltas);
+                self.views.newest = views.newest;
+                Ok(())
+            }
+            Frame::Views(mark, views) => self.changed_views(mark, views),
             Frame::End(why) => {
                 Err(Error::unavailable(format!("{} ended the stream: {why}", self.inner.upstream.address())))
             }
@@ -147,22 +168,34 @@ impl<'a> Link<'a> {
         WeightTable::check_snapshot(&snapshot)?;
         snapshot.sequence = mark.position;
         let shell = Snapshot { entries: Default::default(), dense: Vec::new(), ..snapshot.clone() };
-        let served = self.inner.following(self.name).served.clone();
-        let served = match (self.job.take(), served) {
+        let (whole_views, newest) = (std::mem::take(&mut self.whole_views), self.views.newest);
+        let (served, views) = {
+            let following = self.inner.following(self.name);
+            (following.served.clone(), following.views.clone())
+        };
+        let (served, views) = match (self.job.take(), served) {
             (None, Some(served)) => {
+                views.iter().try_for_each(|(live, specs)| live.replace(specs, &whole_views, newest))?;
                 served.predictor().live().replace(&snapshot, mark.version, mark.mini_batch);
-                served
+                (served, views)
             }
             (job, _) => {
                 let job = job.map_or_else(|| bind(&self.hello), Ok)?;
                 let live = LiveModel::open(&snapshot, mark.version, mark.mini_batch);
                 let registry = Registry::open(self.name, &self.inner.data.versions(self.name)?)?;
-                serve(&job, self.name, live, registry)?
+                let views = job.pipeline.views.as_ref().map(|part| -> Result<_> {
+                    let live = LiveViews::open(&part.specs)?;
+                    live.replace(&part.specs, &whole_views, newest)?;
+                    Ok((Arc::new(live), part.specs.clone()))
+                });
+                let views = views.transpose()?;
+                let live_views = views.as_ref().map(|(live, _)| live.clone());
+                (serve(&job, self.name, live, registry, live_views)?, views)
             }
         };
         kept::put_program(&self.inner.data, self.name, self.hello.fingerprint, &self.hello.program)?;
         let mut following = self.inner.following(self.name);
-        following.served = Some(served);
+        (following.served, following.views) = (Some(served), views);
         (following.lineage, following.fingerprint) = (self.hello.lineage, self.hello.fingerprint);
         following.mark = mark;
         following.shell = shell;
@@ -185,6 +218,23 @@ impl<'a> Link<'a> {
         live.publish(delta, mark.version, mark.mini_batch)?;
         following.mark = mark;
         following.counts.deltas += 1;
+        Ok(())
+    }
+
+    /// Takes what changed in feature views; where nothing else did, it moves the position too.
+    fn changed_views(&mut self, mark: Mark, changed: Views) -> Result<()> {
+        let live = self.live().ok_or_else(|| self.unexpected("changes of feature views before the model"))?;
+        let mut following = self.inner.following(self.name);
+        let Some((views, _)) = following.views.clone() else {
+            return Err(self.unexpected("changes of feature views that the model does not read"));
+        };
+        views.check(&changed.deltas)?;
+        views.publish(changed.deltas, changed.newest);
+        if mark.position > following.mark.position {
+            let moved = Delta { from: following.mark.position, to: mark.position, ..Delta::default() };
+            live.publish(moved, mark.version, mark.mini_batch)?;
+            following.mark = mark;
+        }
         Ok(())
     }
 
@@ -228,6 +278,7 @@ impl<'a> Link<'a> {
         }
         following.mark = mark;
         following.fresh_at = Some(self.inner.clock.elapsed());
+        following.views.iter().for_each(|(views, _)| views.refresh());
         drop(following);
         live.publish(
             Delta { from: mark.position, to: mark.position, ..Delta::default() },
@@ -254,9 +305,19 @@ fn bind(hello: &Hello) -> Result<TrainJob> {
 }
 
 /// A model as requests meet it.
-pub(super) fn serve(job: &TrainJob, name: &str, live: LiveModel, registry: Registry) -> Result<Arc<ServedModel>> {
+pub(super) fn serve(
+    job: &TrainJob,
+    name: &str,
+    live: LiveModel,
+    registry: Registry,
+    views: Option<Arc<LiveViews>>,
+) -> Result<Arc<ServedModel>> {
     let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
     let input = job.pipeline.left.source.columns.clone();
-    let predictor = Predictor::new(name, input, job.pipeline.request.clone(), extractor, Arc::new(live))?;
+    let request = match views {
+        Some(views) => job.pipeline.request_with(views),
+        None => job.pipeline.request.clone(),
+    };
+    let predictor = Predictor::new(name, input, request, extractor, Arc::new(live))?;
     Ok(Arc::new(ServedModel::open(predictor, Arc::new(registry))?))
 }

@@ -38,6 +38,30 @@ fn learning_tells_speed_and_accuracy_together() {
     assert!(lines.iter().any(|line| line["ceiling"].as_f64().is_some_and(|ceiling| ceiling > 0.0)));
 }
 
+/// Counts through SQL and in memory are those of a plain count, or the command says so instead of a speed.
+#[test]
+fn windows_are_counted_right_and_tell_their_speed() {
+    let lines = bench(&["window", "--rows", "20000"]);
+    check(&lines, "window");
+    assert_eq!(lines.len(), 4, "in memory, from CSV, and looked up one by one and together");
+    assert!(
+        lines.iter().all(|line| line["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)),
+        "each beside its ceiling"
+    );
+}
+
+#[test]
+fn events_come_in_and_tell_their_speed() {
+    let lines = bench(&["ingest", "--rows", "3000"]);
+    check(&lines, "ingest");
+    let kafka = if cfg!(feature = "kafka") { 2 } else { 0 };
+    assert_eq!(lines.len(), 2 + kafka, "JSON lines into columns and samples, and Kafka by the clock and a core");
+    assert!(
+        lines.iter().all(|line| line["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)),
+        "each beside its ceiling"
+    );
+}
+
 #[test]
 fn a_case_that_is_not_there_is_named() {
     let out = tidemill().args(["bench", "join", "--rows", "1000", "--only", "flink"]).output().unwrap();

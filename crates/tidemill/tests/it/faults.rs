@@ -154,9 +154,6 @@ fn b31_a_schema_that_changes_from_file_to_file_is_read_by_name_or_refused() {
     assert!(text.contains(&format!("{}: the header has no column 'label'", c.display())), "{text}");
 }
 
-/// Events of one kind: when, and the row.
-type Events = Vec<(i64, String)>;
-
 /// A stream of impressions and clicks as files, made worse as the caller says.
 struct Streams {
     scratch: Scratch,
@@ -166,13 +163,16 @@ struct Streams {
 const BEGIN_MS: i64 = 1_700_000_000_000;
 const IMPRESSIONS: i64 = 2_000;
 
+/// When, and the line.
+type Event = (i64, String);
+
 impl Streams {
     fn new(name: &str) -> Self {
         Self { scratch: Scratch::new(name) }
     }
 
     /// Impressions (time, row) and clicks; a third is clicked, within 400 ms.
-    fn events() -> (Events, Events) {
+    fn events() -> (Vec<Event>, Vec<Event>) {
         let mut rng = Rng::seeded(3);
         let (mut shown, mut clicked) = (Vec::new(), Vec::new());
         for id in 0..IMPRESSIONS {

@@ -22,8 +22,12 @@ mod reference;
 mod replica;
 mod rollout;
 mod serve;
+#[cfg(all(feature = "kafka", feature = "nats"))]
+mod sink_servers;
 mod sinks;
+mod steps;
 mod support;
+mod switch;
 mod tidy;
 mod versions;
 mod views;

@@ -33,6 +33,13 @@ const FEATURE_VIEWS: &str = "
 `CREATE FEATURE VIEW name KEYED BY column AS SELECT ... FROM streams WITH (name = value, ...)`.
 ";
 
+const SINKS: &str = "
+## Sinks
+
+`CREATE SINK name AS SELECT columns FROM model WITH (name = value, ...)`, or `CREATE SINK name FROM model WITH (...)` for all
+columns. `connector` must be written.
+";
+
 const TRAINING: &str = "
 ## Training
 
@@ -84,8 +91,10 @@ fn the_reference_of_attributes_says_what_the_code_declares() {
     let sources = table(&tidemill_stream::source::ATTRIBUTES);
     let training = table(&tidemill_train::ATTRIBUTES);
     let views = table(&tidemill_stream::aggregate::ATTRIBUTES);
+    let sinks = table(&tidemill_stream::sink::SINK_ATTRIBUTES);
     let rollouts = table(&tidemill_serve::rollout::ROLLOUT_ATTRIBUTES);
-    let page =
-        format!("{INTRODUCTION}{SOURCES}{sources}{FEATURE_VIEWS}{views}{TRAINING}{training}{ROLLOUTS}{rollouts}");
+    let page = format!(
+        "{INTRODUCTION}{SOURCES}{sources}{FEATURE_VIEWS}{views}{SINKS}{sinks}{TRAINING}{training}{ROLLOUTS}{rollouts}"
+    );
     expect_file!["../../../../docs/attributes.md"].assert_eq(&page);
 }

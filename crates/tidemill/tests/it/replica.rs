@@ -344,3 +344,60 @@ fn event_to_changed_prediction_in_the_replica() {
     );
     assert!(took[rounds * 99 / 100] < 250.0, "the bound of issue 5");
 }
+
+/// The pushed program with what is known of a user and of an item when they are shown.
+fn with_views() -> String {
+    let views = "CREATE FEATURE VIEW users KEYED BY user AS
+           SELECT COUNT(imp) OVER SAWTOOTH (INTERVAL '1' HOUR, PANE '10' MINUTE) AS seen,
+             COUNT(imp) OVER DECAY (INTERVAL '1' MINUTE) AS lately, LAST(imp.item, 1) AS item_last
+           FROM shown imp WITH (keys_max = 50);
+         SELECT i.*, f.*,";
+    let sql = PUSHED.replace("SELECT i.*,", views);
+    let sql =
+        sql.replace("EMIT IMMEDIATE", "LEFT JOIN users FOR SYSTEM_TIME AS OF i.rt f ON f.user = i.user EMIT IMMEDIATE");
+    sql.replace("CROSS([user, item])", "CROSS([user, item]), seen, lately, item_last_1")
+}
+
+/// What a view has seen is sent as the weights are: a replica reads the same features, goes on where it was after the line was
+/// cut, and begins with everything after either side was started again. It never answers without what the views held.
+#[test]
+fn feature_views_are_followed() {
+    let mut pair = Pair::new("replica-views");
+    pair.sql = pair.scratch.write("views.sql", with_views());
+    let trainer = pair.trainer();
+    (0..10).for_each(|round| push(&trainer, round));
+    let replica = pair.replica(&trainer.address);
+    let said = caught_up(&trainer, &replica, 120);
+    assert_eq!((&said["snapshots"], &said["failures"]), (&json!(1), &json!(0)), "{said}");
+    // Of a user that was never shown anything the views know nothing, so they are read.
+    let other = |s: &Serving| {
+        let (status, body) = s.post("/v1/models/ctr:predict", r#"{"rows": [{"user": "new", "item": "i0"}]}"#);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()["predictions"][0]["probability"].as_f64().unwrap()
+    };
+    assert_ne!(other(&replica), probability(&replica, "i0"));
+    assert_eq!(other(&replica), other(&trainer));
+    (10..30).for_each(|round| push(&trainer, round));
+    let said = caught_up(&trainer, &replica, 360);
+    assert_eq!(&said["snapshots"], &json!(1), "changes follow one by one: {said}");
+    checked_version(&pair, &trainer, &replica);
+
+    // The replica is killed: what its views held is gone, and it asks for everything before it answers.
+    send_signal(&replica.child, "-KILL");
+    drop(replica);
+    push(&trainer, 30);
+    let replica = pair.replica(&trainer.address);
+    let said = caught_up(&trainer, &replica, 372);
+    assert_eq!((&said["snapshots"], &said["resumes"]), (&json!(1), &json!(0)), "{said}");
+
+    // The trainer is killed, and comes to the same views by its checkpoint and its journal.
+    let address = trainer.address.clone();
+    send_signal(&trainer.child, "-KILL");
+    drop(trainer);
+    let before = probability(&replica, "i1");
+    assert!(before > 0.0 && follows(&replica)["connected"].is_boolean(), "it goes on answering");
+    let trainer = pair.trainer_at(&address, &[]);
+    push(&trainer, 31);
+    let said = caught_up(&trainer, &replica, 384);
+    assert_eq!((&said["snapshots"], &said["rebases"]), (&json!(2), &json!(0)), "{said}");
+}

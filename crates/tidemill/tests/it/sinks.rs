@@ -155,7 +155,8 @@ fn a_sink_added_later_gets_all_rows_from_the_beginning() {
     assert!(rows(&second)[0].as_object().unwrap().len() > 40, "all columns of the model's SELECT");
     // Without them the job goes on as it was.
     assert_eq!(run_json(&sql, &data, &[])["state_hash"], before["state_hash"]);
-    let verified = super::support::tidemill().args(["verify", "ctr@1", "--data-dir"]).arg(&data).output().unwrap();
+    let verified =
+        super::support::tidemill().args(["models", "verify", "ctr@1", "--data-dir"]).arg(&data).output().unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 }
 
@@ -183,7 +184,7 @@ fn a_directory_of_somebody_else_is_refused() {
     let sql = with_sink(2_000, COLUMNS, &dir, "");
     run_json(&sql, &data, &[]);
     let refusals = [
-        (sql.clone(), vec!["--from-scratch"], "an earlier history"),
+        (sql.clone(), vec!["--from-scratch"], "an earlier lineage"),
         (sql.replace("INTO ctr", "INTO other").replace("FROM ctr", "FROM other"), vec![], "of model \\\"ctr\\\""),
         (sql.replace("imp_id, C1,", "C1,"), vec![], "in other columns"),
         (sql.replace(&dir.display().to_string(), "/dev/null"), vec![], "is no directory"),

@@ -68,6 +68,7 @@ fn partition(steps: Vec<Step>, on_gap: OnGap, first: u64) -> FeedPartition {
         idle_timeout_ms: 0,
         ahead_max_ms: None,
         drift_max_ms: None,
+        history: None,
     };
     let feed = Box::new(Script { steps: steps.into(), sought: None });
     FeedPartition::open(&spec, format!("clicks/3@{first}"), feed, &FileFormat::Json, on_gap, first, false).unwrap()

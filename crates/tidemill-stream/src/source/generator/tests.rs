@@ -28,6 +28,7 @@ fn open_with(settings: GeneratorSettings, schema: Schema) -> Result<Box<dyn Part
         idle_timeout_ms: 0,
         ahead_max_ms: None,
         drift_max_ms: None,
+        history: None,
     };
     Ok(open_source(&spec, &[])?.pop().expect("one partition").partition)
 }
