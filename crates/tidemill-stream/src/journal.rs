@@ -39,6 +39,9 @@ pub enum Record {
     Cut(CutRecord),
     /// What the first bytes of a partition's file were, so that a restart knows the file again.
     Print(PartitionId, Print),
+    /// All partitions that were there when the job first opened its sources stand before this. Where it is missing and nothing
+    /// was cut, some may not have been written down, and the sources are opened as if for the first time.
+    Opened,
 }
 
 /// What decides the contents of one mini-batch.
@@ -85,6 +88,7 @@ impl Record {
             Record::Print(id, print) => {
                 put_id(e.put_u8(3), *id).put_u64(print.bytes).put_u64(print.hash);
             }
+            Record::Opened => _ = e.put_u8(5),
         }
         e.finish()
     }
@@ -112,6 +116,7 @@ impl Record {
                 Record::Cut(cut)
             }
             3 => Record::Print(id(&mut d)?, Print { bytes: d.u64()?, hash: d.u64()? }),
+            5 => Record::Opened,
             kind => return Err(Error::corrupt(format!("journal: no record of kind {kind}"))),
         };
         d.end()?;
@@ -153,6 +158,7 @@ mod tests {
         fn a_print_comes_back_as_it_was(id in ids(), bytes in any::<u64>(), hash in any::<u64>()) {
             let record = Record::Print(id, Print { bytes, hash });
             prop_assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+            prop_assert_eq!(Record::decode(&Record::Opened.encode()).unwrap(), Record::Opened);
         }
 
         /// Bytes that are no record are refused, whatever they are; they never panic or ask for memory.

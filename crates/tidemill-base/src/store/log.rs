@@ -160,6 +160,14 @@ impl Log {
         self.records -= records;
     }
 
+    /// Forgets every record.
+    pub fn clear(&mut self) -> Result<()> {
+        self.buffer.clear();
+        (self.written, self.records) = (HEADER_BYTES, 0);
+        let cleared = self.file.set_len(HEADER_BYTES).and_then(|_| self.file.seek(SeekFrom::Start(HEADER_BYTES)));
+        cleared.map(drop).map_err(|e| Error::io("clear", self.path(), e))
+    }
+
     /// For a thread that makes durable what has been flushed, while this one appends.
     pub fn sync_handle(&self) -> Result<LogSync> {
         let file = self.sync.file.try_clone().map_err(|e| Error::io("open", self.path(), e))?;

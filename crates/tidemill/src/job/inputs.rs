@@ -63,7 +63,9 @@ pub fn open_partitions(
             add_partition(engine, i, new, journal.as_deref_mut())?;
         }
     }
-    journal.map_or(Ok(()), |journal| keep_prints(engine, journal))
+    let Some(journal) = journal else { return Ok(()) };
+    keep_prints(engine, journal)?;
+    if past.is_opened { Ok(()) } else { journal.append(&Record::Opened) }
 }
 
 /// Writes down what the files are that have been read, so that a restart does not go on in others.

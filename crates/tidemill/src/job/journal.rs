@@ -3,7 +3,7 @@
 //! Appending hands the record to the operating system, so it survives this process; whatever leaves the engine first makes
 //! the journal durable ([`Journal::sync`]).
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use tidemill_base::{
     Error, Result,
@@ -30,6 +30,8 @@ pub struct Past {
     pub cuts: Vec<CutRecord>,
     /// The last mini-batch on record.
     pub last_mini_batch: u64,
+    /// Whether all partitions are on record that were there when the sources were first opened.
+    pub is_opened: bool,
 }
 
 impl Journal {
@@ -37,11 +39,20 @@ impl Journal {
     pub fn open(job_dir: &Path, after: u64, until: u64) -> Result<(Self, Past)> {
         let mut past = Past::default();
         let path = job_dir.join("journal.log");
-        if path.metadata().is_ok_and(|file| file.len() >= HEADER_BYTES) {
+        // A header of zeros was never written: the log begins anew.
+        let mut head = [0; HEADER_BYTES as usize];
+        let has_head = File::open(&path).is_ok_and(|mut file| file.read_exact(&mut head).is_ok());
+        if has_head && head != [0; HEADER_BYTES as usize] {
             check_format(&LogReader::open_at(&path, HEADER_BYTES)?, &path)?;
         }
-        let log = Log::open_format(&path, FORMAT, |_, at, payload| past.add(&path, at, payload, after, until))?;
+        let mut log = Log::open_format(&path, FORMAT, |_, at, payload| past.add(&path, at, payload, after, until))?;
         past.check(&path, after)?;
+        if !past.is_opened {
+            // Killed while it wrote down what it had opened: nothing followed from that yet, and a part of it must not be
+            // taken for all there is.
+            log.clear()?;
+            past = Past::default();
+        }
         Ok((Self { log }, past))
     }
 
@@ -106,7 +117,9 @@ impl Past {
             Record::Print(id, print) => {
                 self.prints.insert(id, print);
             }
+            Record::Opened => self.is_opened = true,
             Record::Cut(cut) => {
+                self.is_opened = true;
                 self.last_mini_batch = cut.mini_batch;
                 if (after + 1..=until).contains(&cut.mini_batch) {
                     self.cuts.push(cut);

@@ -16,7 +16,7 @@ use rdkafka::{
 use tidemill_base::Rng;
 
 use super::{
-    kill::{asked, kill_and_compare, seed},
+    kill::{asked, kill_and_compare, killed_at_each, seed},
     support::{Scratch, eventually},
 };
 
@@ -80,6 +80,13 @@ fn kafka(count: u64) -> (MockCluster<'static, DefaultProducerContext>, String) {
 fn f1_killed_while_it_reads_kafka_a_run_ends_as_if_nothing_had_happened() {
     let (_cluster, sql) = kafka(5_000);
     check(&sql, 5_000, asked(10));
+}
+
+/// Killed while it writes down which partitions there are, one after the other, it does not take a part of them for all.
+#[test]
+fn f3_killed_while_it_opens_the_partitions_of_a_topic_a_run_reads_all_of_them() {
+    let (_cluster, sql) = kafka(600);
+    killed_at_each("journal.log", 1..=14, &sql, 12);
 }
 
 /// A server that ends with the test.

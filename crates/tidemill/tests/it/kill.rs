@@ -117,7 +117,7 @@ fn f1_killed_with_feature_views_a_run_ends_as_if_nothing_had_happened() {
 }
 
 /// One kill at each of the first accesses of a kind; after each the run goes on to its end in one go.
-fn killed_at_each(place: &str, accesses: std::ops::RangeInclusive<u32>, sql: &str, at_least: u32) {
+pub fn killed_at_each(place: &str, accesses: std::ops::RangeInclusive<u32>, sql: &str, at_least: u32) {
     let scratch = Scratch::new("phases");
     let reference = outcome(&run_json(sql, &scratch.path("whole"), &["--threads", "1"]));
     let mut landed = 0;

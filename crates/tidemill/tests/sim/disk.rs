@@ -176,7 +176,7 @@ impl SimDisk {
         }
         for inode in state.inodes.values_mut() {
             let changes = std::mem::take(&mut inode.pending);
-            let synced = inode.durable.len();
+            let mut synced = inode.durable.len();
             let kept = state.rng.below(changes.len() as u64 + 1) as usize;
             let torn = state.rng.below(4) != 0;
             let lengthened = state.rng.below(6) == 0;
@@ -188,6 +188,9 @@ impl SimDisk {
                     _ => usize::MAX,
                 };
                 apply(&mut inode.durable, &change, cut);
+                if let Change::SetLen { len, doomed: false } = change {
+                    synced = synced.min(len as usize);
+                }
             }
             // A file system may have written how long the file is, and not the sectors that make it so.
             if lengthened && inode.durable.len() < whole as usize {

@@ -28,6 +28,9 @@ use run::{Figures, run};
 /// Seeds in each run of the tests.
 const SEEDS: Range<u64> = 0..200;
 
+/// What carries out the seeds asked for.
+const COMMAND: &str = "cargo test --workspace --test sim -- --nocapture seeds";
+
 /// Seeds asked for: `17`, `0..10000`.
 fn asked() -> Option<Range<u64>> {
     let text = std::env::var("TIDEMILL_SEEDS").ok()?;
@@ -55,7 +58,15 @@ fn all(seeds: Range<u64>, lie: Lie) -> (Figures, Vec<(u64, String)>) {
                     let mut done = done.lock().unwrap();
                     match ran {
                         Ok(figures) => done.0.add(&figures),
-                        Err(why) => done.1.push((seed, why)),
+                        Err(why) => {
+                            if lie == Lie::None {
+                                println!("seed {seed}: {why}\n  repeat with: TIDEMILL_SEEDS={seed} {COMMAND}");
+                            }
+                            done.1.push((seed, why));
+                        }
+                    }
+                    if (seed + 1).is_multiple_of(1_000) {
+                        println!("{} seeds, {} failed so far", seed + 1 - seeds.start, done.1.len());
                     }
                 }
             });
@@ -72,11 +83,6 @@ fn seeds_f1_f3_f12_f13_f15_f18_f20_to_f23_f31_f32() {
     let count = seeds.end - seeds.start;
     let (figures, failed) = all(seeds, Lie::None);
     println!("{count} seeds, {} failed: {figures:?}", failed.len());
-    for (seed, why) in &failed {
-        println!(
-            "seed {seed}: {why}\n  repeat with: TIDEMILL_SEEDS={seed} cargo test --workspace --test sim -- --nocapture seeds"
-        );
-    }
     let numbers: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "seeds {numbers:?} failed");
 }
