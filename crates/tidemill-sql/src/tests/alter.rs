@@ -57,7 +57,7 @@ fn what_is_wrong_is_told_with_its_place() {
             line 1 col 38: expected the number of a version, found 'seven'
               1 | ALTER MODEL ctr LABEL canary VERSION seven
                 |                                      ^^^^^
-            line 1 col 17: expected LABEL, DROP LABEL, SPLIT or ROLLOUT, found 'LABLE'; did you mean LABEL?
+            line 1 col 17: expected LABEL, DROP LABEL, DROP RANKING, SPLIT or ROLLOUT, found 'LABLE'; did you mean LABEL?
               1 | ALTER MODEL ctr LABLE canary VERSION 7
                 |                 ^^^^^
             line 1 col 24: weights must sum to 100, got 110; the live version has its share too: SPLIT (live = 90, canary = 10)

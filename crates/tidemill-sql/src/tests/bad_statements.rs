@@ -49,7 +49,7 @@ fn b1_to_b4_b18_b24_statements() {
             line 1 col 1: expected CREATE, SELECT, ALTER or SHOW, found 'CREAT'; did you mean CREATE?
               1 | CREAT SOURCE t (a INT) WITH (connector='http')
                 | ^^^^^
-            line 1 col 8: expected SOURCE, VIEW, STREAM, FEATURE VIEW or SINK, found 'SUORCE'; did you mean SOURCE?
+            line 1 col 8: expected SOURCE, VIEW, STREAM, FEATURE VIEW, SINK or RANKING, found 'SUORCE'; did you mean SOURCE?
               1 | CREATE SUORCE t (a INT) WITH (connector='http')
                 |        ^^^^^^
             line 1 col 6: expected MODELS, found 'MODLES'; did you mean MODELS?
@@ -61,7 +61,7 @@ fn b1_to_b4_b18_b24_statements() {
             line 1 col 1: not supported yet: DROP; statements are CREATE SOURCE, CREATE VIEW, SELECT ... TO, ALTER MODEL, SHOW MODELS
               1 | DROP TABLE t
                 | ^^^^
-            line 1 col 8: not supported yet: CREATE TABLE; CREATE SOURCE, CREATE VIEW and CREATE SINK are built
+            line 1 col 8: not supported yet: CREATE TABLE; CREATE SOURCE, CREATE VIEW, CREATE SINK and CREATE RANKING are built
               1 | CREATE TABLE t (a INT)
                 |        ^^^^^
             line 1 col 50: expected an aggregate like COUNT(x), found '1'
@@ -228,10 +228,10 @@ fn b21_sources() {
             line 1 col 18: the generator's column 'imp_id' is BIGINT, not STRING
               1 | CREATE SOURCE t (imp_id STRING) WITH (connector = 'generator')
                 |                  ^^^^^^
-            line 1 col 50: expected WITH (...) or the end of the statement, found ','
+            line 1 col 50: expected WITH (...), SWITCH TO or the end of the statement, found ','
               1 | CREATE SOURCE t (a INT) WITH (connector = 'http'),
                 |                                                  ^
-            line 1 col 25: expected WITH (...) or the end of the statement, found 'WIHT'; did you mean WITH?
+            line 1 col 25: expected WITH (...), SWITCH TO or the end of the statement, found 'WIHT'; did you mean WITH?
               1 | CREATE SOURCE t (a INT) WIHT (connector = 'http')
                 |                         ^^^^
         "#]],

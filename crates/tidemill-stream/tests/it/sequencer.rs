@@ -247,10 +247,12 @@ fn f23_a_silent_source_holds_the_watermark_where_it_has_come() {
     let mut s = Sequencer::new(vec![(window(), 10), (window(), 10)], 4);
     let says = |s: &mut Sequencer, idle: &[PartitionId]| s.cut(false, idle).unwrap().map(|cut| cut.watermark);
     let shown = s.add_partition(0, Box::new(live(&[1_000])), false);
+    let (is_let, trouble) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+    let clicked = s.add_partition(1, Box::new(Slow { rows: live(&[1_050]), is_let: is_let.clone(), trouble }), false);
     assert_eq!(says(&mut s, &[]), Some(i64::MIN), "clicks have not spoken yet");
     assert_eq!(says(&mut s, &[shown]), Some(i64::MIN));
     // Only now, with impressions idle, the clicks come.
-    let clicked = s.add_partition(1, Box::new(live(&[1_050])), false);
+    is_let.store(true, Ordering::SeqCst);
     assert_eq!(says(&mut s, &[]), Some(1_000 - 10));
     assert_eq!(says(&mut s, &[clicked]), Some(1_000 - 10), "all are silent: it stays");
     assert!(s.cut(false, &[shown, clicked]).unwrap().is_none(), "and nothing more is said");
