@@ -277,7 +277,10 @@ impl PredictReply {
         );
         for (i, prediction) in self.predictions.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
+            // JSON has no word for what is not finite.
             let _ = match prediction {
+                Prediction::Probability(p) if !p.is_finite() => write!(out, r#"{comma}{{"probability":null}}"#),
+                Prediction::Value(x) if !x.is_finite() => write!(out, r#"{comma}{{"value":null}}"#),
                 Prediction::Probability(p) => write!(out, r#"{comma}{{"probability":{p}}}"#),
                 Prediction::Value(x) => write!(out, r#"{comma}{{"value":{x}}}"#),
                 Prediction::Classes(p) => {
@@ -328,4 +331,27 @@ fn row_error(row: usize, reason: &str) -> Error {
         Some((column, what)) => format!("rows[{row}].{column}: {what}"),
         None => format!("rows[{row}]: {reason}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a version that has gone wrong says must still be JSON.
+    #[test]
+    fn what_is_not_finite_is_null() {
+        let predictions = vec![
+            Prediction::Probability(f64::NAN),
+            Prediction::Probability(0.25),
+            Prediction::Value(f64::NEG_INFINITY),
+            Prediction::Value(-2.5),
+        ];
+        let reply =
+            PredictReply { model: "m".into(), version: 1, mini_batch: 2, predictions, unknown_columns: Vec::new() };
+        let json: serde_json::Value = serde_json::from_slice(&reply.to_json()).unwrap();
+        assert_eq!(
+            json["predictions"],
+            serde_json::json!([{"probability": null}, {"probability": 0.25}, {"value": null}, {"value": -2.5}])
+        );
+    }
 }
