@@ -108,9 +108,10 @@ impl Log {
         }
         // Always: who created it may have been killed before its name was durable.
         super::atomic_file::sync_parent(path)?;
-        // A torn tail goes before anything is appended behind it. Where there is none the length is left alone: what is on
-        // the disk may be shorter than what can be read here, and must not be filled up with zeros.
-        let cut = if len > end && !is_new { file.set_len(end) } else { Ok(()) };
+        // A torn tail is gone for good before anything is appended behind it: else a loss of power could leave pieces of both.
+        // Where there is none the length is left alone: what is on the disk may be shorter than what can be read here, and
+        // must not be filled up with zeros.
+        let cut = if len > end && !is_new { file.set_len(end).and_then(|_| file.sync_all()) } else { Ok(()) };
         cut.and_then(|_| write_again(&mut file, end))
             .and_then(|_| file.seek(SeekFrom::Start(end)))
             .map_err(|e| Error::io("open", path, e))?;
