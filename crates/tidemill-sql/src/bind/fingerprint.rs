@@ -146,6 +146,11 @@ fn render_columns(columns: &SchemaRef) -> String {
 fn render_settings(text: &mut String, settings: &Settings, names: impl Iterator<Item = &'static str>) {
     for name in names.filter(|n| !LEFT_OUT.contains(n)) {
         line(text, format_args!("{name} = {:?}", settings.get(name)));
+        // Said only where there are some: programs of before keep their fingerprint.
+        let mut of_slots: Vec<_> =
+            settings.by_slot(name).iter().map(|(slot, value)| format!("{slot} {value:?}")).collect();
+        of_slots.sort_unstable();
+        of_slots.iter().for_each(|of_slot| line(text, format_args!("{name} of slot {of_slot}")));
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use arrow::datatypes::DataType;
 use datafusion::{common::ScalarValue, logical_expr::Expr, sql::sqlparser::tokenizer::Span};
 use tidemill_base::attribute::Settings;
+use tidemill_model::{ColumnSpec, feature::BIAS_SLOT};
 use tidemill_stream::join::Take;
 
 use super::{
@@ -50,6 +51,7 @@ pub(crate) fn train(
     };
     let group = named(&settings, &tail.settings, relation, "validate.by")?.map(|(i, _)| i);
     let columns = features::bind(&tail.columns, relation, &roles, tail.label.span)?;
+    check_slots(&settings, &tail.settings, &columns)?;
     let is_read = |name: &str| columns.iter().any(|spec| spec.columns().contains(&name));
     let features: BTreeSet<usize> = (0..names.len()).filter(|&i| is_read(names[i])).collect();
     let needed: BTreeSet<usize> =
@@ -114,6 +116,22 @@ pub(crate) fn evaluate(
         label: position(&needed, label),
         label_name: relation.columns[label].name.clone(),
     })
+}
+
+/// Refuses values for slots that are not there.
+fn check_slots(settings: &Settings, written: &[Written], columns: &[ColumnSpec]) -> Checked<()> {
+    let slots: Vec<String> = columns.iter().map(ColumnSpec::slot_name).chain([BIAS_SLOT.to_string()]).collect();
+    for w in written {
+        let Some(name) = settings.names().find(|name| name.eq_ignore_ascii_case(&w.name.text)) else { continue };
+        for (slot, _) in settings.by_slot(name).iter().filter(|(slot, _)| !slots.contains(slot)) {
+            let fault = Fault::new(w.value_span, format!("{name}: no slot '{slot}' in COLUMN"));
+            return Err(match nearest(slot, slots.iter().map(String::as_str)) {
+                Some(near) => fault.hint(format!("did you mean '{near}'?")),
+                None => fault.hint(format!("slots: {}", slots.join(", "))),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn position(needed: &[usize], column: usize) -> usize {

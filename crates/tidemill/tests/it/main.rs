@@ -25,6 +25,7 @@ mod serve;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod sink_servers;
 mod sinks;
+mod slots;
 mod steps;
 mod support;
 mod switch;
