@@ -15,6 +15,7 @@ use super::{
     relation::{JoinRelation, Relation, base, feedback_of, reads, right},
     sink::{self, BoundSink, Leaving},
     source,
+    together::Planned,
 };
 use crate::{
     diagnostic::{Checked, Fault, list},
@@ -39,7 +40,7 @@ pub(crate) fn train(
     sinks: &[&SinkDef],
     catalog: &Catalog,
     known: &Known,
-) -> Checked<TrainJob> {
+) -> Checked<(TrainJob, Planned)> {
     let learner = learner(&tail.learner, known)?;
     let settings = source::settings(known.train_attributes.iter().copied(), &tail.settings, learner)?;
     let names = relation.names();
@@ -70,7 +71,18 @@ pub(crate) fn train(
     // Where the bytes that wait are bounded, what is carried along lets others leave earlier.
     let counted = if settings.is_written("join.bytes_max") { &all } else { &wanted };
     let fingerprint = fingerprint(learner, &settings, known, relation, counted, &columns, &label_name);
-    Ok(TrainJob {
+    let planned = Planned {
+        relation: relation.clone(),
+        needed: needed.clone(),
+        features,
+        label,
+        bounds,
+        feedback: pipeline::feedback_needed(&wanted),
+        span: tail.label.span,
+        statements: BTreeSet::new(),
+        at: 0,
+    };
+    let job = TrainJob {
         state_fingerprint: sink::state_fingerprint(fingerprint, &sinks, &carried),
         sinks,
         fingerprint,
@@ -82,8 +94,11 @@ pub(crate) fn train(
         columns,
         label_name,
         label_counts: label_counts(relation, label),
+        together: Vec::new(),
+        apart: None,
         text: String::new(),
-    })
+    };
+    Ok((job, planned))
 }
 
 /// Binds an evaluation. `trained` are the models of earlier statements.

@@ -30,5 +30,6 @@ mod steps;
 mod support;
 mod switch;
 mod tidy;
+mod together;
 mod versions;
 mod views;
