@@ -38,7 +38,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 54] = [
+pub static ATTRIBUTES: [Attribute; 55] = [
     by_slot("model.optimizer", &Type::Choice(OPTIMIZERS), None, "optimizer of weights; ftrl unless said otherwise"),
     by_slot("model.alpha", &RATE, None, "learning rate of weights: 0.1, for momentum 0.01, for adam and amsgrad 0.001"),
     by_slot(
@@ -263,5 +263,11 @@ pub static ATTRIBUTES: [Attribute; 54] = [
         "join.correction_ttl",
         "0s",
         "how long behind the window's end feedback that comes late still corrects its sample, which is kept until then",
+    ),
+    duration(
+        "join.allowed_lateness",
+        "0s",
+        "how far the watermark may have passed an impression that is still let in; feedback waits so much longer for its \
+         impression",
     ),
 ];
