@@ -13,7 +13,7 @@ use super::{
     Serving,
     run::{Common, Session, print_line},
 };
-use crate::{job::Options, program};
+use crate::{data::address, job::Options, program};
 use tidemill_sql::{Program, Statement};
 
 /// Generate a click stream, learn from it, serve it and show it
@@ -54,6 +54,11 @@ impl Demo {
             return print_line(&text);
         }
         let program = program::bind(&text, &[])?;
+        if let Some(url) = address(&self.data_dir) {
+            return Err(Error::invalid(format!(
+                "the demo is not supported with data in a store ({url}); give it a directory"
+            )));
+        }
         let data = DataDir::open(&self.data_dir)?;
         forget(data.root())?;
         let feed = generator_settings(&program).map(feed);
