@@ -81,19 +81,19 @@ struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Takes it over, to change it.
-    fn own(&self) -> Result<Data> {
+    /// Takes it over, to change it; `replaced` is called when somebody else does.
+    fn own(&self, replaced: impl Fn() + Send + Sync + 'static) -> Result<Data> {
         let store = self.data_dir.display().to_string();
         let listener = move |news: &News| match news {
             News::Away(why) => say(format!("waiting for {store}: {why}; nothing is lost, trying again")),
             News::Back => say(format!("{store} answers again")),
-            News::Replaced(why) => say(why),
+            News::Replaced(_) => replaced(),
         };
         Data::own(&self.data_dir, self.scratch.as_deref(), Box::new(listener))
     }
 
     /// Looks into it, whoever owns it; of a bucket at the files whose paths end as `wanted` has it.
-    fn read(&self, is_wanted: &dyn Fn(&str) -> bool) -> Result<Data> {
+    fn read(&self, is_wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Data> {
         Data::read(&self.data_dir, self.scratch.as_deref(), is_wanted)
     }
 

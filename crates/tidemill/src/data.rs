@@ -58,7 +58,7 @@ impl Data {
 
     /// Reads `place`, whoever owns it. Of a bucket the files come that are wanted, the others are there and empty; `None`
     /// where it holds nothing yet.
-    pub fn read(place: &Path, scratch: Option<&Path>, is_wanted: &dyn Fn(&str) -> bool) -> Result<Self> {
+    pub fn read(place: &Path, scratch: Option<&Path>, is_wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Self> {
         let Some(url) = address(place) else { return Ok(Self::directory(place)) };
         let objects = open(url)?;
         let scratch = Scratch::new(scratch)?;

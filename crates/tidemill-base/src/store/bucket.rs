@@ -148,7 +148,11 @@ impl Bucket {
 
     /// Puts files of a bucket into `root`, which is empty, and keeps whatever happens there out of the bucket: nothing may be
     /// changed. Files that are not wanted are there and empty.
-    pub fn read(objects: &dyn Objects, root: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Result<disk::Standing> {
+    pub fn read(
+        objects: &dyn Objects,
+        root: &Path,
+        is_wanted: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Result<disk::Standing> {
         let missing = || Error::not_found(format!("{} holds no tidemill data", objects.name()));
         read::again(|| {
             let newest = Newest::read(objects)?;

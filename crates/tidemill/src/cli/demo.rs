@@ -2,7 +2,7 @@
 //!
 //! The demo is a SQL program like any other; `--print` shows it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ impl Demo {
         let data = DataDir::open(&self.data_dir)?;
         forget(data.root())?;
         let feed = generator_settings(&program).map(feed);
-        let session = Session::start(data, &program, &self.serving, &self.common, feed)?;
+        let session = Session::start(data, &program, &self.serving, &self.common, feed, Arc::default())?;
         let options = Options {
             threads: self.common.threads(),
             from_scratch: true,

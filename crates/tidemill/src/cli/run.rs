@@ -85,7 +85,7 @@ impl Run {
         let _failpoint = failpoint::arm(&self.data.data_dir)?;
         let data = DataDir::open(&self.data.data_dir)?;
         let program = program::bind(&text, &data.models())?;
-        let session = Session::start(data, &program, &self.serving, &self.common, None)?;
+        let session = Session::start(data, &program, &self.serving, &self.common, None, Arc::default())?;
         session.run(program, &self.options())
     }
 
@@ -105,10 +105,13 @@ impl Run {
             let instead = "ask the process that learns there, over HTTP";
             self.data.directory("a program that learns and evaluates nothing", instead)?;
         }
-        let owned = self.data.own()?;
+        // Who is replaced stops, as if asked to; what it then wants to keep is refused, and says why.
+        let signal = Arc::new(Signal::default());
+        let replaced = signal.clone();
+        let owned = self.data.own(move || replaced.stop())?;
         let _failpoint = failpoint::arm(owned.root())?;
         let data = DataDir::open(owned.root())?;
-        let session = Session::start(data, &program, &self.serving, &self.common, None)?;
+        let session = Session::start(data, &program, &self.serving, &self.common, None, signal)?;
         if let Some(bucket) = owned.bucket() {
             session.host.waits_for(bucket.trouble_handle());
         }
@@ -135,9 +138,9 @@ impl Session {
         serving: &Serving,
         common: &Common,
         feed: Option<Value>,
+        signal: Arc<Signal>,
     ) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let signal = Arc::new(Signal::default());
         stop_on_signals(signal.clone())?;
         let inputs: Vec<&Input> = train_jobs(program).flat_map(inputs).collect();
         let push = PushHub::open(&data, &inputs, signal.clone(), clock.clone())?;

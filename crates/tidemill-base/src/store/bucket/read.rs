@@ -7,6 +7,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, BufWriter, Seek, SeekFrom, Write},
     path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use super::{
@@ -22,6 +23,8 @@ use crate::{Error, Kind, Result, hash::Hasher64};
 const TRIES: usize = 5;
 /// Commits read at once.
 const AT_ONCE: usize = 32;
+/// Files fetched at once: most are small, and each is waited for.
+const FILES_AT_ONCE: usize = 8;
 
 /// The state of a bucket after its last commit.
 #[derive(Clone, Debug, Default)]
@@ -85,32 +88,50 @@ impl Newest {
     }
 
     /// Puts the files of which `is_wanted` says so into a directory; the others are there and empty.
-    pub fn download(&self, objects: &dyn Objects, root: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Result<()> {
-        for (path, node) in &self.tree.files {
-            let to = root.join(path);
-            let parent = to.parent().unwrap_or(root);
-            fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
-            let failed = |e| Error::io("write", &to, e);
-            let mut file =
-                BufWriter::new(OpenOptions::new().create(true).write(true).truncate(true).open(&to).map_err(failed)?);
-            if !is_wanted(path) {
-                continue;
+    pub fn download(
+        &self,
+        objects: &dyn Objects,
+        root: &Path,
+        is_wanted: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Result<()> {
+        let files: Vec<(&String, &Node)> = self.tree.files.iter().collect();
+        let next = AtomicUsize::new(0);
+        let fetch_some = || {
+            while let Some((path, node)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                fetch_file(objects, root, path, node, is_wanted(path))?;
             }
-            match node {
-                Node::Whole(Content::Inline(bytes)) => file.write_all(bytes).map_err(failed)?,
-                Node::Whole(Content::Object(piece)) => fetch(objects, piece, path, &mut file)?,
-                Node::Grown(grown) => {
-                    grown.pieces.iter().try_for_each(|piece| fetch(objects, piece, path, &mut file))?;
-                    file.write_all(&grown.tail).map_err(failed)?;
-                    for (at, bytes) in &grown.patches {
-                        file.seek(SeekFrom::Start(*at)).and_then(|_| file.write_all(bytes)).map_err(failed)?;
-                    }
-                }
-            }
-            file.flush().map_err(failed)?;
-        }
-        Ok(())
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..FILES_AT_ONCE.min(files.len())).map(|_| scope.spawn(fetch_some)).collect();
+            let panicked = |_| Err(Error::internal("a thread that fetches files panicked"));
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(panicked))
+        })
     }
+}
+
+fn fetch_file(objects: &dyn Objects, root: &Path, path: &str, node: &Node, is_wanted: bool) -> Result<()> {
+    let to = root.join(path);
+    let parent = to.parent().unwrap_or(root);
+    fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    let failed = |e| Error::io("write", &to, e);
+    let file = OpenOptions::new().create(true).write(true).truncate(true).open(&to).map_err(failed)?;
+    if !is_wanted {
+        return Ok(());
+    }
+    let mut file = BufWriter::new(file);
+    match node {
+        Node::Whole(Content::Inline(bytes)) => file.write_all(bytes).map_err(failed)?,
+        Node::Whole(Content::Object(piece)) => fetch(objects, piece, path, &mut file)?,
+        Node::Grown(grown) => {
+            grown.pieces.iter().try_for_each(|piece| fetch(objects, piece, path, &mut file))?;
+            file.write_all(&grown.tail).map_err(failed)?;
+            for (at, bytes) in &grown.patches {
+                file.seek(SeekFrom::Start(*at)).and_then(|_| file.write_all(bytes)).map_err(failed)?;
+            }
+        }
+    }
+    file.flush().map_err(failed)
 }
 
 /// The commit of a number.
