@@ -130,7 +130,7 @@ impl Models {
             Models::Rollout { name, abort: true, data, .. } => rollout::abort(&changed(data)?, name),
             Models::Rollout { name, data, .. } => rollout::show(&changed(data)?, name),
             Models::Verify { name, data } => {
-                let wanted = |path: &str| ![".part", ".ck", ".snapshot"].iter().any(|end| path.ends_with(end));
+                let wanted = |path: &str| !path.ends_with(".part") && !path.ends_with(".ck");
                 verify(data.read(&wanted)?.root(), name)
             }
         }
