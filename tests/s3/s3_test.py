@@ -455,7 +455,7 @@ def away_in_a_run(bed):
 
 def torn(bed):
     """Uploads that are cut off, in one piece or in parts, and answers that get lost: never seen, never counted twice."""
-    sql = generated(20_000, "FMClassifier", ", model.factors = 300", ", CROSS([C1, C2]), CROSS([C2, C3]), CROSS([C2, C4])").replace("'100ms'", "'20ms'")
+    sql = generated(20_000, "FMClassifier", ", model.factors = 450", ", CROSS([C1, C2]), CROSS([C2, C3]), CROSS([C2, C4])").replace("'100ms'", "'20ms'")
     expected, place = outcome(bed.learn(sql, bed.home / "fm")), bed.place()
     bed.relay.cuts = 0
     bed.relay.set("cut")

@@ -48,8 +48,8 @@ impl S3 {
     pub fn open(url: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let (bucket, prefix) = parse(url)?;
         let retry = RetryConfig { max_retries: 2, retry_timeout: TRIES, ..RetryConfig::default() };
-        let mut client = ClientOptions::new().with_timeout(ANSWER).with_connect_timeout(CONNECTION);
-        let mut builder = AmazonS3Builder::new().with_region("us-east-1").with_retry(retry);
+        let client = ClientOptions::new().with_timeout(ANSWER).with_connect_timeout(CONNECTION);
+        let mut builder = AmazonS3Builder::new().with_region("us-east-1").with_retry(retry).with_client_options(client);
         let mut endpoint = "AWS".to_string();
         for (name, value) in environment {
             let Ok(key) = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase()) else { continue };
@@ -58,12 +58,12 @@ impl S3 {
             }
             if matches!(key, AmazonS3ConfigKey::Endpoint | AmazonS3ConfigKey::S3Endpoint) {
                 // Who says http:// means it.
-                client = client.with_allow_http(value.starts_with("http://"));
+                builder = builder.with_allow_http(value.starts_with("http://"));
                 endpoint.clone_from(&value);
             }
             builder = builder.with_config(key, value);
         }
-        let store = builder.with_client_options(client).with_bucket_name(&bucket).build();
+        let store = builder.with_bucket_name(&bucket).build();
         let store = store.map_err(|e| Error::invalid(format!("{url}: {}", words(&e))))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -56,8 +56,7 @@ impl Data {
         Ok(Self { root, bucket: Some(bucket), _standing: None, _scratch: Some(scratch) })
     }
 
-    /// Reads `place`, whoever owns it. Of a bucket the files come that are wanted, the others are there and empty; `None`
-    /// where it holds nothing yet.
+    /// Reads `place`, whoever owns it. Of a bucket the files come that are wanted, the others are there and empty.
     pub fn read(place: &Path, scratch: Option<&Path>, is_wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Self> {
         let Some(url) = address(place) else { return Ok(Self::directory(place)) };
         let objects = open(url)?;

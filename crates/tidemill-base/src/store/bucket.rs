@@ -46,8 +46,8 @@ use crate::{Error, Kind, Result};
 const COMMITS: &str = "commits/";
 /// Where files do.
 const OBJECTS: &str = "objects/";
-/// How long what nobody waits for may gather.
-const DELAY: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 200 });
+/// How long what nobody waits for may gather: each commit costs a request, which stores want to be paid for.
+const DELAY: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 1000 });
 /// How long it is waited before a store that did not answer is asked again.
 const RETRY_EVERY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 300 });
 /// Bytes of logs that may wait for the store; beyond it who writes waits.
