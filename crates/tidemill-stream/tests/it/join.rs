@@ -6,14 +6,15 @@ use arrow::{
     array::{Array, AsArray, Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
 };
-use tidemill_base::{
-    Rng,
-    codec::{Decoder, Encoder},
-};
+use tidemill_base::Rng;
 use tidemill_stream::{
-    join::{Correction, Emit, FeedbackSpec, JoinSpec, LabelJoin, NegativeSample, SampleKind, SamplingMode, Take},
+    join::{
+        Correction, Emit, FeedbackSpec, JoinSpec, LabelJoin, NegativeSample, SampleKind, SamplingMode, Take, WhenFull,
+    },
     window::END_OF_TIME,
 };
+
+use super::join_spill::Saved;
 
 const WINDOW_MS: i64 = 600;
 
@@ -38,6 +39,7 @@ fn spec(emit: Emit) -> JoinSpec {
         correction_ttl_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
+        when_full: WhenFull::Release,
         dedup: Some(0),
     }
 }
@@ -200,19 +202,14 @@ fn restored_behind_any_mini_batch_the_join_goes_on_as_before() {
         steps.iter().for_each(|s| step(&mut undisturbed, s, &mut whole));
         let mut seen = Seen::default();
         let mut current = open(&spec);
+        let mut saved = Saved::default();
         for s in &steps {
             step(&mut current, s, &mut seen);
-            let mut saved = Encoder::new();
-            current.encode(&mut saved).encode(&mut saved).unwrap();
-            let bytes = saved.finish();
-            current = open(&spec);
-            let mut d = Decoder::new(&bytes, "join");
-            current.restore(&mut d).unwrap();
-            current.restore_rows(&mut d).unwrap();
-            d.end().unwrap();
-            let mut again = Encoder::new();
-            current.encode(&mut again).encode(&mut again).unwrap();
-            assert!(again.finish() == bytes, "what is restored saves as it was");
+            saved.save(&mut current);
+            current = saved.restored(open(&spec));
+            let before = saved.body.clone();
+            saved.save(&mut current);
+            assert!(saved.body == before, "what is restored saves as it was");
         }
         assert_eq!(seen.rows, whole.rows);
         assert_eq!(seen.matured, whole.matured);
