@@ -98,6 +98,8 @@ pub struct TrainSpec {
     pub join_when_full: WhenFull,
     /// `join.correction_ttl`
     pub correction_ttl_ms: i64,
+    /// `join.allowed_lateness`
+    pub allowed_lateness_ms: i64,
     /// Names of the feature slots, by slot number; the engine fills them in after binding.
     pub slots: Vec<String>,
 }
@@ -158,6 +160,7 @@ impl TrainSpec {
                 _ => WhenFull::Release,
             },
             correction_ttl_ms: s.integer("join.correction_ttl"),
+            allowed_lateness_ms: s.integer("join.allowed_lateness"),
             slots: Vec::new(),
         };
         spec.checked()

@@ -149,6 +149,7 @@ fn join(stream: &Stream, emit: Emit, correction: Correction, sample: Option<(f64
         sample: sample.map(|(share, mode)| NegativeSample { share, mode, seed: 1 }),
         label_is_match: true,
         correction_ttl_ms: 0,
+        allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
         when_full: WhenFull::Release,

@@ -245,7 +245,7 @@ impl Side {
     }
 }
 
-const COUNTS: usize = 16;
+const COUNTS: usize = 17;
 
 macro_rules! counts {
     ($($name:ident),*) => {
@@ -278,7 +278,8 @@ counts!(
     negatives_left_out,
     feedback_released,
     closed_positives,
-    closed_late_positives
+    closed_late_positives,
+    late_let_in
 );
 
 fn stage_of(byte: u8) -> Result<Stage> {

@@ -193,6 +193,7 @@ impl Line {
                     pending_bytes_max: spec.pending_bytes_max,
                     when_full: spec.join_when_full,
                     correction_ttl_ms: spec.correction_ttl_ms,
+                    allowed_lateness_ms: spec.allowed_lateness_ms,
                     sample: join.spec.sample.map(|sample| NegativeSample { seed: spec.seed, ..sample }),
                     ..join.spec.clone()
                 };
