@@ -28,7 +28,7 @@ fn rows(events: &[(Option<String>, i64)]) -> RecordBatch {
     RecordBatch::try_new(schema(), vec![Arc::new(keys), Arc::new(times)]).unwrap()
 }
 
-fn spec(emit: Emit) -> JoinSpec {
+pub fn spec(emit: Emit) -> JoinSpec {
     let takes = vec![Take::First; 2];
     JoinSpec {
         feedback: vec![FeedbackSpec { left_key: 0, right_key: 0, window_ms: WINDOW_MS, takes }],
@@ -45,7 +45,7 @@ fn spec(emit: Emit) -> JoinSpec {
     }
 }
 
-fn open(spec: &JoinSpec) -> LabelJoin {
+pub fn open(spec: &JoinSpec) -> LabelJoin {
     LabelJoin::new(spec.clone(), &schema(), &[schema()]).unwrap()
 }
 
@@ -61,22 +61,22 @@ fn restored(join: &mut LabelJoin, spec: &JoinSpec) -> LabelJoin {
 }
 
 /// One mini-batch of events and the watermark behind it.
-struct Step {
+pub struct Step {
     impressions: Vec<(Option<String>, i64)>,
     feedback: Vec<(Option<String>, i64)>,
     watermark: i64,
 }
 
 /// A sample row as it left: kind, key, time of the matched feedback.
-type Row = (SampleKind, u64, Option<String>, Option<i64>);
+pub type Row = (SampleKind, u64, Option<String>, Option<i64>);
 
 #[derive(Default)]
-struct Seen {
-    rows: Vec<Row>,
-    matured: Vec<(u64, bool)>,
+pub struct Seen {
+    pub rows: Vec<Row>,
+    pub matured: Vec<(u64, bool)>,
 }
 
-fn step(join: &mut LabelJoin, s: &Step, seen: &mut Seen) {
+pub fn step(join: &mut LabelJoin, s: &Step, seen: &mut Seen) {
     let times = |events: &[(Option<String>, i64)]| events.iter().map(|e| e.1).collect::<Vec<_>>();
     join.push_impressions(&rows(&s.impressions), &times(&s.impressions)).unwrap();
     join.push_feedback(0, &rows(&s.feedback), &times(&s.feedback)).unwrap();
@@ -93,7 +93,7 @@ fn step(join: &mut LabelJoin, s: &Step, seen: &mut Seen) {
 
 /// A stream with disorder up to `jitter_ms`, watermarks that promise just that, feedback before and after its impression,
 /// in and out of the window, repeated, and for impressions that do not exist.
-fn stream(seed: u64, jitter_ms: u64) -> Vec<Step> {
+pub fn stream(seed: u64, jitter_ms: u64) -> Vec<Step> {
     let mut rng = Rng::seeded(seed);
     let mut arrivals: Vec<(i64, bool, Option<String>, i64)> = Vec::new();
     for i in 0..300u64 {
