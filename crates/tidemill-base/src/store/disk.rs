@@ -288,6 +288,13 @@ impl io::Seek for File {
     }
 }
 
+impl File {
+    /// Fills `out` with the bytes from `at` on; an error where the file ends before them. Moves no other reader or writer.
+    pub fn read_exact_at(&self, out: &mut [u8], at: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, out, at)
+    }
+}
+
 /// Makes the names in a directory durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     let is_watched = tell(dir, Access::SyncDir(dir))?;

@@ -30,7 +30,7 @@ use tidemill_stream::{
     aggregate::Views,
     join::{
         Correction, JoinCounts, JoinRows, JoinSpec, JoinState, LabelJoin, Matured, NegativeSample, NotLetIn,
-        SampleKind, SamplingMode,
+        RestoringRows, SampleKind, SamplingMode, SpillDir,
     },
     sequencer::{Cut, Take},
     window::Window,
@@ -191,6 +191,7 @@ impl Line {
                 let spec = JoinSpec {
                     pending_count_max: spec.pending_max,
                     pending_bytes_max: spec.pending_bytes_max,
+                    when_full: spec.join_when_full,
                     correction_ttl_ms: spec.correction_ttl_ms,
                     allowed_lateness_ms: spec.allowed_lateness_ms,
                     sample: join.spec.sample.map(|sample| NegativeSample { seed: spec.seed, ..sample }),
@@ -289,22 +290,22 @@ impl Line {
         self.learning.trainer().begin_checkpoint(entries.whole, entries.blocks, out, entries.head)
     }
 
-    /// Appends the rest of the state but for the rows that wait in the join: those are for [`JoinRows::encode`], behind it,
-    /// on any thread.
-    pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
+    /// Appends the rest of the state but for what waits in the join: who does is for [`JoinRows::encode`], behind it, with
+    /// which rows for [`JoinRows::blocks`], on any thread. `whole`: all rows, and not those that have come since.
+    pub fn encode(&mut self, whole: bool, out: &mut Encoder) -> Option<JoinRows> {
         self.counts.encode(out);
         out.put_u64(self.lessons);
         if let Some(views) = &self.views {
             views.encode(out);
         }
-        let rows = match &self.joining {
+        let rows = match &mut self.joining {
             Joining::None(next) => {
                 out.put_u8(0).put_u64(*next);
                 None
             }
             Joining::Label(join) => {
                 out.put_u8(1);
-                Some(join.encode(out))
+                Some(join.encode(whole, out))
             }
         };
         if let Some(groups) = &self.groups {
@@ -338,8 +339,23 @@ impl Line {
         Ok(())
     }
 
-    /// Takes back what [`Line::encode`] and the rows behind it wrote.
-    pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
+    /// Where rows that wait go when they find no room in memory.
+    pub fn spill_to(&mut self, dir: &SpillDir) {
+        if let Joining::Label(join) = &mut self.joining {
+            join.spill_to(dir);
+        }
+    }
+
+    /// What the rows of a checkpoint are given to before [`Line::restore`]; `None` without a join.
+    pub fn restoring_rows(&self) -> Option<RestoringRows> {
+        match &self.joining {
+            Joining::None(_) => None,
+            Joining::Label(join) => Some(join.restoring()),
+        }
+    }
+
+    /// Takes back what [`Line::encode`] and what came behind it wrote.
+    pub fn restore(&mut self, d: &mut Decoder, rows: Option<RestoringRows>) -> Result<()> {
         self.counts = LineCounts::decode(d)?;
         self.lessons = d.u64()?;
         if let Some(views) = &mut self.views {
@@ -353,9 +369,10 @@ impl Line {
         if let Some(groups) = &mut self.groups {
             groups.decode(d)?;
         }
-        match &mut self.joining {
-            Joining::None(_) => Ok(()),
-            Joining::Label(join) => join.restore_rows(d),
+        match (&mut self.joining, rows) {
+            (Joining::None(_), _) => Ok(()),
+            (Joining::Label(join), Some(rows)) => join.restore_rows(d, rows),
+            (Joining::Label(_), None) => Err(Error::internal("a label join is restored without its rows")),
         }
     }
 

@@ -16,6 +16,7 @@ mod faults;
 mod fuzz;
 mod http;
 mod infer;
+mod join_state;
 mod kill;
 mod large;
 mod reference;
