@@ -172,8 +172,7 @@ impl Log {
 
     /// For a thread that makes durable what has been flushed, while this one appends.
     pub fn sync_handle(&self) -> Result<LogSync> {
-        let file = self.sync.file.try_clone().map_err(|e| Error::io("open", self.path(), e))?;
-        Ok(LogSync { path: self.sync.path.clone(), file, failed: self.sync.failed.clone() })
+        self.sync.another()
     }
 
     /// Records in the log, those not yet flushed included.
@@ -193,6 +192,12 @@ impl Log {
 }
 
 impl LogSync {
+    /// Another one for the same log.
+    pub fn another(&self) -> Result<Self> {
+        let file = self.file.try_clone().map_err(|e| Error::io("open", &self.path, e))?;
+        Ok(Self { path: self.path.clone(), file, failed: self.failed.clone() })
+    }
+
     /// Makes everything flushed so far durable.
     pub fn sync(&self) -> Result<()> {
         self.check()?;

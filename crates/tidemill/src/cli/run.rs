@@ -155,15 +155,21 @@ impl Session {
     /// Carries out the statements in order.
     pub fn run(mut self, program: Program, options: &Options) -> Result<()> {
         let options = &Options { serves: self.server.is_some(), ..options.clone() };
-        let unbounded = train_jobs(&program).filter(|j| inputs(j).iter().any(|i| !i.source.bounded())).count();
-        if unbounded > 0 && !matches!(program.statements.last(), Some(Statement::Train(_))) || unbounded > 1 {
-            return Err(Error::invalid(
-                "not supported yet: statements behind a TO TRAIN whose sources never end; put each into a program of its own",
-            ));
-        }
-        for statement in program.statements {
+        check_endless(&program)?;
+        let mut statements = program.statements.into_iter().peekable();
+        while let Some(statement) = statements.next() {
             match statement {
-                Statement::Train(job) => self.train(*job, options)?,
+                Statement::Train(job) => {
+                    let mut jobs = vec![*job];
+                    // Those that are learned together stand behind one another.
+                    while jobs.len() < jobs[0].together.len()
+                        && let Some(Statement::Train(next)) =
+                            statements.next_if(|next| matches!(next, Statement::Train(_)))
+                    {
+                        jobs.push(*next);
+                    }
+                    self.train(jobs, options)?;
+                }
                 Statement::Evaluate(job) => {
                     let out = evaluate(self.data.root(), &job, &self.signal)?;
                     show_evaluated(&job.model, &out, self.common.json)?;
@@ -194,13 +200,18 @@ impl Session {
         }
     }
 
-    fn train(&mut self, bound: TrainJob, options: &Options) -> Result<()> {
-        let mut job = Job::open(&self.data, bound, options.clone(), self.host.push_hub(), self.clock.clone())?;
+    fn train(&mut self, jobs: Vec<TrainJob>, options: &Options) -> Result<()> {
+        let push = self.host.push_hub();
+        let mut job = Job::open_together(&self.data, jobs, options.clone(), push, self.clock.clone())?;
         let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
         if self.server.is_some() {
             let live = job.serve()?;
             let views = job.serve_views()?;
-            self.host.serve(job.bound(), live, views, job.registry().clone())?;
+            self.host.serve(job.bound(), live, views.clone(), job.registry().clone())?;
+            for member in job.members_mut() {
+                let live = member.serve()?;
+                self.host.serve(member.bound(), live, views.clone(), member.registry().clone())?;
+            }
             // First the figures, then the address: who is told it finds them there.
             job.show(&mut screen, "learning");
             self.tell_address();
@@ -211,14 +222,36 @@ impl Session {
             Ending::Finished => "finished",
             Ending::Stopped => "stopped",
         };
-        let status = job.final_status(state);
-        let summary = status.to_summary();
-        match self.common.json {
-            true => print_line(&summary.to_string())?,
-            false => print_line(&summary_text(&status, &job))?,
+        for job in job.models() {
+            let state = job.stopped().map_or_else(|| state.to_string(), |why| format!("stopped ({why}):"));
+            let status = job.final_status(&state);
+            match self.common.json {
+                true => print_line(&status.to_summary().to_string())?,
+                false => print_line(&summary_text(&status, job))?,
+            }
         }
-        job.nothing_usable().map_or(Ok(()), Err)
+        job.outcome()
     }
+}
+
+/// Nothing comes behind a job that never ends, and it is said why what stands there is not a part of it.
+fn check_endless(program: &Program) -> Result<()> {
+    let is_endless = |job: &TrainJob| inputs(job).iter().any(|input| !input.source.bounded());
+    let Some(first) = program.statements.iter().position(|s| matches!(s, Statement::Train(job) if is_endless(job)))
+    else {
+        return Ok(());
+    };
+    let Statement::Train(job) = &program.statements[first] else { return Ok(()) };
+    let behind = &program.statements[first + job.together.len().max(1)..];
+    let why = match behind.first() {
+        None => return Ok(()),
+        Some(Statement::Train(next)) => next.apart.as_ref().map_or(String::new(), |why| format!(": {why}")),
+        Some(_) => String::new(),
+    };
+    Err(Error::invalid(format!(
+        "not supported yet: statements behind a TO TRAIN whose sources never end and that are not learned together with it{why}; \
+         put each into a program of its own"
+    )))
 }
 
 fn train_jobs(program: &Program) -> impl Iterator<Item = &TrainJob> {

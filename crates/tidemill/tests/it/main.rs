@@ -26,9 +26,11 @@ mod serve;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod sink_servers;
 mod sinks;
+mod slots;
 mod steps;
 mod support;
 mod switch;
 mod tidy;
+mod together;
 mod versions;
 mod views;
