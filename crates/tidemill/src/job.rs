@@ -199,7 +199,7 @@ impl Job {
             leaving::check_resumable(&sinks, c)?;
             checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))
         };
-        let warn = |e: &Error| warning = Some(format!("{e}; using the one before it"));
+        let warn = |e: &Error| warning = Some(e.to_string());
         let checkpoint = checkpoints.newest(u64::MAX, load, warn)?;
         let after = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
         let newest = checkpoint.as_ref().map(|(c, _)| c.mini_batch);

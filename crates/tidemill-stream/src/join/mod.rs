@@ -12,6 +12,7 @@
 //! corrected are remembered with their rows for `correction_ttl_ms` more; they count among those that wait.
 //! Never reads the clock; the order of what comes out follows from event times and arrival numbers alone.
 
+mod conflict;
 mod emit;
 mod index;
 mod rows;
@@ -76,6 +77,8 @@ pub struct LabelJoin {
     window_ms: i64,
     is_fixed_at_match: bool,
     output: SchemaRef,
+    /// Columns that tell two impressions of one key apart.
+    compared: Vec<usize>,
     watermark: i64,
     next_seq: u64,
     counts: JoinCounts,
@@ -120,6 +123,7 @@ impl LabelJoin {
             output: Arc::new(Schema::new(fields)),
             window_ms,
             is_fixed_at_match: spec.is_fixed_at_match(),
+            compared: (0..left.fields().len()).collect(),
             watermark: i64::MIN,
             next_seq: 0,
             counts: JoinCounts::default(),
@@ -160,7 +164,9 @@ impl LabelJoin {
                 refused.push((i as u32, NotLetIn::Late));
             } else if self.spec.dedup.is_some_and(|side| self.is_known(side, keys[side][i], row)) {
                 self.counts.duplicate_impressions += 1;
-                refused.push((i as u32, NotLetIn::Duplicate));
+                let conflict = self.spec.dedup.and_then(|side| self.conflict(side, keys[side][i], ts, row));
+                self.counts.conflicting_impressions += u64::from(conflict.is_some());
+                refused.push((i as u32, conflict.map_or(NotLetIn::Duplicate, NotLetIn::Conflict)));
             } else {
                 self.let_in(keys.iter().map(|keys| keys[i]), ts, row);
             }

@@ -201,6 +201,8 @@ pub struct JoinCounts {
     pub closed_positives: u64,
     /// Those of them whose feedback came after their sample had left.
     pub closed_late_positives: u64,
+    /// Those of `duplicate_impressions` that said something else than the one that was let in.
+    pub conflicting_impressions: u64,
 }
 
 impl JoinCounts {
@@ -255,10 +257,12 @@ pub struct JoinOutput {
 }
 
 /// Why an impression was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotLetIn {
     /// The watermark had passed it.
     Late,
     /// An equal key is still known.
     Duplicate,
+    /// The same, and the impression that has it says something else: what, in words.
+    Conflict(String),
 }

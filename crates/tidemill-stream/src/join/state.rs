@@ -220,7 +220,7 @@ fn placed(row: RowRef, batch: u64, count: usize) -> Result<RowRef> {
     Ok(RowRef { batch, row: row.row })
 }
 
-const COUNTS: usize = 16;
+const COUNTS: usize = 17;
 
 macro_rules! counts {
     ($($name:ident),*) => {
@@ -253,7 +253,8 @@ counts!(
     negatives_left_out,
     feedback_released,
     closed_positives,
-    closed_late_positives
+    closed_late_positives,
+    conflicting_impressions
 );
 
 fn stage_of(byte: u8) -> Result<Stage> {
