@@ -51,7 +51,8 @@ pub struct Predictor {
     inputs: Inputs,
     outputs: (&'static [Output], usize),
     live: Arc<LiveModel>,
-    scratch: Mutex<Vec<Scratch>>,
+    #[expect(clippy::vec_box, reason = "it changes hands twice in every request")]
+    scratch: Mutex<Vec<Box<Scratch>>>,
     recent: Arc<Recent>,
 }
 
@@ -116,7 +117,7 @@ impl Predictor {
         live: Arc<LiveModel>,
     ) -> Result<Self> {
         let input = all_nullable(&input);
-        let first = Scratch { decoder: JsonDecoder::new(input.clone())?, work: Work::default() };
+        let first = Box::new(Scratch { decoder: JsonDecoder::new(input.clone())?, work: Work::default() });
         let scratch = Mutex::new(vec![first]);
         let inputs = Inputs::new(&input, &*request, &extractor);
         let outputs = infer::outputs_of(live.read().weights.loss());
@@ -241,13 +242,13 @@ impl Predictor {
         names
     }
 
-    fn take_scratch(&self) -> Result<Scratch> {
+    fn take_scratch(&self) -> Result<Box<Scratch>> {
         let kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let fresh = || Ok(Scratch { decoder: JsonDecoder::new(self.input.clone())?, work: Work::default() });
+        let fresh = || Ok(Box::new(Scratch { decoder: JsonDecoder::new(self.input.clone())?, work: Work::default() }));
         kept.map_or_else(fresh, Ok)
     }
 
-    fn keep_scratch(&self, scratch: Scratch) {
+    fn keep_scratch(&self, scratch: Box<Scratch>) {
         let mut kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < SCRATCH_KEPT_MAX {
             kept.push(scratch);

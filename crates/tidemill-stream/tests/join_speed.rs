@@ -119,6 +119,7 @@ fn joined(steps: &[Step]) -> (usize, usize) {
         sample: None,
         label_is_match: true,
         correction_ttl_ms: 0,
+        allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
         dedup: Some(0),

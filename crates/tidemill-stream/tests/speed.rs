@@ -45,19 +45,7 @@ fn read_all(text: &Text, format: &FileFormat, columns: &SchemaRef) -> usize {
         format: format.clone(),
         follow: false,
     });
-    let spec = SourceSpec {
-        name: "clicks".into(),
-        columns: columns.clone(),
-        primary_key: None,
-        event_time_column: None,
-        connector,
-        push: false,
-        watermark_bound_ms: 0,
-        idle_timeout_ms: 10_000,
-        ahead_max_ms: None,
-        drift_max_ms: None,
-        history: None,
-    };
+    let spec = SourceSpec::new("clicks", columns.clone(), connector);
     let mut partition = source::open(&spec, &[]).unwrap().pop().unwrap().partition;
     let mut rows = 0;
     while let Read::Chunk(chunk) = partition.read().unwrap() {

@@ -27,7 +27,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 54] = [
+pub static ATTRIBUTES: [Attribute; 55] = [
     optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
     number(
         "model.alpha",
@@ -238,5 +238,11 @@ pub static ATTRIBUTES: [Attribute; 54] = [
         "join.correction_ttl",
         "0s",
         "how long behind the window's end feedback that comes late still corrects its sample, which is kept until then",
+    ),
+    duration(
+        "join.allowed_lateness",
+        "0s",
+        "how far the watermark may have passed an impression that is still let in; feedback waits so much longer for its \
+         impression",
     ),
 ];

@@ -95,6 +95,8 @@ pub struct TrainSpec {
     pub pending_bytes_max: usize,
     /// `join.correction_ttl`
     pub correction_ttl_ms: i64,
+    /// `join.allowed_lateness`
+    pub allowed_lateness_ms: i64,
     /// Names of the feature slots, by slot number; the engine fills them in after binding.
     pub slots: Vec<String>,
 }
@@ -150,6 +152,7 @@ impl TrainSpec {
             pending_max: s.integer("join.pending_max") as usize,
             pending_bytes_max: s.integer_opt("join.bytes_max").map_or(usize::MAX, |bytes| bytes as usize),
             correction_ttl_ms: s.integer("join.correction_ttl"),
+            allowed_lateness_ms: s.integer("join.allowed_lateness"),
             slots: Vec::new(),
         };
         spec.checked()

@@ -149,6 +149,7 @@ fn join(stream: &Stream, emit: Emit, correction: Correction, sample: Option<(f64
         sample: sample.map(|(share, mode)| NegativeSample { share, mode, seed: 1 }),
         label_is_match: true,
         correction_ttl_ms: 0,
+        allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
         dedup: Some(0),
@@ -389,19 +390,11 @@ fn clicks(path: &str) -> Option<Vec<Impression>> {
     let names = ["click_ts", "ip", "app", "device", "os", "channel", "attributed_ts", "is_attributed"];
     let columns: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
     let format = FileFormat::Delimited { delimiter: b',', header: true, null: String::new() };
-    let spec = SourceSpec {
-        name: "clicks".into(),
-        columns: Arc::new(Schema::new(columns)),
-        primary_key: None,
-        event_time_column: None,
-        connector: Connector::File(FileSettings { path: path.into(), format, follow: false }),
-        push: false,
-        watermark_bound_ms: 0,
-        idle_timeout_ms: 10_000,
-        ahead_max_ms: None,
-        drift_max_ms: None,
-        history: None,
-    };
+    let spec = SourceSpec::new(
+        "clicks",
+        Arc::new(Schema::new(columns)),
+        Connector::File(FileSettings { path: path.into(), format, follow: false }),
+    );
     let mut partition = source::open(&spec, &[]).ok()?.pop()?.partition;
     let mut clicks = Vec::new();
     while let Read::Chunk(chunk) = partition.read().unwrap() {

@@ -248,6 +248,7 @@ impl Status {
     fn counters(&self) -> Value {
         json!({
             "late": self.join.late_impressions,
+            "late_let_in": self.join.late_let_in,
             "late_feedback": self.join.late_feedback,
             "duplicate": self.join.duplicate_impressions,
             "conflicting": self.join.conflicting_impressions,
@@ -288,6 +289,12 @@ impl Status {
         put("samples_total", "counter", "Impressions with a final label.", s.overall.samples as f64);
         put("positives_total", "counter", "Impressions with a positive final label.", s.overall.positives as f64);
         put("impressions_late_total", "counter", "Impressions behind the watermark.", j.late_impressions as f64);
+        put(
+            "impressions_late_let_in_total",
+            "counter",
+            "Impressions behind the watermark by no more than join.allowed_lateness.",
+            j.late_let_in as f64,
+        );
         put(
             "impressions_duplicate_total",
             "counter",

@@ -33,19 +33,7 @@ pub fn nats(url: &str, stream: Option<&str>, subject: Option<&str>, reading: Rea
 
 /// A source of one column, `n`.
 fn source(connector: Connector) -> SourceSpec {
-    SourceSpec {
-        name: "clicks".into(),
-        columns: Schema::new(vec![Field::new("n", DataType::Int64, true)]).into(),
-        primary_key: None,
-        connector,
-        push: false,
-        event_time_column: None,
-        watermark_bound_ms: 0,
-        idle_timeout_ms: 10_000,
-        ahead_max_ms: None,
-        drift_max_ms: None,
-        history: None,
-    }
+    SourceSpec::new("clicks", Schema::new(vec![Field::new("n", DataType::Int64, true)]).into(), connector)
 }
 
 /// What came out of a partition.

@@ -78,12 +78,15 @@ impl Part {
         true
     }
 
-    /// Puts all entries of a shard, in order, where only this empty bucket is; `false` when there are too many.
-    pub(super) fn fill_from(&mut self, shard: usize, bucket: Bucket, entries: &[Packed]) -> bool {
+    /// Puts these entries, in order, where this bucket is, whose first shifted key may be `low`: in place of all it has.
+    /// `false` when there are too many.
+    pub(super) fn fill_from(&mut self, shard: usize, bucket: Bucket, low: u64, entries: &[Packed]) -> bool {
         let mut leaves = Vec::new();
-        if !split(entries, None, 0, bucket.depth(), self.limits.depth_max, &mut leaves)
-            || leaves.iter().map(|leaf| pages_for(leaf.room_for)).sum::<usize>() > self.limits.pages_max
-        {
+        if !split(entries, None, low, bucket.depth(), self.limits.depth_max, &mut leaves) {
+            return false;
+        }
+        let pages: usize = leaves.iter().map(|leaf| pages_for(leaf.room_for)).sum();
+        if self.shards[shard].pages - bucket.pages().len() + pages > self.limits.pages_max {
             return false;
         }
         self.rebuild(shard, &[bucket], entries, &leaves);

@@ -2,7 +2,7 @@
 //!
 //! In: the bytes of a whole walk, then those of the walks behind it, in their order. Out: the table as it was when the last
 //! of them began, on any number of parts. Entries of the whole walk are put down a shard at a time, each in its final
-//! place at once; later ones are looked up like any update. What cannot have been written is refused with its shard;
+//! place at once; later ones come to them bucket by bucket, or are looked up where they are few. What cannot have been written is refused with its shard;
 //! the table is then for nothing but to be dropped.
 
 use tidemill_base::{
@@ -13,15 +13,17 @@ use tidemill_base::{
 use super::{
     ParamTable, SHARD_BITS, SHARDS, TableSpec,
     bucket::Bucket,
-    codec::{damaged, decode_rest, encode_rest, grow_older, restore_entry, too_many},
-    packed::{AGE_MAX, Packed},
-    part::{Part, Updated},
+    codec::{damaged, decode_rest, encode_rest, grow_older, too_many},
+    packed::{AGE_MAX, FLAGS, Packed},
+    part::Part,
     part_of, shard_of,
     walk::{FRAME_BYTES, MIXED, RUN, SHARD_END},
 };
 
 /// Entries ahead for which memory is asked.
 const AHEAD: usize = 24;
+/// One change to so many entries of a bucket is less work to look up than to go through all of them.
+const FEW: usize = 8;
 
 /// A table that is being put together.
 pub struct Restoring {
@@ -44,6 +46,12 @@ pub struct RestoringPart<'a> {
 struct Gathered {
     run: Vec<Packed>,
     mixed: Vec<Packed>,
+}
+
+impl Gathered {
+    fn len(&self) -> usize {
+        self.run.len() + self.mixed.len()
+    }
 }
 
 /// An entry as it stands in a frame.
@@ -157,19 +165,16 @@ impl RestoringPart<'_> {
 
     /// Entries of one shard that are a key and two words each: nearly all that large tables have.
     fn take_run(&mut self, part: &mut Part, shard: usize, entries: &[u8]) -> Result<()> {
-        let fresh = part.fresh;
-        let Some(gathered) = &mut self.gathered[shard - part.first] else {
-            return self.take_entries(part, Some(shard), entries);
-        };
-        let (entries, _) = entries.as_chunks::<16>();
-        if gathered.run.len() + gathered.mixed.len() + entries.len() > part.limits.entries_max {
-            return Err(too_many(shard));
-        }
-        let before = gathered.run.len();
+        let (local, fresh) = (shard - part.first, part.fresh);
+        let (pairs, _) = entries.as_chunks::<16>();
+        // Of a whole walk they are gathered first.
+        let mut changes = Vec::new();
+        let run = self.gathered[local].as_mut().map_or(&mut changes, |gathered| &mut gathered.run);
+        let before = run.len();
         // Infinity and what is no number have all these bits.
         const EXPONENT: u32 = 0x7f80_0000;
         let mut bad = false;
-        gathered.run.extend(entries.iter().map(|entry| {
+        run.extend(pairs.iter().map(|entry| {
             let [key, words] = [0, 8].map(|at| u64::from_le_bytes(*entry[at..].first_chunk().expect("8 of 16 bytes")));
             let words = [words as u32, (words >> 32) as u32];
             bad |= words.iter().any(|word| word & EXPONENT == EXPONENT) | (shard_of(key) != shard);
@@ -177,10 +182,14 @@ impl RestoringPart<'_> {
         }));
         if bad {
             // Told by whoever looks at them one by one.
-            gathered.run.truncate(before);
-            return self.take_entries(part, Some(shard), entries.as_flattened());
+            run.truncate(before);
+            return self.take_entries(part, Some(shard), entries);
         }
-        Ok(())
+        match &self.gathered[local] {
+            Some(gathered) if gathered.len() > part.limits.entries_max => Err(too_many(shard)),
+            Some(_) => Ok(()),
+            None => merge_run(part, shard, &changes),
+        }
     }
 
     /// `run_of`: all are of this shard and come by key.
@@ -188,6 +197,7 @@ impl RestoringPart<'_> {
         let (spec, parts) = (self.table.spec(), self.table.parts());
         let entry_bytes = entry_bytes(spec);
         let mut state = Vec::with_capacity(spec.words.max(2));
+        let mut changes = Vec::new();
         for (i, bytes) in entries.chunks_exact(entry_bytes).enumerate() {
             let entry = Entry::read(bytes, spec);
             let shard = shard_of(entry.key);
@@ -207,7 +217,7 @@ impl RestoringPart<'_> {
                 return Err(damaged(shard, format!("entry {i} is {age} ticks old, where {AGE_MAX} is the most told")));
             }
             if let Some(gathered) = &mut self.gathered[shard - part.first] {
-                if gathered.run.len() + gathered.mixed.len() == part.limits.entries_max {
+                if gathered.len() == part.limits.entries_max {
                     return Err(too_many(shard));
                 }
                 let packed = part.pack(&entry, &state);
@@ -217,36 +227,58 @@ impl RestoringPart<'_> {
                 }
                 continue;
             }
+            if run_of.is_some() {
+                // A row is not taken for an entry that has one: there may be no more.
+                match part.rows.is_some().then(|| part.search(entry.key)) {
+                    Some((place, true)) => part.put_at(place, &entry, &state),
+                    _ if changes.len() + part.len(shard) >= part.limits.entries_max && part.rows.is_some() => {
+                        return Err(too_many(shard));
+                    }
+                    _ => changes.push(part.pack(&entry, &state)),
+                }
+                continue;
+            }
             if let Some(next) = entries.get((i + AHEAD) * entry_bytes..).and_then(<[u8]>::first_chunk) {
                 let next = u64::from_le_bytes(*next);
                 if part_of(next, parts) == self.number {
                     part.prefetch(next);
                 }
             }
-            if restore_entry(part, entry.key, entry.slot, &state) != Updated::Done {
-                return Err(too_many(shard));
-            }
-            if let (Some(_), (place, true)) = (part.ticks, part.search(entry.key)) {
-                let now = part.tick_now();
-                part.places[place].set_age(now, entry.age);
+            let (place, is_there) = part.search(entry.key);
+            match if is_there { Some(place) } else { part.admit(entry.key) } {
+                Some(place) if is_there => part.put_at(place, &entry, &state),
+                Some(place) => part.places[place] = part.pack(&entry, &state),
+                None => return Err(too_many(shard)),
             }
         }
-        Ok(())
+        match run_of {
+            Some(shard) => merge_run(part, shard, &changes),
+            None => Ok(()),
+        }
     }
 
     fn end_shard(&mut self, part: &mut Part, shard: usize) -> Result<()> {
         let local = shard - part.first;
         let Some(Gathered { mut run, mixed }) = self.gathered[local].take() else { return Ok(()) };
-        // Two runs, of which the second is short.
-        run.extend(mixed);
-        run.sort_by_key(Packed::shifted);
+        if !mixed.is_empty() || !run.is_sorted_by_key(Packed::shifted) {
+            // Two runs, of which the second is short.
+            run.extend(mixed);
+            run.sort_by_key(Packed::shifted);
+        }
         if run.windows(2).any(|pair| pair[0].shifted() == pair[1].shifted()) {
             return Err(damaged(shard, "a key comes twice".into()));
         }
-        match part.fill(local, &run) {
-            true => Ok(()),
-            false => Err(too_many(shard)),
+        if !part.fill(local, &run) {
+            return Err(too_many(shard));
         }
+        // Memory that the kernel need not clear again for the next shard.
+        if let Some(Some(next)) = self.gathered.get_mut(local + 1)
+            && next.run.is_empty()
+        {
+            run.clear();
+            next.run = run;
+        }
+        Ok(())
     }
 }
 
@@ -287,7 +319,68 @@ impl Part {
     /// Puts all entries of an empty shard down, which are in order; `false` when it may not hold so many.
     fn fill(&mut self, local: usize, entries: &[Packed]) -> bool {
         self.shards[local].entries = entries.len();
-        self.fill_from(local, Bucket::empty(0), entries)
+        self.fill_from(local, Bucket::empty(0), 0, entries)
+    }
+
+    /// Puts entries of one shard, in order, beside those that are there or, in tables of pairs, in their place; `false` when it may not hold so
+    /// many. Many come into a bucket together with what it has: one after the other, keys in order would crowd into a few
+    /// of its lines long before all of it is full.
+    fn merge(&mut self, local: usize, mut entries: &[Packed]) -> bool {
+        while let Some(first) = entries.first().map(Packed::shifted) {
+            let bucket = *self.directory.bucket_of(local, first);
+            let (low, last) = bucket.span(first);
+            let (here, after) = entries.split_at(entries.partition_point(|packed| packed.shifted() <= last));
+            entries = after;
+            if here.len() * FEW < self.entries_of(&bucket) {
+                for packed in here {
+                    let key = packed.key(self.first + local);
+                    let (place, is_there) = self.search(key);
+                    let Some(place) = (if is_there { Some(place) } else { self.admit(key) }) else { return false };
+                    self.places[place] = *packed;
+                }
+                continue;
+            }
+            let there = self.gather(&bucket);
+            let mut both = Vec::with_capacity(there.len() + here.len());
+            let mut coming = here.iter().peekable();
+            for packed in &there {
+                both.extend(std::iter::from_fn(|| coming.next_if(|next| next.shifted() < packed.shifted())));
+                if coming.peek().is_none_or(|next| next.shifted() != packed.shifted()) {
+                    both.push(*packed);
+                }
+            }
+            both.extend(coming);
+            self.shards[local].entries += both.len() - there.len();
+            if self.shards[local].entries > self.limits.entries_max || !self.fill_from(local, bucket, low, &both) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Changes the entry at a place to what was written of it.
+    fn put_at(&mut self, place: usize, entry: &Entry, state: &[f32]) {
+        let packed = &mut self.places[place];
+        packed.tag = packed.tag & !FLAGS | self.fresh;
+        match &mut self.rows {
+            None => packed.words = [state[0].to_bits(), state[1].to_bits()],
+            Some(rows) => rows.get_mut(packed.words[0]).copy_from_slice(state),
+        }
+        if self.ticks.is_some() {
+            let now = self.tick_now();
+            self.places[place].set_age(now, entry.age);
+        }
+    }
+}
+
+/// Entries of a walk over changes that come by key.
+fn merge_run(part: &mut Part, shard: usize, entries: &[Packed]) -> Result<()> {
+    if entries.windows(2).any(|pair| pair[0].shifted() >= pair[1].shifted()) {
+        return Err(damaged(shard, "the keys of a run are out of order".into()));
+    }
+    match part.merge(shard - part.first, entries) {
+        true => Ok(()),
+        false => Err(too_many(shard)),
     }
 }
 

@@ -186,6 +186,7 @@ impl Build<'_> {
             sample: join.emit.and_then(|emit| emit.sample),
             label_is_match,
             correction_ttl_ms: 0,
+            allowed_lateness_ms: 0,
             pending_count_max,
             pending_bytes_max: usize::MAX,
             dedup: needed.iter().position(|&f| key_of(f)),

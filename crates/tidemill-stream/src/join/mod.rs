@@ -10,6 +10,8 @@
 //! window, so that a second event with the key is a duplicate; behind that it is late, or, with a newer time, an impression
 //! of its own. Of more than twice `pending_count_max` and 65,536 the oldest keys are forgotten. Samples that may still be
 //! corrected are remembered with their rows for `correction_ttl_ms` more; they count among those that wait.
+//! An impression that the watermark has passed by at most `allowed_lateness_ms` is let in as any other: feedback waits and
+//! keys are remembered so much longer, and what falls due before it came does so at once.
 //! Never reads the clock; the order of what comes out follows from event times and arrival numbers alone.
 
 mod conflict;
@@ -114,11 +116,11 @@ impl LabelJoin {
         let mut sides = Vec::new();
         for (feedback, right) in spec.feedback.iter().zip(right) {
             check_keys(left, feedback.left_key, right, feedback.right_key)?;
-            sides.push(Side::new(feedback.clone(), right, measures)?);
+            sides.push(Side::new(feedback.clone(), right, spec.allowed_lateness_ms, measures)?);
         }
         let fields: Vec<_> = left.fields().iter().cloned().chain(sides.iter().flat_map(|s| s.fields())).collect();
         let window_ms = spec.window_ms();
-        let kept_ms = window_ms.saturating_add(spec.correction_ttl_ms);
+        let kept_ms = window_ms.saturating_add(spec.correction_ttl_ms).saturating_add(spec.allowed_lateness_ms);
         Ok(Self {
             output: Arc::new(Schema::new(fields)),
             window_ms,
@@ -159,7 +161,7 @@ impl LabelJoin {
         let mut refused = Vec::new();
         for (i, &ts) in event_times.iter().enumerate() {
             let row = RowRef { batch, row: i as u32 };
-            if ts <= self.watermark {
+            if ts <= self.too_late() {
                 self.counts.late_impressions += 1;
                 refused.push((i as u32, NotLetIn::Late));
             } else if self.spec.dedup.is_some_and(|side| self.is_known(side, keys[side][i], row)) {
@@ -168,6 +170,7 @@ impl LabelJoin {
                 self.counts.conflicting_impressions += u64::from(conflict.is_some());
                 refused.push((i as u32, conflict.map_or(NotLetIn::Duplicate, NotLetIn::Conflict)));
             } else {
+                self.counts.late_let_in += (ts <= self.watermark) as u64;
                 self.let_in(keys.iter().map(|keys| keys[i]), ts, row);
             }
         }
@@ -184,7 +187,7 @@ impl LabelJoin {
             self.counts.feedback += 1;
             let row = RowRef { batch, row: i as u32 };
             let matched = key != NULL_KEY && self.match_pending(side, key, ts, row);
-            if ts > self.watermark && key != NULL_KEY {
+            if ts > self.too_late() && key != NULL_KEY {
                 self.sides[side].keep(key, ts, row, matched);
             } else if !matched {
                 self.counts.late_feedback += 1;
@@ -198,7 +201,8 @@ impl LabelJoin {
     pub fn advance(&mut self, watermark: i64) -> Result<JoinOutput> {
         self.watermark = self.watermark.max(watermark);
         let closed = self.watermark.saturating_sub(self.window_ms);
-        self.forgotten_ts = closed.saturating_sub(self.spec.correction_ttl_ms);
+        let corrected = closed.saturating_sub(self.spec.correction_ttl_ms);
+        self.forgotten_ts = corrected.saturating_sub(self.spec.allowed_lateness_ms);
         let mut all_due = std::mem::take(&mut self.due);
         if let Emit::Early { delay_ms } = self.spec.emit {
             self.early.pop_through(self.watermark.saturating_sub(delay_ms), &mut all_due);
@@ -217,6 +221,14 @@ impl LabelJoin {
             }
         }
         self.release();
+        if corrected > self.forgotten_ts {
+            self.remembered.pop_through(corrected, &mut all_due);
+            for due in all_due.drain(..) {
+                if self.holds(due) && self.pending[due.slot as usize].stage == Stage::Remembered {
+                    self.stop_remembering(due.slot, Stage::Done);
+                }
+            }
+        }
         self.known.pop_through(self.forgotten_ts, &mut all_due);
         for due in all_due.drain(..) {
             self.forget(due);
@@ -226,8 +238,9 @@ impl LabelJoin {
             let Some(due) = self.known.pop_first() else { break };
             self.forget(due);
         }
+        let too_late = self.too_late();
         for side in &mut self.sides {
-            side.expiry.pop_through(self.watermark, &mut all_due);
+            side.expiry.pop_through(too_late, &mut all_due);
             for due in all_due.drain(..) {
                 if side.feedback[due.slot as usize].arrival == due.seq && !side.drop_feedback(due.slot) {
                     self.counts.unmatched_feedback += 1;
@@ -236,6 +249,11 @@ impl LabelJoin {
         }
         self.due = all_due;
         self.gather()
+    }
+
+    /// No event of this time or an earlier one is let in.
+    fn too_late(&self) -> i64 {
+        self.watermark.saturating_sub(self.spec.allowed_lateness_ms)
     }
 
     /// What was counted since the stream began.

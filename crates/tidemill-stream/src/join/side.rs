@@ -113,7 +113,7 @@ pub(super) struct Side {
 
 impl Side {
     /// Nothing waits. `measures`: whether bytes are bounded.
-    pub fn new(spec: FeedbackSpec, schema: &SchemaRef, measures: bool) -> Result<Self> {
+    pub fn new(spec: FeedbackSpec, schema: &SchemaRef, allowed_lateness_ms: i64, measures: bool) -> Result<Self> {
         if spec.takes.len() != schema.fields().len() {
             return Err(Error::internal(format!("{} takes of {} columns", spec.takes.len(), schema.fields().len())));
         }
@@ -137,7 +137,7 @@ impl Side {
             feedback: Vec::new(),
             feedback_free: Vec::new(),
             feedback_index: Index::default(),
-            expiry: TimeQueue::new(spec.window_ms),
+            expiry: TimeQueue::new(spec.window_ms.saturating_add(allowed_lateness_ms)),
             next_feedback: 0,
             firsts: Vec::new(),
             lasts: Vec::new(),

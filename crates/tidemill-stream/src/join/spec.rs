@@ -145,6 +145,8 @@ pub struct JoinSpec {
     pub label_is_match: bool,
     /// Event milliseconds behind the window's end in which feedback still corrects a sample.
     pub correction_ttl_ms: i64,
+    /// Event milliseconds behind the watermark in which an impression is still let in.
+    pub allowed_lateness_ms: i64,
     /// Impressions that may wait.
     pub pending_count_max: usize,
     /// Bytes that may wait, by [`super::LabelJoin::held_bytes`].
@@ -179,7 +181,7 @@ pub struct JoinCounts {
     pub negatives: u64,
     /// Impressions dropped because an equal key was still known.
     pub duplicate_impressions: u64,
-    /// Impressions dropped because the watermark had passed them.
+    /// Impressions dropped because the watermark had passed them, by more than lateness is allowed.
     pub late_impressions: u64,
     /// Feedback that matched nothing and came after the watermark had passed it.
     pub late_feedback: u64,
@@ -201,6 +203,8 @@ pub struct JoinCounts {
     pub closed_positives: u64,
     /// Those of them whose feedback came after their sample had left.
     pub closed_late_positives: u64,
+    /// Impressions let in although the watermark had passed them.
+    pub late_let_in: u64,
     /// Those of `duplicate_impressions` that said something else than the one that was let in.
     pub conflicting_impressions: u64,
 }

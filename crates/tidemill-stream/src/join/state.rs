@@ -220,7 +220,7 @@ fn placed(row: RowRef, batch: u64, count: usize) -> Result<RowRef> {
     Ok(RowRef { batch, row: row.row })
 }
 
-const COUNTS: usize = 17;
+const COUNTS: usize = 18;
 
 macro_rules! counts {
     ($($name:ident),*) => {
@@ -254,6 +254,7 @@ counts!(
     feedback_released,
     closed_positives,
     closed_late_positives,
+    late_let_in,
     conflicting_impressions
 );
 

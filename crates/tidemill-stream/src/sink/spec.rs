@@ -5,7 +5,7 @@ use tidemill_base::{
     attribute::{Attribute, Settings, Type},
 };
 
-use crate::source::parse_properties;
+use crate::source::{PROPERTIES, PROPERTIES_FILE, parse_properties};
 
 /// Every attribute of `CREATE SINK ... WITH (...)`.
 pub static SINK_ATTRIBUTES: [Attribute; 13] = [
@@ -62,18 +62,8 @@ pub static SINK_ATTRIBUTES: [Attribute; 13] = [
         default: Some("64MiB"),
         doc: "rows that wait for a slow or silent place, in memory; then the job waits",
     },
-    Attribute {
-        name: "properties",
-        ty: Type::Text,
-        default: None,
-        doc: "kafka, nats: settings of the client, 'name=value; name=value'",
-    },
-    Attribute {
-        name: "properties_file",
-        ty: Type::Text,
-        default: None,
-        doc: "kafka, nats: a file of such settings, one a line: the place for passwords",
-    },
+    PROPERTIES,
+    PROPERTIES_FILE,
 ];
 
 /// A declared sink.

@@ -1,9 +1,27 @@
 //! Settings of sources behind a server: Kafka topics and NATS JetStream streams. Values only; clients live in a crate of
 //! their own.
 
-use tidemill_base::{Error, Result, attribute::Settings};
+use tidemill_base::{
+    Error, Result,
+    attribute::{Attribute, Settings, Type},
+};
 
 use super::FileFormat;
+
+/// Settings of a server's client, of sources and of sinks.
+pub(crate) const PROPERTIES: Attribute = Attribute {
+    name: "properties",
+    ty: Type::Text,
+    default: None,
+    doc: "kafka, nats: settings of the client, 'name=value; name=value'",
+};
+/// The same in a file.
+pub(crate) const PROPERTIES_FILE: Attribute = Attribute {
+    name: "properties_file",
+    ty: Type::Text,
+    default: None,
+    doc: "kafka, nats: a file of such settings, one a line: the place for passwords",
+};
 
 /// A Kafka topic: each of its partitions is one of the source's.
 #[derive(Clone, Debug)]

@@ -30,6 +30,7 @@ use tidemill_base::Result;
 
 use crate::{Chunk, Position};
 pub use external::{Begin, KafkaSettings, NatsSettings, OnGap, Reading, parse_properties};
+pub(crate) use external::{PROPERTIES, PROPERTIES_FILE};
 pub use generator::{Impression, World, generator_columns};
 pub use history::open_history;
 pub use print::Print;

@@ -6,7 +6,7 @@ use tidemill_base::{
     attribute::{Attribute, Settings, Type},
 };
 
-use super::external::{KafkaSettings, NatsSettings};
+use super::external::{KafkaSettings, NatsSettings, PROPERTIES, PROPERTIES_FILE};
 
 /// Every attribute of `CREATE SOURCE ... WITH (...)`.
 pub static ATTRIBUTES: [Attribute; 29] = [
@@ -159,18 +159,8 @@ pub static ATTRIBUTES: [Attribute; 29] = [
         doc: "kafka, nats: what happens when the server no longer has events that were not read: an error, or one refused \
               row that says how many",
     },
-    Attribute {
-        name: "properties",
-        ty: Type::Text,
-        default: None,
-        doc: "kafka, nats: settings of the client, 'name=value; name=value'",
-    },
-    Attribute {
-        name: "properties_file",
-        ty: Type::Text,
-        default: None,
-        doc: "kafka, nats: a file of such settings, one a line: the place for passwords",
-    },
+    PROPERTIES,
+    PROPERTIES_FILE,
 ];
 
 /// A declared source.
@@ -306,6 +296,23 @@ pub enum GeneratorStream {
 }
 
 impl SourceSpec {
+    /// Rows from here, with nothing else declared about them.
+    pub fn new(name: &str, columns: SchemaRef, connector: Connector) -> Self {
+        Self {
+            name: name.into(),
+            columns,
+            primary_key: None,
+            connector,
+            push: false,
+            event_time_column: None,
+            watermark_bound_ms: 0,
+            idle_timeout_ms: 10_000,
+            ahead_max_ms: None,
+            drift_max_ms: None,
+            history: None,
+        }
+    }
+
     /// Whether the source ends by itself.
     pub fn bounded(&self) -> bool {
         !self.push

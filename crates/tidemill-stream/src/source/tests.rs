@@ -55,19 +55,7 @@ fn file_spec(path: &str, format: FileFormat, follow: bool, schema: &SchemaRef) -
 }
 
 fn source(connector: Connector, schema: &SchemaRef) -> SourceSpec {
-    SourceSpec {
-        name: "clicks".into(),
-        columns: schema.clone(),
-        primary_key: None,
-        event_time_column: None,
-        connector,
-        push: false,
-        watermark_bound_ms: 0,
-        idle_timeout_ms: 10_000,
-        ahead_max_ms: None,
-        drift_max_ms: None,
-        history: None,
-    }
+    SourceSpec::new("clicks", schema.clone(), connector)
 }
 
 /// The only partition of a source.

@@ -36,6 +36,7 @@ fn spec(emit: Emit) -> JoinSpec {
         sample: None,
         label_is_match: true,
         correction_ttl_ms: 0,
+        allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
         dedup: Some(0),
@@ -48,6 +49,22 @@ fn open(spec: &JoinSpec) -> LabelJoin {
 
 fn join(emit: Emit, pending_count_max: usize) -> LabelJoin {
     open(&JoinSpec { pending_count_max, ..spec(emit) })
+}
+
+/// The same out of what it saves.
+fn restored(join: &LabelJoin, spec: &JoinSpec) -> LabelJoin {
+    let saved = |join: &LabelJoin| {
+        let mut out = Encoder::new();
+        join.encode(&mut out).encode(&mut out).unwrap();
+        out.finish()
+    };
+    let bytes = saved(join);
+    let (mut again, mut d) = (open(spec), Decoder::new(&bytes, "join"));
+    again.restore(&mut d).unwrap();
+    again.restore_rows(&mut d).unwrap();
+    d.end().unwrap();
+    assert!(saved(&again) == bytes, "what is restored saves as it was");
+    again
 }
 
 /// One mini-batch of events and the watermark behind it.
@@ -202,17 +219,7 @@ fn restored_behind_any_mini_batch_the_join_goes_on_as_before() {
         let mut current = open(&spec);
         for s in &steps {
             step(&mut current, s, &mut seen);
-            let mut saved = Encoder::new();
-            current.encode(&mut saved).encode(&mut saved).unwrap();
-            let bytes = saved.finish();
-            current = open(&spec);
-            let mut d = Decoder::new(&bytes, "join");
-            current.restore(&mut d).unwrap();
-            current.restore_rows(&mut d).unwrap();
-            d.end().unwrap();
-            let mut again = Encoder::new();
-            current.encode(&mut again).encode(&mut again).unwrap();
-            assert!(again.finish() == bytes, "what is restored saves as it was");
+            current = restored(&current, &spec);
         }
         assert_eq!(seen.rows, whole.rows);
         assert_eq!(seen.matured, whole.matured);
@@ -246,6 +253,66 @@ fn f21_an_event_is_late_exactly_when_its_time_is_not_behind_the_watermark() {
     assert_eq!((join.counts().late_feedback, join.counts().unmatched_feedback), (1, 0));
     step(&mut join, &Step { impressions: vec![], feedback: vec![], watermark: END_OF_TIME }, &mut seen);
     assert_eq!(join.counts().unmatched_feedback, 1);
+}
+
+/// An impression that the watermark has passed by no more than is allowed is one like any other: feedback that came before it
+/// has waited, a second one is a duplicate, and one whose window is over leaves at once.
+#[test]
+fn f21_allowed_lateness_lets_impressions_in_behind_the_watermark() {
+    let mut join = open(&JoinSpec { allowed_lateness_ms: 1_000, ..spec(Emit::OnWindowClose) });
+    let mut seen = Seen::default();
+    let key = |k: &str| Some(k.to_string());
+    let feedback = vec![(key("late"), 4_500), (key("over"), 4_200), (key("nobody"), 4_500)];
+    step(&mut join, &Step { impressions: vec![], feedback, watermark: 5_000 }, &mut seen);
+    let impressions = vec![
+        (key("too late"), 4_000),
+        (key("over"), 4_001),
+        (key("over"), 4_001),
+        (key("late"), 4_450),
+        (key("waits"), 4_999),
+    ];
+    step(&mut join, &Step { impressions, feedback: vec![(key("waits"), 5_001)], watermark: 5_000 }, &mut seen);
+    let c = *join.counts();
+    assert_eq!((c.late_impressions, c.late_let_in, c.impressions, c.duplicate_impressions), (1, 3, 3, 1));
+    assert_eq!(seen.rows, [(SampleKind::Final, 0, key("over"), Some(4_200))]);
+    // The key is known as long as a second one could be let in.
+    step(&mut join, &Step { impressions: vec![(key("over"), 4_700)], feedback: vec![], watermark: 5_600 }, &mut seen);
+    assert_eq!(join.counts().duplicate_impressions, 2);
+    step(&mut join, &Step { impressions: vec![], feedback: vec![], watermark: END_OF_TIME }, &mut seen);
+    let left: Vec<_> = seen.rows.into_iter().map(|row| (row.2.unwrap(), row.3)).collect();
+    let expected = [("over", 4_200), ("late", 4_500), ("waits", 5_001)];
+    assert_eq!(left, expected.map(|(k, at)| (k.to_string(), Some(at))));
+    assert_eq!((join.counts().unmatched_feedback, join.counts().late_feedback), (1, 0));
+}
+
+/// A watermark that promises too much by the whole disorder costs nothing where that much lateness is allowed and corrected.
+#[test]
+fn f21_with_lateness_allowed_and_corrected_the_labels_are_those_of_a_patient_watermark() {
+    for seed in 0..20 {
+        let mut steps = stream(seed, 200);
+        let last = steps.len() - 1;
+        steps[..last].iter_mut().for_each(|s| s.watermark += 200);
+        for emit in [Emit::OnWindowClose, Emit::OnMatch, Emit::Early { delay_ms: 50 }] {
+            let allowed = JoinSpec { allowed_lateness_ms: 200, correction_ttl_ms: 200, ..spec(emit) };
+            let (mut join, mut seen) = (open(&allowed), Seen::default());
+            for (i, s) in steps.iter().enumerate() {
+                step(&mut join, s, &mut seen);
+                if i % 3 == 0 {
+                    join = restored(&join, &allowed);
+                }
+            }
+            let mut labels: BTreeMap<String, (f32, f32)> = BTreeMap::new();
+            for (kind, _, key, matched) in seen.rows.iter().filter(|row| row.2.is_some()) {
+                let (weight, positive) = labels.entry(key.clone().unwrap()).or_default();
+                *weight += kind.weight();
+                *positive += kind.weight() * f32::from(matched.is_some());
+            }
+            let expected = naive(&steps).into_iter().map(|(key, at)| (key, (1.0, f32::from(at.is_some())))).collect();
+            assert_eq!(labels, expected, "seed {seed}, {emit:?}");
+            let c = join.counts();
+            assert_eq!((c.late_impressions, c.late_let_in > 0), (0, true), "seed {seed}");
+        }
+    }
 }
 
 /// The window's two edges match, one millisecond beyond either does not.

@@ -77,6 +77,7 @@ fn spec(emit: Emit, takes: &[Take], feedback: usize) -> JoinSpec {
         sample: None,
         label_is_match: feedback == 1 && takes.iter().all(|take| *take == Take::First),
         correction_ttl_ms: 0,
+        allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
         dedup: Some(0),

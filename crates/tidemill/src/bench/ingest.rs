@@ -131,19 +131,7 @@ fn read_all(partition: &mut dyn source::Partition) -> Result<u64> {
 }
 
 fn source_of(connector: Connector, columns: SchemaRef) -> SourceSpec {
-    SourceSpec {
-        history: None,
-        name: "events".into(),
-        columns,
-        primary_key: None,
-        connector,
-        push: false,
-        event_time_column: None,
-        watermark_bound_ms: 0,
-        idle_timeout_ms: 10_000,
-        ahead_max_ms: None,
-        drift_max_ms: None,
-    }
+    SourceSpec::new("events", columns, connector)
 }
 
 #[cfg(feature = "kafka")]

@@ -26,20 +26,27 @@ pub(super) enum Bench {
     BareServer,
 }
 
+/// What every bench is asked.
 #[derive(Args)]
-pub(super) struct Serve {
+struct Turns {
     /// Rounds; cases take turns
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: u64,
-    /// How long each case runs in a round
-    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
-    seconds: f64,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
     /// Only cases with this in their name
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Serve {
+    /// How long each case runs in a round
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    #[command(flatten)]
+    turns: Turns,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -58,15 +65,8 @@ pub(super) struct Join {
     /// Impressions to make when there is no --data
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     rows: u64,
-    /// Rounds; cases take turns
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: u64,
-    /// Only cases with this in their name
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
-    /// One JSON object a line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    turns: Turns,
 }
 
 #[derive(Args)]
@@ -74,15 +74,8 @@ pub(super) struct Events {
     /// Events (impressions, for ingest) to make
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=50_000_000))]
     rows: u64,
-    /// Rounds; cases take turns
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: u64,
-    /// Only cases with this in their name
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
-    /// One JSON object a line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    turns: Turns,
 }
 
 #[derive(Args)]
@@ -93,35 +86,28 @@ pub(super) struct Train {
     /// Rows to make when there is no --data
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     rows: u64,
-    /// Rounds; cases take turns
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: u64,
-    /// Only cases with this in their name
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
-    /// One JSON object a line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    turns: Turns,
 }
 
 impl Bench {
     pub(super) fn run(self) -> Result<()> {
         let tell = &mut |text: &str| say(text);
         let (bench, cases, json) = match self {
-            Self::Train(Train { data, rows, rounds, only, json }) => {
-                ("train", train::run(&train::Plan { data, rows, rounds: rounds as usize, only }, tell)?, json)
+            Self::Train(Train { data, rows, turns: Turns { rounds, only, json } }) => {
+                ("train", train::run(&train::Plan { data, rows, rounds: rounds.into(), only }, tell)?, json)
             }
-            Self::Join(Join { data, rows, rounds, only, json }) => {
-                ("join", join::run(&join::Plan { data, rows, rounds: rounds as usize, only }, tell)?, json)
+            Self::Join(Join { data, rows, turns: Turns { rounds, only, json } }) => {
+                ("join", join::run(&join::Plan { data, rows, rounds: rounds.into(), only }, tell)?, json)
             }
-            Self::Serve(Serve { rounds, seconds, only, json }) => {
-                ("serve", serve::run(&serve::Plan { rounds: rounds as usize, seconds, only }, tell)?, json)
+            Self::Serve(Serve { seconds, turns: Turns { rounds, only, json } }) => {
+                ("serve", serve::run(&serve::Plan { rounds: rounds.into(), seconds, only }, tell)?, json)
             }
-            Self::Window(Events { rows, rounds, only, json }) => {
-                ("window", window::run(&window::Plan { rows, rounds: rounds as usize, only }, tell)?, json)
+            Self::Window(Events { rows, turns: Turns { rounds, only, json } }) => {
+                ("window", window::run(&window::Plan { rows, rounds: rounds.into(), only }, tell)?, json)
             }
-            Self::Ingest(Events { rows, rounds, only, json }) => {
-                ("ingest", ingest::run(&ingest::Plan { rows, rounds: rounds as usize, only }, tell)?, json)
+            Self::Ingest(Events { rows, turns: Turns { rounds, only, json } }) => {
+                ("ingest", ingest::run(&ingest::Plan { rows, rounds: rounds.into(), only }, tell)?, json)
             }
             Self::BareServer => return bare::serve(),
         };

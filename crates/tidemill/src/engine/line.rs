@@ -197,6 +197,7 @@ impl Line {
                     pending_count_max: spec.pending_max,
                     pending_bytes_max: spec.pending_bytes_max,
                     correction_ttl_ms: spec.correction_ttl_ms,
+                    allowed_lateness_ms: spec.allowed_lateness_ms,
                     sample: join.spec.sample.map(|sample| NegativeSample { seed: spec.seed, ..sample }),
                     ..join.spec.clone()
                 };

@@ -35,7 +35,7 @@ use super::{
 
 const MAGIC: &[u8; 8] = b"TIDECKPT";
 /// Format of what this program writes and goes on from.
-const FORMAT: u32 = 6;
+const FORMAT: u32 = 7;
 const HEADER_BYTES: usize = 44;
 /// Chunks of a part that wait for a thread which puts their entries down.
 const CHUNKS_AHEAD: usize = 8;

@@ -178,6 +178,7 @@ fn label_join(counts: &LineCounts, join: &JoinCounts, state: &JoinState, waterma
     for (name, count) in [
         ("released early", join.released_early),
         ("corrections", join.corrections),
+        ("late impressions let in", join.late_let_in),
         ("feedback waiting", state.feedback as u64),
         ("keys remembered", state.known as u64),
         ("samples remembered", state.remembered as u64),

@@ -24,6 +24,9 @@ const POWERS: [f64; 23] = [
     1e21, 1e22,
 ];
 
+/// Those that are exact in single precision, and that plain numbers need.
+const POWERS_F32: [f32; 9] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
+
 /// The number that begins at `at`, and where it ends; `None` where there is none.
 #[inline]
 pub(super) fn read(body: &[u8], at: usize) -> Option<(Number<'_>, usize)> {
@@ -144,7 +147,7 @@ impl Float for f32 {
     fn decimal(mantissa: u64, negative: bool, places: usize) -> Option<Self> {
         // Both are exact in single precision as well, most of the time.
         if mantissa <= 1 << 24 {
-            let x = mantissa as i64 as f32 / POWERS[places] as f32;
+            let x = mantissa as i64 as f32 / POWERS_F32[places];
             return Some(if negative { -x } else { x });
         }
         f64::decimal(mantissa, negative, places).and_then(narrow)
@@ -189,6 +192,15 @@ fn plain_number<T: Float>(body: &[u8], at: usize) -> Option<(T, usize, u8)> {
     let window: &[u8; WINDOW] = body.get(at..)?.first_chunk()?;
     let negative = window[0] == b'-';
     let first = negative as usize;
+    if window[first + 1] == b'.' {
+        // Most are a digit, a point and a few digits: the digit in the point's place makes them one number.
+        let word = u64::from_le_bytes(*window[first + 1..].first_chunk()?);
+        let (mantissa, digits) = digits_of(word & !0xff | u64::from(window[first]));
+        if let places @ 1..7 = digits.wrapping_sub(1) {
+            let i = first + 2 + places;
+            return Some((T::decimal(mantissa, negative, places)?, at + i, window[i]));
+        }
+    }
     let (mut mantissa, mut i) = (u64::from(window[first].wrapping_sub(b'0')), first + 1);
     if mantissa > 9 {
         return None;

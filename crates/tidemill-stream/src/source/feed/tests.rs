@@ -57,19 +57,11 @@ fn event(number: u64) -> Step {
 }
 
 fn partition(steps: Vec<Step>, on_gap: OnGap, first: u64) -> FeedPartition {
-    let spec = SourceSpec {
-        name: "clicks".into(),
-        columns: Schema::new(vec![Field::new("n", DataType::Int64, true)]).into(),
-        primary_key: None,
-        connector: Connector::File(FileSettings { path: String::new(), format: FileFormat::Json, follow: false }),
-        push: false,
-        event_time_column: None,
-        watermark_bound_ms: 0,
-        idle_timeout_ms: 0,
-        ahead_max_ms: None,
-        drift_max_ms: None,
-        history: None,
-    };
+    let spec = SourceSpec::new(
+        "clicks",
+        Schema::new(vec![Field::new("n", DataType::Int64, true)]).into(),
+        Connector::File(FileSettings { path: String::new(), format: FileFormat::Json, follow: false }),
+    );
     let feed = Box::new(Script { steps: steps.into(), sought: None });
     FeedPartition::open(&spec, format!("clicks/3@{first}"), feed, &FileFormat::Json, on_gap, first, false).unwrap()
 }

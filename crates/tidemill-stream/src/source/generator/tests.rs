@@ -17,19 +17,7 @@ fn settings(stream: GeneratorStream, rows: u64) -> GeneratorSettings {
 }
 
 fn open_with(settings: GeneratorSettings, schema: Schema) -> Result<Box<dyn Partition>> {
-    let spec = SourceSpec {
-        name: "shown".into(),
-        columns: Arc::new(schema),
-        primary_key: None,
-        event_time_column: None,
-        connector: Connector::Generator(settings),
-        push: false,
-        watermark_bound_ms: 0,
-        idle_timeout_ms: 0,
-        ahead_max_ms: None,
-        drift_max_ms: None,
-        history: None,
-    };
+    let spec = SourceSpec::new("shown", Arc::new(schema), Connector::Generator(settings));
     Ok(open_source(&spec, &[])?.pop().expect("one partition").partition)
 }
 
