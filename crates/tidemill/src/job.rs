@@ -224,7 +224,7 @@ impl Job {
             let rows = engine.line.restoring_rows().map(|rows| checkpoints.rows(c, rows)).transpose()?;
             Ok((checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))?, rows))
         };
-        let warn = |e: &Error| warning = Some(format!("{e}; using the one before it"));
+        let warn = |e: &Error| warning = Some(e.to_string());
         let checkpoint = match beside.is_empty() {
             true => checkpoints.newest(u64::MAX, load, warn)?,
             false => newest_common(&checkpoints, load, warn, &mut beside)?,

@@ -203,7 +203,8 @@ pub fn believed(wall_ms: i64) -> Option<i64> {
 }
 
 fn door(input: &Input) -> Door {
-    let window = Window { computed: input.computed.clone(), event_time: input.event_time, view: None };
+    let (event_time, id) = (input.event_time, input.source.primary_key);
+    let window = Window { computed: input.computed.clone(), event_time, id, view: None };
     Door { window, ahead_max_ms: input.source.ahead_max_ms }
 }
 

@@ -192,7 +192,12 @@ pub fn windows(pipeline: &Pipeline) -> Vec<(Window, i64)> {
     let inputs = std::iter::once(&pipeline.left).chain(pipeline.join.iter().flat_map(|j| &j.right));
     inputs
         .map(|i| {
-            let window = Window { computed: i.computed.clone(), event_time: i.event_time, view: i.view.clone() };
+            let window = Window {
+                computed: i.computed.clone(),
+                event_time: i.event_time,
+                id: i.source.primary_key,
+                view: i.view.clone(),
+            };
             (window, i.source.watermark_bound_ms)
         })
         .collect()
@@ -222,7 +227,11 @@ impl Line {
                     ..join.spec.clone()
                 };
                 let (left, rights) = (job.pipeline.left_output(), job.pipeline.right_outputs());
-                Joining::Label(Box::new(LabelJoin::new(spec, &left, &rights)?))
+                let mut join = LabelJoin::new(spec, &left, &rights)?;
+                let carried = job.pipeline.left.output();
+                let own = (0..left.fields().len()).filter(|&c| carried.index_of(left.field(c).name()).is_ok());
+                join.compare_columns(own.collect());
+                Joining::Label(Box::new(join))
             }
             _ => Joining::None(0),
         };
@@ -456,6 +465,7 @@ impl Line {
                                 format!("late: event time {} is behind the watermark", take.event_times[row as usize])
                             }
                             NotLetIn::Duplicate => continue,
+                            NotLetIn::Conflict(reason) => reason,
                         };
                         rejected.push(Rejected { place: "impressions".into(), reason });
                     }
