@@ -22,7 +22,7 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("key", DataType::Utf8, true), Field::new("ts", DataType::Int64, false)]))
 }
 
-fn rows(events: &[(Option<String>, i64)]) -> RecordBatch {
+pub fn rows(events: &[(Option<String>, i64)]) -> RecordBatch {
     let keys: StringArray = events.iter().map(|e| e.0.as_deref()).collect();
     let times: Int64Array = events.iter().map(|e| Some(e.1)).collect();
     RecordBatch::try_new(schema(), vec![Arc::new(keys), Arc::new(times)]).unwrap()

@@ -16,7 +16,7 @@ use tidemill_base::{
     codec::{Decoder, Encoder},
     store::disk::{self, Access, Faults},
 };
-use tidemill_stream::join::{Correction, Emit, JoinSpec, LabelJoin, SavedBatch, SpillDir, Take, WhenFull};
+use tidemill_stream::join::{Correction, Emit, JoinSpec, LabelJoin, NotLetIn, SavedBatch, SpillDir, Take, WhenFull};
 
 use super::join;
 use super::join_policies::{EMITS, Event, Seen, Step, TAKES, left_rows, open, right_rows, run, spec, step, stream};
@@ -194,6 +194,25 @@ fn rows_with_texts_for_keys_come_back_as_they_were() {
         assert!(spilled_max > 0 && seen.rows == expected.rows && seen.matured == expected.matured, "{emit:?}");
         assert_eq!(spilling.counts(), in_memory.counts());
     }
+}
+
+/// A second impression with a key that is known is compared with the first one, though that one's row is in a file.
+#[test]
+fn f19_a_copy_is_compared_with_what_was_spilled() {
+    let scratch = Scratch::new();
+    let mut join = join::open(&with_spill(&join::spec(Emit::OnWindowClose), 0));
+    join.spill_to(&SpillDir::open(&scratch.0.join("spill")).unwrap());
+    join.compare_columns(vec![0, 1]);
+    let mut come = |ts: i64| {
+        let refused = join.push_impressions(&join::rows(&[(Some("k".into()), ts)]), &[1_000]).unwrap();
+        join.advance(500).unwrap();
+        assert!(join.state().spilled_bytes > 0);
+        refused
+    };
+    assert_eq!(come(1_000), []);
+    assert_eq!(come(1_000), [(0, NotLetIn::Duplicate)]);
+    let why = "conflicting duplicate of key k: 'ts' is '1001', was '1000'; the first one counts";
+    assert_eq!(come(1_001), [(0, NotLetIn::Conflict(why.into()))]);
 }
 
 /// Between two whole checkpoints a batch is written once, whether it is in memory or not.
