@@ -128,7 +128,8 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint at or before `at_most` of which `load` could use everything, with what it made of it; `warn`
-    /// hears of those passed over. `None` when there is none at all; an error when there are some and none is usable.
+    /// hears of those passed over. `None` when there is none at all; an error when there are some and none is usable, or
+    /// where there is no room for what is read.
     pub fn newest<T>(
         &self,
         at_most: u64,
@@ -142,7 +143,8 @@ impl Checkpoints {
             let loaded = self.read(mini_batch).and_then(|c| load(&c).map_err(at).map(|loaded| (c, loaded)));
             match loaded {
                 Ok(loaded) => return Ok(Some(loaded)),
-                Err(e) if e.kind() == Kind::Conflict => return Err(e),
+                // Another program, or no room for rows that spill: an older one would be no better.
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exhausted) => return Err(e),
                 Err(e) => {
                     warn(&e);
                     reasons.push(e.message().to_string());
