@@ -14,7 +14,7 @@ use tidemill_train::TrainSpec;
 
 use crate::{
     engine::Engine,
-    job::{Checkpoint, Checkpoints, Journal, open_partitions},
+    job::{Checkpoint, Checkpoints, Journal, open_partitions, together},
     program,
     push::PushHub,
 };
@@ -61,14 +61,23 @@ pub fn verify(
         let rows = engine.line.restoring_rows().map(|rows| checkpoints.rows(c, rows)).transpose()?;
         Ok((checkpoints.entries(c, || engine.line.restoring(&spec, threads))?, rows))
     };
-    let checkpoint = match checkpoints.newest(meta.mini_batch.saturating_sub(1), load, |_| ()) {
-        // The journal alone is enough.
-        Err(e) if e.kind() == Kind::Corrupt => None,
-        other => other?,
+    // A model that learns beside another stands on the other's journal, and its checkpoints hold nothing of the stream.
+    let leader = together::leader_of(&dir.join("job"))?;
+    let journal_dir = match &leader {
+        Some(leader) => data_root.join("models").join(leader).join("job"),
+        None => dir.join("job"),
+    };
+    let checkpoint = match leader {
+        Some(_) => None,
+        None => match checkpoints.newest(meta.mini_batch.saturating_sub(1), load, |_| ()) {
+            // The journal alone is enough.
+            Err(e) if e.kind() == Kind::Corrupt => None,
+            other => other?,
+        },
     };
     let from = checkpoint.as_ref().map_or(0, |(c, _)| c.mini_batch);
     let streamed = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
-    let past = Journal::read(&dir.join("job"), streamed, meta.mini_batch)?;
+    let past = Journal::read(&journal_dir, streamed, meta.mini_batch)?;
     if past.last_mini_batch < meta.mini_batch && spec.passes == 1 {
         return Err(Error::corrupt(format!(
             "the journal ends at mini-batch {}, version {version} stands on mini-batch {}",

@@ -17,7 +17,10 @@ use super::{
     pipeline::{Wanted, emit_of, feedback_needed},
     relation::{BoundSource, Relation, Side, right},
 };
-use crate::{parse::value::type_name, program::Known};
+use crate::{
+    parse::{tail::EmitDef, value::type_name},
+    program::Known,
+};
 
 /// Settings that change when and where, not what.
 const LEFT_OUT: [&str; 28] = [
@@ -99,6 +102,41 @@ pub(crate) fn fingerprint(
     hash64(text.as_bytes(), 0)
 }
 
+/// What rows a relation has: two statements with the same text, over the same definitions, select the same rows.
+pub(super) fn stream_text(relation: &Relation) -> String {
+    let mut text = String::new();
+    for c in &relation.columns {
+        line(&mut text, format_args!("{} = {} {}", c.name, c.expr, type_name(&c.ty)));
+    }
+    side(&mut text, "left", &relation.left);
+    if let Some(join) = &relation.join {
+        for feedback in &join.feedback {
+            side(&mut text, "right", &feedback.right);
+            let (left, right, window) = (&feedback.left_key, &feedback.right_key, feedback.window_ms);
+            line(&mut text, format_args!("join {left} = {right} within {window}"));
+            for aggregate in &feedback.aggregates {
+                line(
+                    &mut text,
+                    format_args!("{:?} of {} {}", aggregate.take, aggregate.expr, type_name(&aggregate.ty)),
+                );
+            }
+        }
+        if let Some(emit) = join.emit {
+            // Where it was written is nothing of the stream.
+            let when = emit.when.map(|when| match when {
+                EmitDef::Early { delay_ms, .. } => format!("early {delay_ms}"),
+                EmitDef::OnWindowClose => "on window close".into(),
+                other => format!("{other:?}"),
+            });
+            line(&mut text, format_args!("emit {when:?} {:?} {:?}", emit.correction, emit.sample));
+        }
+    }
+    for (i, join) in relation.features.iter().enumerate() {
+        view(&mut text, i, join);
+    }
+    text
+}
+
 /// Of a feature view everything counts: what it is fed, what it keeps, and for how long.
 fn view(text: &mut String, number: usize, join: &FeatureJoin) {
     let view = &join.view;
@@ -164,6 +202,11 @@ fn when_full(settings: &Settings) -> &'static [&'static str] {
 fn render_settings(text: &mut String, settings: &Settings, names: impl Iterator<Item = &'static str>) {
     for name in names.filter(|n| !LEFT_OUT.contains(n)) {
         line(text, format_args!("{name} = {:?}", settings.get(name)));
+        // Said only where there are some: programs of before keep their fingerprint.
+        let mut of_slots: Vec<_> =
+            settings.by_slot(name).iter().map(|(slot, value)| format!("{slot} {value:?}")).collect();
+        of_slots.sort_unstable();
+        of_slots.iter().for_each(|of_slot| line(text, format_args!("{name} of slot {of_slot}")));
     }
 }
 

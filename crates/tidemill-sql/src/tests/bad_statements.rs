@@ -119,6 +119,21 @@ fn b1_to_b4_b18_b24_statements() {
     );
 }
 
+/// B24: what depends on itself is refused with the whole ring, whichever of its members a query asks for.
+#[test]
+fn b24_views_and_streams_that_depend_on_themselves() {
+    check(
+        &[
+            "+CREATE VIEW a AS SELECT * FROM a",
+            "+CREATE STREAM a AS SELECT * FROM a; SELECT * FROM a TO TRAIN FTRLClassifier LABEL clicked INTO m",
+            "+CREATE VIEW a AS SELECT * FROM b; CREATE VIEW b AS SELECT * FROM a; SELECT * FROM b TO TRAIN FTRLClassifier LABEL clicked INTO m",
+            "+CREATE STREAM a AS SELECT i.*, (c.imp_id IS NOT NULL) AS clicked FROM impressions i LEFT JOIN b c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '1' HOUR; CREATE VIEW b AS SELECT * FROM a",
+        ],
+        expect![[r#"
+        "#]],
+    );
+}
+
 /// What a source's declaration can get wrong.
 #[test]
 fn b21_sources() {

@@ -15,6 +15,7 @@
 //! keys are remembered so much longer, and what falls due before it came does so at once.
 //! Never reads the clock; the order of what comes out follows from event times and arrival numbers alone.
 
+mod conflict;
 mod emit;
 mod index;
 mod parts;
@@ -84,6 +85,8 @@ pub struct LabelJoin {
     window_ms: i64,
     is_fixed_at_match: bool,
     output: SchemaRef,
+    /// Columns that tell two impressions of one key apart.
+    compared: Vec<usize>,
     watermark: i64,
     next_seq: u64,
     counts: JoinCounts,
@@ -129,6 +132,7 @@ impl LabelJoin {
             output: Arc::new(Schema::new(fields)),
             window_ms,
             is_fixed_at_match: spec.is_fixed_at_match(),
+            compared: (0..left.fields().len()).collect(),
             watermark: i64::MIN,
             next_seq: 0,
             counts: JoinCounts::default(),
@@ -169,7 +173,10 @@ impl LabelJoin {
                 refused.push((i as u32, NotLetIn::Late));
             } else if self.spec.dedup.is_some_and(|side| self.is_known(side, keys[side][i], row)) {
                 self.counts.duplicate_impressions += 1;
-                refused.push((i as u32, NotLetIn::Duplicate));
+                let conflict = self.spec.dedup.map(|side| self.conflict(side, keys[side][i], ts, row));
+                let conflict = conflict.transpose()?.flatten();
+                self.counts.conflicting_impressions += u64::from(conflict.is_some());
+                refused.push((i as u32, conflict.map_or(NotLetIn::Duplicate, NotLetIn::Conflict)));
             } else {
                 self.counts.late_let_in += (ts <= self.watermark) as u64;
                 self.let_in(keys.iter().map(|keys| keys[i]), ts, row);

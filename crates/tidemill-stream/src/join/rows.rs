@@ -332,7 +332,7 @@ impl KeptRows {
     }
 
     /// Has the batches of these rows in memory.
-    fn bring_back(&mut self, rows: &[RowRef]) -> Result<()> {
+    pub fn bring_back(&mut self, rows: &[RowRef]) -> Result<()> {
         let Some(spill) = self.spill.as_ref().filter(|spill| spill.bytes() > 0) else { return Ok(()) };
         let mut last = RowRef::NONE.batch;
         for batch in rows.iter().map(|row| row.batch) {

@@ -220,6 +220,8 @@ pub struct JoinCounts {
     pub closed_late_positives: u64,
     /// Impressions let in although the watermark had passed them.
     pub late_let_in: u64,
+    /// Those of `duplicate_impressions` that said something else than the one that was let in.
+    pub conflicting_impressions: u64,
 }
 
 impl JoinCounts {
@@ -276,10 +278,12 @@ pub struct JoinOutput {
 }
 
 /// Why an impression was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotLetIn {
     /// The watermark had passed it.
     Late,
     /// An equal key is still known.
     Duplicate,
+    /// The same, and the impression that has it says something else: what, in words.
+    Conflict(String),
 }

@@ -245,7 +245,7 @@ impl Side {
     }
 }
 
-const COUNTS: usize = 17;
+const COUNTS: usize = 18;
 
 macro_rules! counts {
     ($($name:ident),*) => {
@@ -279,7 +279,8 @@ counts!(
     feedback_released,
     closed_positives,
     closed_late_positives,
-    late_let_in
+    late_let_in,
+    conflicting_impressions
 );
 
 fn stage_of(byte: u8) -> Result<Stage> {

@@ -128,8 +128,8 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint at or before `at_most` of which `load` could use everything, with what it made of it; `warn`
-    /// hears of those passed over. `None` when there is none at all; an error when there are some and none is usable, or
-    /// where there is no room for what is read.
+    /// hears of those passed over, and of one that could be read the second time only. `None` when there is none at all; an
+    /// error when there are some and none is usable, or where there is no room for what is read.
     pub fn newest<T>(
         &self,
         at_most: u64,
@@ -140,13 +140,20 @@ impl Checkpoints {
         let mut reasons = Vec::new();
         for &mini_batch in all.iter().rev() {
             let at = |e: Error| e.at(format!("checkpoint {mini_batch}"));
-            let loaded = self.read(mini_batch).and_then(|c| load(&c).map_err(at).map(|loaded| (c, loaded)));
+            let mut attempt = || self.read(mini_batch).and_then(|c| load(&c).map_err(at).map(|loaded| (c, loaded)));
+            // A disk may fail once, or hand over less than there is: what is good in truth is good the second time.
+            let loaded = attempt().or_else(|first| match first.kind() {
+                Kind::Conflict => Err(first),
+                kind => attempt().inspect(|_| {
+                    warn(&Error::new(kind, format!("{}; read once more it was good", first.message())));
+                }),
+            });
             match loaded {
                 Ok(loaded) => return Ok(Some(loaded)),
                 // Another program, or no room for rows that spill: an older one would be no better.
                 Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exhausted) => return Err(e),
                 Err(e) => {
-                    warn(&e);
+                    warn(&Error::new(e.kind(), format!("{}; using the one before it", e.message())));
                     reasons.push(e.message().to_string());
                 }
             }
@@ -505,6 +512,38 @@ mod tests {
         fs::write(c.path(20), b"TIDE").unwrap();
         Checkpoints::open(&d, 9).unwrap();
         assert_eq!(c.files(".part").len(), before - 1);
+    }
+
+    /// F14: what a disk fails to hand over once, or hands over in part, is read again; what it fails twice is passed over for
+    /// the checkpoint before it. Both are told.
+    #[test]
+    fn f14_a_checkpoint_that_cannot_be_read_is_read_again_then_passed_over() {
+        let d = dir("read");
+        let c = Checkpoints::open(&d, 9).unwrap();
+        let first = write_both(&c, 41, &[], 1);
+        write_both(&c, 42, &first, 2);
+        let io = || Error::io("read", &c.path(42), io::Error::from_raw_os_error(5));
+        let short = || Error::corrupt("its part 1.part ends too early");
+        for (failure, words) in
+            [(&io as &dyn Fn() -> Error, "Input/output error (os error 5)"), (&short, "its part 1.part ends too early")]
+        {
+            for (failures, used) in [(1, 42), (2, 41)] {
+                let (mut left, mut told) = (failures, Vec::new());
+                let load = |checkpoint: &Checkpoint| match left {
+                    0 => load(&c, checkpoint),
+                    _ => {
+                        left -= 1;
+                        Err(failure())
+                    }
+                };
+                let (got, _) = c.newest(u64::MAX, load, |e| told.push(e.message().to_string())).unwrap().unwrap();
+                assert_eq!(got.mini_batch, used);
+                let then = if used == 42 { "; read once more it was good" } else { "; using the one before it" };
+                assert_eq!(told.len(), 1);
+                assert!(told[0].starts_with("checkpoint 42: "), "{}", told[0]);
+                assert!(told[0].contains(words) && told[0].ends_with(then), "{}", told[0]);
+            }
+        }
     }
 
     /// F11: with nothing usable left the start is refused, naming each reason and the way out.
