@@ -21,7 +21,7 @@ use tidemill_train::TrainSpec;
 
 use super::{Case, events::Events};
 use crate::{
-    engine::{Engine, Entries},
+    engine::Engine,
     job::{Past, open_partitions},
     program,
     push::PushHub,
@@ -224,7 +224,7 @@ fn join(events: &Events, layout: &Layout, scratch: &Path) -> Result<Joined> {
         let now = clock.elapsed();
         // The last one, too: a short run has no other.
         if layout.saves && ((now - saved).as_secs_f64() >= 1.0 || cut.is_last) {
-            saves.push(save(&mut engine, saves.is_empty())?);
+            saves.push(save(&mut engine, saves.is_empty()));
             joined.longest_save_ms = joined.longest_save_ms.max((clock.elapsed() - now).as_secs_f64() * 1e3);
             saved = now;
         }
@@ -242,24 +242,21 @@ fn join(events: &Events, layout: &Layout, scratch: &Path) -> Result<Joined> {
     Ok(joined)
 }
 
-/// What a job does for a checkpoint, but for the file: what waits is encoded on a thread beside it, which answers its bytes.
-fn save(engine: &mut Engine, whole: bool) -> Result<JoinHandle<Result<usize>>> {
-    let (mut out, mut head) = (Encoder::new(), Encoder::new());
-    let (blocks, entries) = std::sync::mpsc::sync_channel(1);
-    engine.line.begin_checkpoint(Entries { whole, blocks, head: &mut head }, &mut out);
+/// What a job does with a join for a checkpoint, but for the file: what waits is encoded on a thread beside it, which answers
+/// its bytes. Nothing is learned here, so there are no entries.
+fn save(engine: &mut Engine, whole: bool) -> JoinHandle<Result<usize>> {
+    let mut out = Encoder::new();
     let rows = engine.line.encode(whole, &mut out);
-    Ok(std::thread::spawn(move || {
-        entries.iter().take_while(|block| !block.is_empty()).for_each(drop);
+    std::thread::spawn(move || {
         let Some(rows) = rows else { return Ok(0) };
-        let mut bytes = 0;
+        let (mut bytes, before) = (0, out.as_slice().len());
         rows.blocks(|block| {
             bytes += block.len();
             true
         })?;
-        let before = out.as_slice().len();
         rows.encode(&mut out);
         Ok(bytes + out.as_slice().len() - before)
-    }))
+    })
 }
 
 pub(super) fn bind(text: &str) -> Result<TrainJob> {

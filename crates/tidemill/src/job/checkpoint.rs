@@ -128,7 +128,8 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint at or before `at_most` of which `load` could use everything, with what it made of it; `warn`
-    /// hears of those passed over, and of one that could be read the second time only. `None` when there is none at all; an error when there are some and none is usable.
+    /// hears of those passed over, and of one that could be read the second time only. `None` when there is none at all; an
+    /// error when there are some and none is usable, or where there is no room for what is read.
     pub fn newest<T>(
         &self,
         at_most: u64,
@@ -149,7 +150,8 @@ impl Checkpoints {
             });
             match loaded {
                 Ok(loaded) => return Ok(Some(loaded)),
-                Err(e) if e.kind() == Kind::Conflict => return Err(e),
+                // Another program, or no room for rows that spill: an older one would be no better.
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exhausted) => return Err(e),
                 Err(e) => {
                     warn(&Error::new(e.kind(), format!("{}; using the one before it", e.message())));
                     reasons.push(e.message().to_string());
