@@ -32,6 +32,8 @@ pub enum Type {
     Text,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Any of the others, and for slots that are named a value of their own: `0.1; user=0.05`.
+    BySlot(&'static Type),
 }
 
 /// One setting: its name, what it takes, what it is when nobody says, and what it does.
@@ -60,12 +62,27 @@ pub enum Value {
     Text(String),
 }
 
+/// What one attribute was set to.
+#[derive(Clone, Debug)]
+struct Written {
+    name: &'static str,
+    /// For everything that has no value of its own; `None`: the default.
+    value: Option<Value>,
+    /// Slots with a value of their own.
+    of_slots: Vec<(String, Value)>,
+}
+
 impl Attribute {
     /// Parses `text` as this attribute's value; the error names the attribute, the value and what would do.
     pub fn parse(&self, text: &str) -> Result<Value> {
+        self.parse_as(self.ty, text)
+    }
+
+    fn parse_as(&self, ty: Type, text: &str) -> Result<Value> {
         let name = self.name;
         let refuse = |expected: String| Error::invalid(format!("{name} expects {expected}, got '{text}'"));
-        match self.ty {
+        match ty {
+            Type::BySlot(ty) => self.parse_as(*ty, text),
             Type::Number { min, max } => match text.parse::<f64>() {
                 Ok(x) if x.is_finite() && (min..=max).contains(&x) => Ok(Value::Number(x)),
                 Ok(x) => Err(Error::invalid(format!("{name} must be in [{min}, {max}], got {x}"))),
@@ -90,6 +107,47 @@ impl Attribute {
             },
         }
     }
+
+    /// Parses what was written: one value, or where the attribute may differ by slot also `0.1; user=0.05`.
+    fn parse_written(&self, text: &str) -> Result<Written> {
+        let mut written = Written { name: self.name, value: None, of_slots: Vec::new() };
+        if !matches!(self.ty, Type::BySlot(_)) {
+            written.value = Some(self.parse(text).map_err(|e| match is_by_slot(text) {
+                true => Error::invalid(format!(
+                    "{} cannot differ by slot: '{text}' names one; write one value for all",
+                    self.name
+                )),
+                false => e,
+            })?);
+            return Ok(written);
+        }
+        for (i, part) in text.split(';').map(str::trim).enumerate() {
+            match part.rsplit_once('=') {
+                Some((slot, value)) => {
+                    let slot = slot.trim();
+                    if written.of_slots.iter().any(|(there, _)| there == slot) {
+                        return Err(Error::invalid(format!("{}: slot '{slot}' is named twice", self.name)));
+                    }
+                    let value = self.parse(value.trim()).map_err(|e| e.at(format!("slot '{slot}'")))?;
+                    written.of_slots.push((slot.to_string(), value));
+                }
+                None if i == 0 => written.value = Some(self.parse(part)?),
+                None if part.is_empty() => {}
+                None => {
+                    return Err(Error::invalid(format!(
+                        "{}: '{part}' is not SLOT=VALUE, as in user={part}",
+                        self.name
+                    )));
+                }
+            }
+        }
+        Ok(written)
+    }
+}
+
+/// Whether a text looks like values of slots.
+fn is_by_slot(text: &str) -> bool {
+    text.contains('=')
 }
 
 /// Parses `512`, `64KiB`, `1.5GiB`, `10MB`.
@@ -118,7 +176,7 @@ pub fn parse_bytes(text: &str) -> Result<i64> {
 #[derive(Clone, Debug)]
 pub struct Settings {
     declared: Vec<&'static Attribute>,
-    written: Vec<(&'static str, Value)>,
+    written: Vec<Written>,
 }
 
 impl Settings {
@@ -140,23 +198,52 @@ impl Settings {
                 self.names().collect::<Vec<_>>().join(", ")
             )));
         };
-        if self.written.iter().any(|(n, _)| *n == attribute.name) {
+        if self.written.iter().any(|w| w.name == attribute.name) {
             return Err(Error::invalid(format!("{name} is written twice")));
         }
-        let value = attribute.parse(text)?;
-        self.written.push((attribute.name, value));
+        self.written.push(attribute.parse_written(text)?);
         Ok(())
     }
 
-    /// Whether the setting was written, not only defaulted.
+    /// Whether the setting was written for all slots, not only defaulted.
     pub fn is_written(&self, name: &str) -> bool {
-        self.written.iter().any(|(n, _)| *n == name)
+        self.written.iter().any(|w| w.name == name && w.value.is_some())
+    }
+
+    /// The values that slots have of their own, in the order in which they were written.
+    pub fn by_slot(&self, name: &str) -> &[(String, Value)] {
+        self.written.iter().find(|w| w.name == name).map_or(&[], |w| &w.of_slots)
+    }
+
+    /// The settings as they are for one slot.
+    pub fn of_slot(&self, slot: &str) -> Self {
+        let mut own = self.clone();
+        for written in &mut own.written {
+            let of_slots = std::mem::take(&mut written.of_slots);
+            if let Some((_, value)) = of_slots.into_iter().find(|(name, _)| name == slot) {
+                written.value = Some(value);
+            }
+        }
+        own
+    }
+
+    /// Every slot that has some value of its own, by name, with the attribute that names it first.
+    pub fn slots(&self) -> Vec<(&str, &'static str)> {
+        let mut slots: Vec<(&str, &'static str)> = Vec::new();
+        for (slot, name) in self.written.iter().flat_map(|w| w.of_slots.iter().map(|(slot, _)| (slot.as_str(), w.name)))
+        {
+            if slots.iter().all(|(there, _)| *there != slot) {
+                slots.push((slot, name));
+            }
+        }
+        slots.sort_unstable();
+        slots
     }
 
     /// The value, written or default. Panics when no attribute of that name was declared: that is our own mistake.
     pub fn get(&self, name: &str) -> Option<Value> {
-        if let Some((_, v)) = self.written.iter().find(|(n, _)| *n == name) {
-            return Some(v.clone());
+        if let Some(value) = self.written.iter().find(|w| w.name == name).and_then(|w| w.value.clone()) {
+            return Some(value);
         }
         let attribute =
             self.declared.iter().find(|a| a.name == name).unwrap_or_else(|| panic!("attribute {name} is not declared"));
@@ -221,6 +308,38 @@ mod tests {
         doc: "learning rate",
     };
     static WAIT: Attribute = Attribute { name: "wait", ty: Type::Duration, default: None, doc: "how long" };
+
+    static RATE: Attribute = Attribute {
+        name: "rate",
+        ty: Type::BySlot(&Type::Number { min: 0.0, max: 100.0 }),
+        default: Some("0.1"),
+        doc: "learning rate",
+    };
+
+    /// One way of writing for every attribute that slots may have of their own.
+    #[test]
+    fn slots_have_values_of_their_own() {
+        let read = |text: &str| {
+            let mut s = Settings::new([&RATE, &ALPHA]);
+            s.set("rate", text).map(|()| s)
+        };
+        let s = read("0.5; user=0.05 ;item x city = 2;").unwrap();
+        let rates = ["user", "item x city", "other"].map(|slot| s.of_slot(slot).number("rate"));
+        assert_eq!((s.number("rate"), rates), (0.5, [0.05, 2.0, 0.5]));
+        assert_eq!(s.slots(), [("item x city", "rate"), ("user", "rate")]);
+        let s = read("user=0.05").unwrap();
+        assert_eq!((s.number("rate"), s.is_written("rate")), (0.1, false), "the others have the default");
+        let why = |text: &str| read(text).unwrap_err().message().to_string();
+        assert_eq!(why("0.5; user=-1"), "slot 'user': rate must be in [0, 100], got -1");
+        assert_eq!(why("0.5; 0.6"), "rate: '0.6' is not SLOT=VALUE, as in user=0.6");
+        assert_eq!(why("0.5; user=1; user=2"), "rate: slot 'user' is named twice");
+        assert_eq!(why(""), "rate expects a number, got ''");
+        let mut s = Settings::new([&ALPHA]);
+        assert_eq!(
+            s.set("alpha", "0.5; user=1").unwrap_err().message(),
+            "alpha cannot differ by slot: '0.5; user=1' names one; write one value for all"
+        );
+    }
 
     #[test]
     fn a_setting_is_checked_where_it_is_written() {

@@ -99,6 +99,28 @@ impl Deep {
     }
 }
 
+impl LearnerSpec {
+    /// The dimension of an entry's factors or embedding, where slots may differ in it: what a slot lacks of it counts as
+    /// zeros. Those of FFM meet the ones of every other slot, and cannot.
+    pub fn dimension(&self) -> Option<usize> {
+        match self {
+            Self::Linear | Self::Ffm { .. } => None,
+            Self::Fm { factors, .. } => Some(*factors),
+            Self::Mlp(deep) | Self::WideDeep(deep) | Self::DeepFm(deep) => Some(deep.embedding),
+        }
+    }
+
+    /// The same learner with another dimension, where it has one.
+    pub fn with_dimension(mut self, dimension: usize) -> Self {
+        match &mut self {
+            Self::Linear | Self::Ffm { .. } => {}
+            Self::Fm { factors, .. } => *factors = dimension,
+            Self::Mlp(deep) | Self::WideDeep(deep) | Self::DeepFm(deep) => deep.embedding = dimension,
+        }
+        self
+    }
+}
+
 impl Default for ModelSpec {
     fn default() -> Self {
         Self { learner: LearnerSpec::Linear, loss: Loss::Logistic }

@@ -95,19 +95,24 @@ impl Display for EvaluateJob {
 }
 
 fn write_settings(f: &mut Formatter<'_>, settings: &Settings) -> fmt::Result {
-    let names = settings.names().filter(|n| settings.is_written(n));
-    for name in names.collect::<Vec<_>>() {
-        if let Some(value) = settings.get(name) {
-            let text = match value {
-                Value::Number(x) => x.to_string(),
-                Value::Integer(x) => x.to_string(),
-                Value::Bool(x) => x.to_string(),
-                Value::Text(x) => format!("'{x}'"),
-            };
-            writeln!(f, "  {name} = {text}")?;
+    for name in settings.names() {
+        if let Some(value) = settings.get(name).filter(|_| settings.is_written(name)) {
+            writeln!(f, "  {name} = {}", in_words(&value))?;
+        }
+        for (slot, value) in settings.by_slot(name) {
+            writeln!(f, "  {name} of slot {slot} = {}", in_words(value))?;
         }
     }
     Ok(())
+}
+
+fn in_words(value: &Value) -> String {
+    match value {
+        Value::Number(x) => x.to_string(),
+        Value::Integer(x) => x.to_string(),
+        Value::Bool(x) => x.to_string(),
+        Value::Text(x) => format!("'{x}'"),
+    }
 }
 
 impl Display for Pipeline {

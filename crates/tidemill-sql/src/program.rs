@@ -114,7 +114,12 @@ pub struct TrainJob {
     pub state_fingerprint: u64,
     /// Where its samples leave to.
     pub sinks: Vec<SinkJob>,
-    /// SQL of this job and of all it depends on; [`crate::bind`] takes it.
+    /// The models of this program that are learned together from one pipeline, this one among them, in their order; empty
+    /// where it is learned alone.
+    pub together: Vec<String>,
+    /// Why it is not learned together with the training statement before it, where that stands directly before.
+    pub apart: Option<String>,
+    /// SQL of this job and of all it depends on, those that it is learned together with too; [`crate::bind`] takes it.
     pub text: String,
 }
 

@@ -299,6 +299,11 @@ impl Sequencer {
         self.carry_out(record, self.clock_ms)
     }
 
+    /// Mini-batch `mini_batch` was cut by another sequencer: this one only counts along.
+    pub fn follow(&mut self, mini_batch: u64) {
+        self.mini_batch = mini_batch;
+    }
+
     /// Number of the last mini-batch cut.
     pub fn mini_batch(&self) -> u64 {
         self.mini_batch

@@ -22,66 +22,88 @@ const fn optimizer(name: &'static str, doc: &'static str) -> Attribute {
     Attribute { name, ty: Type::Choice(OPTIMIZERS), default: None, doc }
 }
 
+/// Slots may have values of their own.
+const fn by_slot(name: &'static str, ty: &'static Type, default: Option<&'static str>, doc: &'static str) -> Attribute {
+    Attribute { name, ty: Type::BySlot(ty), default, doc }
+}
+
+const RATE: Type = Type::Number { min: 1e-9, max: 1e3 };
+const PENALTY: Type = Type::Number { min: 0.0, max: 1e6 };
+const MOVES: Type = Type::Number { min: 0.0, max: 0.9999 };
+const CLIP: Type = Type::Number { min: 1e-9, max: 1e30 };
+const DIMENSION: Type = Type::Integer { min: 1, max: 1024 };
+
 const fn duration(name: &'static str, default: &'static str, doc: &'static str) -> Attribute {
     Attribute { name, ty: Type::Duration, default: Some(default), doc }
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 55] = [
-    optimizer("model.optimizer", "optimizer of weights; ftrl unless said otherwise"),
-    number(
-        "model.alpha",
-        1e-9,
-        1e3,
-        None,
-        "learning rate of weights: 0.1, for momentum 0.01, for adam and amsgrad 0.001",
-    ),
-    number(
+pub static ATTRIBUTES: [Attribute; 56] = [
+    by_slot("model.optimizer", &Type::Choice(OPTIMIZERS), None, "optimizer of weights; ftrl unless said otherwise"),
+    by_slot("model.alpha", &RATE, None, "learning rate of weights: 0.1, for momentum 0.01, for adam and amsgrad 0.001"),
+    by_slot(
         "model.beta",
         // With 0 the weight of a new key would be 0 / 0.
-        1e-9,
-        1e6,
+        &Type::Number { min: 1e-9, max: 1e6 },
         Some("1"),
         "ftrl, adagrad: how slowly a key's learning rate falls: alpha / (beta + sqrt(sum of squared gradients))",
     ),
-    number(
+    by_slot(
         "model.l1",
-        0.0,
-        1e6,
+        &PENALTY,
         Some("0"),
         "keeps the weight of a key at zero until its gradients add up to more than this",
     ),
-    number("model.l2", 0.0, 1e6, Some("0"), "pulls weights towards zero"),
-    number(
+    by_slot("model.l2", &PENALTY, Some("0"), "pulls weights towards zero"),
+    by_slot(
         "model.group_l1",
-        0.0,
-        1e6,
+        &PENALTY,
         Some("0"),
         "keeps all factors of a key at zero until their gradients together add up to more than this",
     ),
-    number("model.momentum", 0.0, 0.9999, Some("0.9"), "momentum: how much of the last step goes on"),
-    number("model.beta1", 0.0, 0.9999, Some("0.9"), "adam, amsgrad: how slowly the mean of the gradients moves"),
-    number("model.beta2", 0.0, 0.999_999, Some("0.999"), "adam, amsgrad: how slowly the mean of their squares moves"),
-    number("model.epsilon", 1e-12, 1.0, Some("1e-8"), "adam, amsgrad: keeps steps small where gradients are"),
-    text(
+    by_slot("model.momentum", &MOVES, Some("0.9"), "momentum: how much of the last step goes on"),
+    by_slot("model.beta1", &MOVES, Some("0.9"), "adam, amsgrad: how slowly the mean of the gradients moves"),
+    by_slot(
+        "model.beta2",
+        &Type::Number { min: 0.0, max: 0.999_999 },
+        Some("0.999"),
+        "adam, amsgrad: how slowly the mean of their squares moves",
+    ),
+    by_slot(
+        "model.epsilon",
+        &Type::Number { min: 1e-12, max: 1.0 },
+        Some("1e-8"),
+        "adam, amsgrad: keeps steps small where gradients are",
+    ),
+    by_slot(
         "model.schedule",
-        "constant",
+        &Type::Text,
+        Some("constant"),
         "learning rate over time: constant, inverse:DECAY, halve:SAMPLES or warmup:SAMPLES; not for ftrl",
     ),
-    number("model.clip_value", 1e-9, 1e30, None, "brings each component of a gradient within this"),
-    number("model.clip_norm", 1e-9, 1e30, None, "scales gradients longer than this down to it"),
-    integer("model.factors", 1, 1024, "8", "FM, FFM: dimension of the factors (4 for FFM unless said otherwise)"),
-    optimizer("model.factors_optimizer", "optimizer of factors and embeddings; adagrad unless said otherwise"),
-    number("model.factors_alpha", 1e-9, 1e3, None, "learning rate of factors and embeddings"),
-    number("model.factors_l2", 0.0, 1e6, Some("0"), "pulls factors and embeddings towards zero"),
-    number(
+    by_slot("model.clip_value", &CLIP, None, "brings each component of a gradient within this"),
+    by_slot("model.clip_norm", &CLIP, None, "scales gradients longer than this down to it"),
+    by_slot(
+        "model.factors",
+        &DIMENSION,
+        Some("8"),
+        "FM, FFM: dimension of the factors (4 for FFM unless said otherwise)",
+    ),
+    by_slot(
+        "model.factors_optimizer",
+        &Type::Choice(OPTIMIZERS),
+        None,
+        "optimizer of factors and embeddings; adagrad unless said otherwise",
+    ),
+    by_slot("model.factors_alpha", &RATE, None, "learning rate of factors and embeddings"),
+    by_slot("model.factors_l2", &PENALTY, Some("0"), "pulls factors and embeddings towards zero"),
+    by_slot(
         "model.spread",
-        0.0,
-        10.0,
+        &Type::Number { min: 0.0, max: 10.0 },
         None,
         "standard deviation of the factors a new key begins with, drawn by its key",
     ),
-    integer("model.embedding", 1, 1024, "8", "deep learners: dimension of a key's embedding"),
+    by_slot("model.embedding", &DIMENSION, Some("8"), "deep learners: dimension of a key's embedding"),
     text("model.layers", "128,64", "deep learners: units of the hidden layers"),
     number(
         "model.dropout",
@@ -137,37 +159,40 @@ pub static ATTRIBUTES: [Attribute; 55] = [
         None,
         "gradient components smaller than this wait and are added to the next; not together with train.gradient_keep",
     ),
-    integer("train.admit_after", 1, 255, "1", "times a key must be seen before it has an entry, counted by a sketch"),
-    integer(
+    by_slot(
+        "train.admit_after",
+        &Type::Integer { min: 1, max: 255 },
+        Some("1"),
+        "times a key must be seen before it has an entry, counted by a sketch",
+    ),
+    by_slot(
         "train.entries_max",
-        64,
-        1 << 40,
-        "40000000",
-        "keys the parameter table admits (40,000,000 take about 1 GiB); later new keys are counted, not learned",
+        &Type::Integer { min: 64, max: 1 << 40 },
+        Some("40000000"),
+        "keys the parameter table admits (40,000,000 take about 1 GiB); later new keys are counted, not learned; of a slot: its own entries",
     ),
     Attribute {
         name: "train.bytes_max",
-        ty: Type::Bytes,
+        ty: Type::BySlot(&Type::Bytes),
         default: None,
-        doc: "bytes the parameter table may take, whatever comes",
+        doc: "bytes the parameter table may take, whatever comes; of a slot: what its entries may take of them",
     },
     Attribute {
         name: "train.when_full",
-        ty: Type::Choice(&["refuse", "evict"]),
+        ty: Type::BySlot(&Type::Choice(&["refuse", "evict"])),
         default: Some("refuse"),
-        doc: "what happens to a new key that finds no room: it is refused, or the entries with the smallest parameters leave",
+        doc: "what happens to a new key that finds no room: it is refused, or the entries with the smallest parameters leave; of a \
+              slot: at its own bound",
     },
-    integer(
+    by_slot(
         "train.forget_after",
-        0,
-        1 << 50,
-        "0",
+        &Type::Integer { min: 0, max: 1 << 50 },
+        Some("0"),
         "samples after which a key leaves that nothing was learned about meanwhile, up to two fifths and five mini-batches of events later; 0 keeps all",
     ),
-    number(
+    by_slot(
         "publish.prune",
-        0.0,
-        1e6,
+        &PENALTY,
         Some("0"),
         "entries whose parameters are all this small are left out of versions",
     ),
@@ -233,6 +258,13 @@ pub static ATTRIBUTES: [Attribute; 55] = [
         ty: Type::Bytes,
         default: None,
         doc: "bytes that may wait for feedback; beyond it the oldest leaves as with join.pending_max",
+    },
+    Attribute {
+        name: "join.when_full",
+        ty: Type::Choice(&["release", "spill", "stop"]),
+        default: Some("release"),
+        doc: "what happens beyond these bounds: the oldest leaves (release); rows beyond join.bytes_max go to files in the job's \
+              directory, and that is the bound of those in memory (spill); the job ends, and goes on once a bound is raised (stop)",
     },
     duration(
         "join.correction_ttl",

@@ -13,7 +13,7 @@ mod update;
 mod validation;
 
 pub use attributes::ATTRIBUTES;
-pub use spec::{LEARNERS, TrainSpec};
+pub use spec::{LEARNERS, OfSlot, TrainSpec};
 pub use update::{Delayed, SampleBatch, TrainStats, Trainer, threads_beside_reading};
 pub use validation::{
     CLASSES_COUNTED_MAX, ClassCount, ClassMetrics, Decile, GROUPS_MAX, GroupMetrics, Health, Metrics, OTHERS,

@@ -10,7 +10,27 @@ use tidemill_model::{
     precision::Precision,
 };
 
-use crate::Trainer;
+use crate::{TrainSpec, Trainer};
+
+/// What is too small to be published.
+struct Prune {
+    all: f32,
+    /// By slot number; empty where slots do not differ.
+    of_slots: Vec<f32>,
+}
+
+impl Prune {
+    fn new(spec: &TrainSpec) -> Self {
+        let own = |name: &String| spec.by_slot.iter().find(|own| own.slot == *name).map(|own| own.spec.prune);
+        let differ = spec.by_slot.iter().any(|own| own.spec.prune != spec.prune);
+        let of_slots = spec.slots.iter().filter(|_| differ).map(|name| own(name).unwrap_or(spec.prune)).collect();
+        Self { all: spec.prune, of_slots }
+    }
+
+    fn of(&self, slot: u16) -> f32 {
+        self.of_slots.get(usize::from(slot)).copied().unwrap_or(self.all)
+    }
+}
 
 impl Trainer {
     /// What changed since the last call; numbered so that a listener notices a gap. After [`Trainer::decode`] the first
@@ -19,7 +39,7 @@ impl Trainer {
         let width = self.learner.width();
         let mut entries = Entries::new(width);
         let mut params = vec![0.0; width];
-        let precision = self.precision();
+        let (precision, prune) = (self.precision(), Prune::new(&self.spec));
         let mut anew = false;
         for part in 0..self.table.parts() {
             let mut removed = Vec::new();
@@ -28,7 +48,7 @@ impl Trainer {
                 |entry| {
                     self.published(&entry, &precision, &mut params);
                     // As in a snapshot: what is left out there is removed here.
-                    if params.iter().all(|x| x.abs() <= self.spec.prune) {
+                    if params.iter().all(|x| x.abs() <= prune.of(entry.slot)) {
                         params.fill(0.0);
                     }
                     entries.push(entry.key, &params);
@@ -61,16 +81,16 @@ impl Trainer {
         let width = self.learner.width();
         let mut entries = Entries::with_room(width, self.table.len());
         let mut params = vec![0.0; width];
-        let precision = self.precision();
+        let (precision, prune) = (self.precision(), Prune::new(&self.spec));
         self.table.sorted(|entry| {
             self.published(&entry, &precision, &mut params);
-            if params.iter().any(|x| x.abs() > self.spec.prune) {
+            if params.iter().any(|x| x.abs() > prune.of(entry.slot)) {
                 entries.push(entry.key, &params);
             }
         });
         Snapshot {
             sequence: self.deltas,
-            model: self.spec.model.clone(),
+            model: self.spec.widest(),
             // How negatives were sampled is known to whoever did it.
             sampling: Sampling::None,
             slots: self.spec.slots.clone(),
@@ -88,7 +108,7 @@ impl Trainer {
     pub fn entries(&self, mut out: impl FnMut(EntryRef, &[f32])) {
         let mut params = vec![0.0; self.learner.width()];
         self.table.sorted(|entry| {
-            self.read_params(entry.state, &mut params);
+            self.read_params(&entry, &mut params);
             out(entry, &params);
         });
     }
@@ -104,13 +124,13 @@ impl Trainer {
 
     /// An entry's parameters as versions and replicas have them: rounded, where that was asked for.
     fn published(&self, entry: &EntryRef, (all, of_slots): &(Precision, Vec<Precision>), params: &mut [f32]) {
-        self.read_params(entry.state, params);
+        self.read_params(&entry, params);
         of_slots.get(usize::from(entry.slot)).unwrap_or(all).round(params);
     }
 
     /// An entry's parameters; both zeros are written as 0.
-    fn read_params(&self, state: &[f32], params: &mut [f32]) {
-        self.read_entry(state, params);
+    fn read_params(&self, entry: &EntryRef, params: &mut [f32]) {
+        self.read_entry(entry.slot, entry.state, params);
         params.iter_mut().for_each(|x| *x += 0.0);
     }
 }

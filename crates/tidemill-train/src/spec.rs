@@ -7,6 +7,7 @@ use tidemill_model::{
     optimizer::{Adagrad, Adam, Clip, Ftrl, GradientFilter, Momentum, Optimizer, Penalty, Schedule, Sgd},
     precision::Precisions,
 };
+use tidemill_stream::join::WhenFull;
 
 use crate::{Task, attributes::ATTRIBUTES};
 
@@ -93,17 +94,43 @@ pub struct TrainSpec {
     pub pending_max: usize,
     /// `join.bytes_max`
     pub pending_bytes_max: usize,
+    /// `join.when_full`
+    pub join_when_full: WhenFull,
     /// `join.correction_ttl`
     pub correction_ttl_ms: i64,
     /// `join.allowed_lateness`
     pub allowed_lateness_ms: i64,
     /// Names of the feature slots, by slot number; the engine fills them in after binding.
     pub slots: Vec<String>,
+    /// Slots with settings of their own, by name: all settings, as they are for the slot.
+    pub by_slot: Vec<OfSlot>,
+}
+
+/// The settings of a slot that has some of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfSlot {
+    /// The slot's name.
+    pub slot: String,
+    /// An attribute that names it.
+    pub attribute: &'static str,
+    /// All settings, as they are for the slot.
+    pub spec: TrainSpec,
 }
 
 impl TrainSpec {
     /// Reads the settings, which were made with [`ATTRIBUTES`].
     pub fn from_settings(learner: &str, s: &Settings) -> Result<Self> {
+        let mut spec = Self::for_all(learner, s)?;
+        for (slot, attribute) in s.slots() {
+            let of_slot = Self::for_all(learner, &s.of_slot(slot)).map_err(|e| e.at(format!("slot '{slot}'")))?;
+            spec.by_slot.push(OfSlot { slot: slot.to_string(), attribute, spec: of_slot });
+        }
+        spec.check_dimensions(s)?;
+        Ok(spec)
+    }
+
+    /// The settings without those of single slots.
+    fn for_all(learner: &str, s: &Settings) -> Result<Self> {
         let column = |name: &str| s.text(name).filter(|column| !column.is_empty());
         let every = s.integer("publish.every") as u64;
         let optimizer = optimizer(s, "model.optimizer", "ftrl", "model.alpha", s.number("model.l2"))?;
@@ -151,11 +178,38 @@ impl TrainSpec {
             validate_window: s.integer("validate.window") as u64,
             pending_max: s.integer("join.pending_max") as usize,
             pending_bytes_max: s.integer_opt("join.bytes_max").map_or(usize::MAX, |bytes| bytes as usize),
+            join_when_full: match s.text("join.when_full").as_deref() {
+                Some("spill") => WhenFull::Spill,
+                Some("stop") => WhenFull::Stop,
+                _ => WhenFull::Release,
+            },
             correction_ttl_ms: s.integer("join.correction_ttl"),
             allowed_lateness_ms: s.integer("join.allowed_lateness"),
             slots: Vec::new(),
+            by_slot: Vec::new(),
         };
         spec.checked()
+    }
+
+    /// Slots may differ in the dimension of their vectors where these are added to the others' only.
+    fn check_dimensions(&self, s: &Settings) -> Result<()> {
+        match (&self.model.learner, s.by_slot("model.factors")) {
+            (LearnerSpec::Ffm { .. }, [(slot, _), ..]) => Err(Error::invalid(format!(
+                "model.factors: slot '{slot}' cannot have a dimension of its own in FFM, where its factors meet those of every \
+                 other slot; write one value for all"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The learner whose entries hold the factors or embeddings of every slot: as wide as the widest.
+    pub fn widest(&self) -> ModelSpec {
+        let learner = &self.model.learner;
+        let of_slots = self.by_slot.iter().filter_map(|own| own.spec.model.learner.dimension());
+        match learner.dimension().into_iter().chain(of_slots).max() {
+            None => self.model.clone(),
+            Some(widest) => ModelSpec { learner: learner.clone().with_dimension(widest), loss: self.model.loss },
+        }
     }
 
     fn checked(self) -> Result<Self> {
@@ -164,7 +218,20 @@ impl TrainSpec {
                 "model.schedule: ftrl derives its weights from one rate; use another model.optimizer, or constant",
             ));
         }
+        if self.join_when_full == WhenFull::Spill && self.pending_bytes_max == usize::MAX {
+            return Err(Error::invalid(
+                "join.when_full = 'spill': say how many bytes of rows may be in memory, as in join.bytes_max = '1GiB'",
+            ));
+        }
         Ok(self)
+    }
+
+    /// The same for deriving again what was learned: a join that stops at its bounds did not reach them.
+    pub fn never_stopping(mut self) -> Self {
+        if self.join_when_full == WhenFull::Stop {
+            (self.pending_max, self.pending_bytes_max) = (usize::MAX, usize::MAX);
+        }
+        self
     }
 
     /// The same with the slots' names.
@@ -208,6 +275,27 @@ impl TrainSpec {
         }
         described
     }
+
+    /// What slots have of their own among [`TrainSpec::describe`] and the bounds of slots: `slot 'user': model.optimizer`
+    /// and its value.
+    pub fn describe_slots(&self) -> Vec<(String, String)> {
+        let mut described = Vec::new();
+        for OfSlot { slot, spec, .. } in &self.by_slot {
+            let of_all = self.describe();
+            let bounds = |spec: &Self| [spec.entries_max, spec.bytes_max].map(|bound| bound.to_string());
+            let with_bounds = |described: Vec<(&'static str, String)>, spec: &Self| {
+                let bounds = ["train.entries_max", "train.bytes_max"].into_iter().zip(bounds(spec));
+                described.into_iter().chain(bounds).collect::<Vec<_>>()
+            };
+            let of_all = with_bounds(of_all, self);
+            let own = with_bounds(spec.describe(), spec).into_iter().filter(|own| !of_all.contains(own));
+            described.extend(own.map(|(name, value)| (format!("slot '{slot}': {name}"), value)));
+            if spec.forget_after.is_none() && self.forget_after.is_some() {
+                described.push((format!("slot '{slot}': train.forget_after"), "0".into()));
+            }
+        }
+        described
+    }
 }
 
 fn model(learner: &str, s: &Settings) -> Result<ModelSpec> {
@@ -232,8 +320,13 @@ fn model(learner: &str, s: &Settings) -> Result<ModelSpec> {
         let k = factors(4);
         LearnerSpec::Ffm { factors: k, spread: spread(0.01 / (k as f32).sqrt()) }
     };
-    let layers = Deep::parse_layers(&s.text("model.layers").unwrap_or_default())
-        .map_err(|why| Error::invalid(format!("model.layers {why}")))?;
+    let layers = s.text("model.layers").unwrap_or_default();
+    let layers = Deep::parse_layers(&layers).map_err(|why| match layers.contains('=') {
+        true => {
+            Error::invalid(format!("model.layers cannot differ by slot: '{layers}' names one; write one value for all"))
+        }
+        false => Error::invalid(format!("model.layers {why}")),
+    })?;
     let deep = || Deep { embedding: s.integer("model.embedding") as usize, spread: spread(0.05), layers, dropout };
     let classes = Loss::Softmax { classes: s.integer("model.classes") as usize };
     let (learner, loss) = match learner {

@@ -12,6 +12,7 @@ mod filter;
 mod forget;
 mod general;
 mod linear;
+mod rules;
 mod state;
 
 use std::sync::{
@@ -33,8 +34,9 @@ use tidemill_stream::join::{Matured, SampleKind};
 use crate::{TrainSpec, Validation, pool::Pool};
 pub use delayed::Delayed;
 use filter::{Filter, residual_words};
-use forget::{Due, Pace};
+use forget::Due;
 use general::{Dense, EntryBlock, SliceScratch};
+use rules::{Rules, has_caps, tick_of_word, with_policy};
 
 /// Smaller batches are not worth a second thread.
 const SHARED_ROWS_MIN: usize = 512;
@@ -77,7 +79,7 @@ pub struct Trainer {
     pub(crate) deltas: u64,
     /// Whether dense parameters changed since the last delta.
     pub(crate) dense_changed: bool,
-    blocks: Vec<EntryBlock>,
+    rules: Rules,
     dense: Dense,
     filter: Option<Filter>,
     pool: Pool,
@@ -149,19 +151,20 @@ impl Trainer {
     /// A model that has learned nothing. `threads` never matters to what it learns.
     pub fn new(spec: &TrainSpec, threads: usize) -> Result<Self> {
         let parts = parts(threads);
-        let learner = spec.model.build(spec.slots.len());
-        let blocks = blocks(spec, &*learner);
-        spec.precision.check(&spec.slots, table_spec(spec, &*learner).words > 2)?;
-        let table = with_policy(ParamTable::new(table_spec(spec, &*learner), parts)?, spec, &blocks);
+        let learner = spec.widest().build(spec.slots.len());
+        let (rules, table_spec) = (Rules::new(spec, &*learner), table_spec(spec, &*learner));
+        spec.precision.check(&spec.slots, table_spec.words > 2)?;
+        rules::check(spec, table_spec.words)?;
+        let table = with_policy(ParamTable::new(table_spec, parts)?, spec, &rules);
         let validation = Validation::new(spec.task(), spec.validate_window, spec.pending_max);
         let params = learner.start_dense(spec.seed);
         let mut state = vec![0.0; spec.dense_optimizer.words(params.len())];
         spec.dense_optimizer.start(&params, &mut state);
         let dense = Dense { optimizer: spec.dense_optimizer, params: RwLock::new(params), state: Mutex::new(state) };
-        let filter = Filter::new(spec.gradient_filter, &blocks, learner.dense_dimension());
+        let filter = Filter::new(spec.gradient_filter, &rules, learner.dense_dimension());
         Ok(Self {
             spec: spec.clone(),
-            blocks,
+            rules,
             learner,
             pool: Pool::new(parts),
             table,
@@ -187,6 +190,7 @@ impl Trainer {
         batch.check();
         let refused = refused_rows(batch, self.spec.model.loss);
         let rate = self.spec.schedule.rate(self.counts.samples);
+        self.rules.set_rates(self.counts.samples);
         match is_pairs(&self.spec, &*self.learner) {
             true => match self.spec.optimizer {
                 Optimizer::Sgd(rule) => self.update_linear(batch, delayed, &refused, rule, rate),
@@ -207,13 +211,20 @@ impl Trainer {
 
     /// Lets entries go that nothing was learned about for long, where that is asked for.
     fn forget(&mut self, samples_before: u64) {
-        let Some(pace) = self.spec.forget_after.map(Pace::new) else { return };
+        let Some(pace) = self.rules.pace() else { return };
         for due in pace.due(samples_before..self.counts.samples) {
             for part in 0..self.table.parts() {
                 let mut part = self.table.write(part);
-                self.counts.forgotten += match due {
-                    Due::Sweep => part.evict_older_than(forget::TICKS, 1),
-                    Due::Tick => part.tick(forget::TICKS),
+                let now = part.ticks();
+                let is_old = |slot: u16, state: &[f32]| {
+                    let last = state.last().map_or(now, |word| tick_of_word(*word));
+                    self.rules.is_old(slot, last, now)
+                };
+                self.counts.forgotten += match (due, self.rules.keeps_ticks()) {
+                    (Due::Sweep, false) => part.evict_older_than(forget::TICKS, 1),
+                    (Due::Tick, false) => part.tick(forget::TICKS),
+                    (Due::Sweep, true) => part.evict_where(1, is_old),
+                    (Due::Tick, true) => part.tick_where(is_old),
                 } as u64;
             }
         }
@@ -262,13 +273,12 @@ impl Trainer {
             refused,
             batch_size: self.spec.batch_size,
             learner: &*self.learner,
-            blocks: &self.blocks,
+            rules: &self.rules,
             loss: self.spec.model.loss,
             rate,
             clip: self.spec.clip,
             seed: self.spec.seed,
             dropout_seed: mix64(self.spec.seed.wrapping_add(self.pass_losses.len() as u64)),
-            admit_after: self.spec.admit_after,
             table: &self.table,
             dense: &self.dense,
             filter: self.filter.as_ref(),
@@ -402,18 +412,16 @@ impl Trainer {
         self.dense.params.read().expect("nobody panics while holding it").clone()
     }
 
-    /// Writes the parameters of an entry's state to `out`.
-    pub(crate) fn read_entry(&self, state: &[f32], out: &mut [f32]) {
-        for block in &self.blocks {
-            block.optimizer.read(&state[block.words.clone()], &mut out[block.params.clone()]);
-        }
+    /// Writes the parameters of the state of an entry of this slot to `out`.
+    pub(crate) fn read_entry(&self, slot: u16, state: &[f32], out: &mut [f32]) {
+        self.rules.read(slot, state, out);
     }
 }
 
 /// How many of `threads` should learn where another of them reads meanwhile. Learning an entry that stands beside its key
 /// costs less than reading its sample: threads that wait for one another at each mini-batch would only be in the way.
 pub fn threads_beside_reading(spec: &TrainSpec, threads: usize) -> usize {
-    let learner = spec.model.build(spec.slots.len());
+    let learner = spec.widest().build(spec.slots.len());
     if is_pairs(spec, &*learner) { threads.saturating_sub(1).max(1) } else { threads }
 }
 
@@ -426,43 +434,23 @@ fn parts(threads: usize) -> usize {
 /// Whether entries are of one parameter whose state stands beside the key.
 fn is_pairs(spec: &TrainSpec, learner: &dyn Learner) -> bool {
     let takes_pairs = !matches!(spec.optimizer, Optimizer::Adam(_)) && spec.gradient_filter == GradientFilter::All;
-    learner.width() == 1 && learner.dense_dimension() == 0 && takes_pairs
+    // Such entries do not keep their slot.
+    let differs = || Rules::new(spec, learner).differ() || has_caps(spec);
+    learner.width() == 1 && learner.dense_dimension() == 0 && takes_pairs && (spec.by_slot.is_empty() || !differs())
 }
 
 fn table_spec(spec: &TrainSpec, learner: &dyn Learner) -> TableSpec {
+    let rules = Rules::new(spec, learner);
     let words: usize = match is_pairs(spec, learner) {
         true => 2,
         // More than two, or they would stand beside the key.
         false => {
-            let blocks = blocks(spec, learner);
-            let of_state = blocks.last().map_or(0, |block| block.words.end);
-            (of_state + residual_words(spec.gradient_filter, &blocks)).max(3)
+            let beside = residual_words(spec.gradient_filter, &rules) + usize::from(rules.keeps_ticks());
+            (rules.words() + beside).max(3)
         }
     };
-    let sketch_bytes = if spec.admit_after > 1 { SKETCH_BYTES } else { 0 };
-    TableSpec {
-        words,
-        entries_max: spec.entries_max,
-        bytes_max: spec.bytes_max,
-        sketch_bytes,
-        ages: spec.forget_after.is_some(),
-    }
-}
-
-/// What happens to a new key that finds no room: it is refused, or the entries of least worth leave, those whose
-/// parameters are smallest.
-fn with_policy(table: ParamTable, spec: &TrainSpec, blocks: &[EntryBlock]) -> ParamTable {
-    if !spec.evicts {
-        return table;
-    }
-    let blocks = blocks.to_vec();
-    table.evicting(Arc::new(move |state| {
-        let mut params = vec![0.0; blocks.last().map_or(0, |block| block.params.end)];
-        for block in &blocks {
-            block.optimizer.read(&state[block.words.clone()], &mut params[block.params.clone()]);
-        }
-        params.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()))
-    }))
+    let sketch_bytes = if rules.counts_keys() { SKETCH_BYTES } else { 0 };
+    TableSpec { words, entries_max: spec.entries_max, bytes_max: spec.bytes_max, sketch_bytes, ages: rules.forgets() }
 }
 
 fn blocks(spec: &TrainSpec, learner: &dyn Learner) -> Vec<EntryBlock> {

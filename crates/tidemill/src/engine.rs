@@ -18,7 +18,11 @@ mod line;
 mod passes;
 mod views;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
 
 use tidemill_base::{
     Error, Result, StateHash,
@@ -32,7 +36,7 @@ use tidemill_serve::{
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
-    join::JoinRows,
+    join::{JoinRows, RestoringRows},
     journal::CutRecord,
     sequencer::{Cut, Sequencer},
     source::Connector,
@@ -40,13 +44,14 @@ use tidemill_stream::{
 use tidemill_train::TrainSpec;
 
 pub use compare::Compare;
-pub use learning::{Learning, Lesson};
+pub use learning::{Learning, Lesson, message as panic_message};
 pub use passes::LessonReader;
 use passes::{LessonWriter, Progress};
 
 pub use views::ViewStage;
 
-pub use line::{Entries, Line, LineCounts, REFUSED_AT, Rejected, Samples, labels, windows};
+use crate::failpoint;
+pub use line::{Entries, Line, LineCounts, REFUSED_AT, Rejected, Samples, Shaped, labels, windows};
 
 /// Events in one mini-batch of ordered partitions at most: large enough that the cost of a mini-batch is lost in its events.
 pub const CUT_EVENTS_MAX: usize = 256;
@@ -71,11 +76,25 @@ pub struct Engine {
     live_views: Option<Arc<LiveViews>>,
     /// The latest event time in the views that replicas were told.
     followed_to: i64,
+    model: String,
+    /// Why the model was stopped, where it learns beside others that go on.
+    stopped: Option<String>,
 }
 
 impl Engine {
     /// An engine that has seen nothing; partitions are added to its sequencer.
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
+        let line = Line::new(job, spec, threads)?;
+        Ok(Self::of_line(job, spec, line))
+    }
+
+    /// An engine that learns beside another one: it reads nothing and joins nothing.
+    pub fn beside(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
+        let line = Line::beside(job, spec, threads)?;
+        Ok(Self::of_line(job, spec, line))
+    }
+
+    fn of_line(job: &TrainJob, spec: &TrainSpec, line: Line) -> Self {
         let mut sequencer = Sequencer::new(windows(&job.pipeline), cut_events(job));
         let left = &job.pipeline.left.source;
         sequencer.bound_ahead(0, left.ahead_max_ms);
@@ -84,9 +103,11 @@ impl Engine {
             sequencer.bound_ahead(i + 1, right.source.ahead_max_ms);
             sequencer.bound_drift(i + 1, right.source.drift_max_ms);
         }
-        Ok(Self {
+        Self {
             sequencer,
-            line: Line::new(job, spec, threads)?,
+            line,
+            model: job.model.clone(),
+            stopped: None,
             delta_sequence: 0,
             delta_first: 0,
             handed_over: None,
@@ -95,20 +116,89 @@ impl Engine {
             reader: None,
             live_views: None,
             followed_to: 0,
-        })
+        }
     }
 
     /// Takes one mini-batch down the line, up to the parameters. What could not be used is appended to `rejected`.
     pub fn mini_batch(&mut self, cut: &Cut, rejected: &mut Vec<Rejected>) -> Result<()> {
+        self.mini_batch_with(cut, rejected, None)
+    }
+
+    /// The same, where others learn from the samples too: they are shown to `beside`.
+    pub fn mini_batch_with(
+        &mut self,
+        cut: &Cut,
+        rejected: &mut Vec<Rejected>,
+        beside: Option<&mut dyn FnMut(&mut Shaped)>,
+    ) -> Result<()> {
         // 1 stream/source, 2 stream/window: read and widened when the sequencer cut them.
         self.line.count(cut);
         // 3 stream/join, behind the feature views
         let Some(samples) = self.line.join(cut, rejected)? else { return Ok(()) };
+        if let Some(beside) = beside {
+            return self.learn_together(samples, rejected, beside);
+        }
         let samples = self.line.select(samples, rejected)?;
         // 4 model/feature
         let samples = self.line.extract(samples, rejected)?;
         // 5 train/update, 6 model/params
         self.line.update(samples, self.sequencer.mini_batch())
+    }
+
+    /// The rest of a mini-batch where others learn beside: what goes wrong in this model stops this model.
+    fn learn_together(
+        &mut self,
+        samples: Samples,
+        rejected: &mut Vec<Rejected>,
+        beside: &mut dyn FnMut(&mut Shaped),
+    ) -> Result<()> {
+        let mut shaped = self.line.shape(samples)?;
+        // Of the stream, whatever becomes of the model.
+        let kinds = self.line.counts().kinds;
+        self.learn_shaped(&mut shaped, rejected);
+        self.line.keep_kinds(kinds);
+        beside(&mut shaped);
+        Ok(())
+    }
+
+    /// Learns from samples that were joined for several models, the rest of step 3 and steps 4 to 6; a failure is kept in
+    /// [`Engine::stopped`].
+    fn learn_shaped(&mut self, shaped: &mut Shaped, rejected: &mut Vec<Rejected>) {
+        if self.stopped.is_some() {
+            return;
+        }
+        let learn = || {
+            failpoint::may_panic(&self.model, self.sequencer.mini_batch());
+            let samples = self.line.take_shaped(shaped, rejected)?;
+            let samples = self.line.extract(samples, rejected)?;
+            self.line.update(samples, self.sequencer.mini_batch())
+        };
+        match catch_unwind(AssertUnwindSafe(learn)) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => self.stopped = Some(e.to_string()),
+            Err(panic) => self.stopped = Some(format!("it panicked: {}", learning::message(&*panic))),
+        }
+    }
+
+    /// Takes the samples of a mini-batch that another engine has cut and joined; `None`: it had none.
+    pub fn mini_batch_beside(&mut self, cut: &Cut, shaped: Option<&mut Shaped>, rejected: &mut Vec<Rejected>) {
+        self.sequencer.follow(cut.record.mini_batch);
+        self.line.count(cut);
+        if let Some(shaped) = shaped {
+            self.learn_shaped(shaped, rejected);
+        }
+    }
+
+    /// Why this model has stopped, where it learns beside others.
+    pub fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
+    /// This model has stopped, now or in an earlier run: it learns nothing more, and of what it had learned nothing is gone
+    /// on with.
+    pub fn stop(&mut self, why: String, spec: &TrainSpec) -> Result<()> {
+        self.stopped = Some(why);
+        self.line.forget_learned(spec)
     }
 
     /// Mini-batches learned, those of later passes included.
@@ -256,22 +346,34 @@ impl Engine {
         Ok(cut)
     }
 
-    /// Begins a checkpoint: appends everything a restarted engine needs to go on bit for bit, but for the rows that wait,
-    /// which come behind it, and for the entries, which leave while learning goes on.
-    pub fn begin_checkpoint(&self, entries: Entries, out: &mut Encoder) -> Result<(Option<JoinRows>, Walked)> {
+    /// The cut of a record of the journal, which is not yet taken down the line.
+    pub fn replay_cut(&mut self, record: CutRecord) -> Result<Cut> {
+        self.sequencer.replay(record)
+    }
+
+    /// Begins a checkpoint: appends everything a restarted engine needs to go on bit for bit, but for who waits, which comes
+    /// behind it, for the rows they wait with, and for the entries, which leave while learning goes on.
+    pub fn begin_checkpoint(&mut self, entries: Entries, out: &mut Encoder) -> Result<(Option<JoinRows>, Walked)> {
         self.line.learning.settle()?;
         let walked = self.line.begin_checkpoint(entries, out);
         out.put_u64(self.passes.begun).put_u64(self.passes.lessons).put_u64(self.passes.lessons_total);
         self.sequencer.encode(out);
-        Ok((self.line.encode(out), walked))
+        Ok((self.line.encode(walked == Walked::All, out), walked))
     }
 
-    /// Takes back what [`Engine::begin_checkpoint`] and the rows behind it wrote; the partitions must have been added.
-    pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder, entries: Restoring) -> Result<()> {
+    /// Takes back what [`Engine::begin_checkpoint`] and what came behind it wrote; the partitions must have been added.
+    pub fn restore(
+        &mut self,
+        spec: &TrainSpec,
+        threads: usize,
+        d: &mut Decoder,
+        entries: Restoring,
+        rows: Option<RestoringRows>,
+    ) -> Result<()> {
         self.line.restore_learned(spec, threads, d, entries)?;
         self.passes = Progress { begun: d.u64()?, lessons: d.u64()?, lessons_total: d.u64()? };
         self.sequencer.restore(d)?;
-        self.line.restore(d)
+        self.line.restore(d, rows)
     }
 }
 

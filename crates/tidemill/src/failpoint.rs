@@ -2,13 +2,14 @@
 //!
 //! In: `TIDEMILL_FAILPOINT=PART:N` in the environment, and the data directory. At the `N`th access to a path that holds `PART`
 //! the process is gone: no destructor runs and nothing is flushed; of a write that is due at that moment a half arrives.
-//! Nothing is synced then, which a killed process cannot tell. Without the variable none of this is there.
+//! Nothing is synced then, which a killed process cannot tell. `TIDEMILL_FAILPOINT_MODEL=NAME:N` lets a model panic that
+//! learns beside others, with the first samples from mini-batch `N` on. Without the variables none of this is there.
 
 use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -19,6 +20,10 @@ use tidemill_base::{
 };
 
 const VARIABLE: &str = "TIDEMILL_FAILPOINT";
+const OF_MODEL: &str = "TIDEMILL_FAILPOINT_MODEL";
+
+/// The model that is to panic, and when.
+static PANICS: OnceLock<Option<(String, u64)>> = OnceLock::new();
 
 struct Failpoint {
     part: String,
@@ -39,6 +44,23 @@ pub fn arm(data_dir: &Path) -> Result<Option<Injected>> {
         .ok_or_else(|| Error::invalid(format!("{VARIABLE}: '{text}' is not PART:N, for example checkpoints:7")))?;
     let failpoint = Failpoint { part, left: AtomicU64::new(n), is_due: Default::default(), files: Mutex::default() };
     Ok(Some(disk::inject(data_dir, std::sync::Arc::new(failpoint))))
+}
+
+/// Panics where this is the model that was asked for, from its mini-batch on.
+pub fn may_panic(model: &str, mini_batch: u64) {
+    if let Some((name, at)) = PANICS.get_or_init(panics)
+        && name == model
+        && *at <= mini_batch
+    {
+        panic!("{OF_MODEL} asked for it at mini-batch {mini_batch}");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the environment is read on floor 3")]
+fn panics() -> Option<(String, u64)> {
+    let text = std::env::var(OF_MODEL).ok()?;
+    let (name, at) = text.rsplit_once(':')?;
+    Some((name.to_string(), at.parse().ok()?))
 }
 
 impl Faults for Failpoint {

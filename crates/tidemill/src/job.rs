@@ -15,7 +15,9 @@ mod meter;
 mod part;
 mod picture;
 mod replicas;
+mod rows_parts;
 mod save;
+pub mod together;
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +31,7 @@ use tidemill_base::{
     Clock, Error, Kind, Result,
     codec::Decoder,
     codec::Encoder,
-    store::{atomic_file, data_dir::DataDir, disk},
+    store::{atomic_file, data_dir::DataDir},
     thousands,
 };
 use tidemill_connect::Connections;
@@ -42,6 +44,7 @@ use tidemill_serve::{
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
+    join::SpillDir,
     journal::{PartitionId, Record},
     sequencer::Cut,
     source,
@@ -66,6 +69,7 @@ use meter::{Meter, Phase};
 use picture::Shown;
 use replicas::Lineage;
 use save::{Body, Saver};
+use together::{Opening, check_leader, clear, newest_common};
 
 /// What the person asked for.
 #[derive(Clone, Debug, Default)]
@@ -128,6 +132,10 @@ pub struct Job {
     /// Why the last checkpoint, and the last version, could not be written.
     not_saved: Option<String>,
     not_published: Option<String>,
+    /// The models that learn from what this job reads, beside its own.
+    members: Vec<Job>,
+    /// Whether it is on record that its model has stopped.
+    rests: bool,
 }
 
 /// When things were done last, as the clock's elapsed time.
@@ -176,12 +184,26 @@ impl Job {
         push: &PushHub,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
+        Self::open_together(data, vec![bound], options, push, clock)
+    }
+
+    /// Opens jobs that learn together ([`TrainJob::together`]); the first of them reads for all.
+    pub fn open_together(
+        data: &DataDir,
+        jobs: Vec<TrainJob>,
+        options: Options,
+        push: &PushHub,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let mut jobs = jobs.into_iter();
+        let bound = jobs.next().ok_or_else(|| Error::internal("a job without a model"))?;
         let spec = TrainSpec::from_settings(&bound.learner, &bound.settings)?;
         let dir = data.job(&bound.model)?;
         if options.from_scratch {
-            disk::remove_dir_all(&dir).map_err(|e| Error::io("remove", &dir, e))?;
+            clear(&dir)?;
             data.job(&bound.model)?;
         }
+        check_leader(&dir, &bound.model, None)?;
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
         let checkpoints = Checkpoints::open(&dir, bound.state_fingerprint)?;
@@ -194,13 +216,19 @@ impl Job {
         if let Some(damaged) = registry.damaged().first() {
             warning = Some(format!("version {} is passed over: {}", damaged.version, damaged.reason));
         }
+        let mut beside = jobs.map(|job| Opening::of(data, job, &bound.model, &options)).collect::<Result<Vec<_>>>()?;
         let mut engine = Engine::new(&bound, &spec, options.threads)?;
+        engine.line.spill_to(&SpillDir::open(&dir.join("spill"))?);
         let load = |c: &Checkpoint| {
             leaving::check_resumable(&sinks, c)?;
-            checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))
+            let rows = engine.line.restoring_rows().map(|rows| checkpoints.rows(c, rows)).transpose()?;
+            Ok((checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))?, rows))
         };
         let warn = |e: &Error| warning = Some(e.to_string());
-        let checkpoint = checkpoints.newest(u64::MAX, load, warn)?;
+        let checkpoint = match beside.is_empty() {
+            true => checkpoints.newest(u64::MAX, load, warn)?,
+            false => newest_common(&checkpoints, load, warn, &mut beside)?,
+        };
         let after = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
         let newest = checkpoint.as_ref().map(|(c, _)| c.mini_batch);
         let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
@@ -212,11 +240,13 @@ impl Job {
         if let Some(text) = program {
             atomic_file::replace(&dir.join("program.sql"), text.as_bytes())?;
         }
+        let members = beside.into_iter().map(|beside| beside.open(&journal, &options, push, &clock));
+        let members = members.collect::<Result<Vec<_>>>()?;
 
         let mut dead_letter_bytes = 0;
         let mut version_rows = 0;
         let mut states = States::new();
-        if let Some((c, entries)) = checkpoint {
+        if let Some((c, (entries, rows))) = checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
             let body;
             (body, states) = leaving::parts(&sinks, &c)?;
@@ -224,7 +254,7 @@ impl Job {
             d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
-            engine.restore(&spec, options.threads, &mut d, entries)?;
+            engine.restore(&spec, options.threads, &mut d, entries, rows)?;
             d.end()?;
         }
         sinks.start(after, &states, &|| journal.sync_handle(), &clock)?;
@@ -234,6 +264,10 @@ impl Job {
         let restored_at = (newest.is_some() && options.serves).then(|| engine.mini_batch_number());
         if restored_at.is_some() {
             engine.line.learning.trainer().forget_changes();
+        }
+        let rests = together::why_stopped(&dir)?;
+        if let Some(why) = &rests {
+            engine.stop(why.clone(), &spec)?;
         }
         let version = registry.list().last().map_or(0, |v| v.version);
         let dead_letter = DeadLetter::open(&dir, dead_letter_bytes)?;
@@ -265,13 +299,10 @@ impl Job {
             version_rows,
             gate,
             warning,
+            members,
+            rests: rests.is_some(),
         };
-        for record in past.cuts {
-            let mut rejected = Vec::new();
-            let cut = job.engine.replay(record, &mut rejected)?;
-            job.after(&cut, rejected)?;
-            job.sinks.make_room()?;
-        }
+        job.replay(past)?;
         job.timing.events_before = job.engine.line.counts().events;
         job.look_behind_the_end()?;
         Ok(job)
@@ -356,16 +387,17 @@ impl Job {
         if bounded && self.engine.line.counts().events == 0 && self.nothing_usable().is_none() {
             self.warning = Some("no event came from any source; see to the path, topic or subject".into());
         }
-        let has_news = (bounded && self.nothing_usable().is_none()) || self.has_learned_more();
-        if has_news && let Err(e) = self.publish_version() {
+        if let Err(e) = self.for_models(|job| job.publish_last(bounded)) {
             // How far it came is said, too.
             self.show(watcher, &format!("failed: {e}"));
             return Err(e);
         }
-        self.publish_live()?;
         self.keep_turned_away();
         match self.drain_sinks(ending, signal, watcher) {
-            Ok(true) => self.save_now()?,
+            Ok(true) => {
+                self.save_now()?;
+                self.for_members(Self::save_now)?;
+            }
             Ok(false) => {
                 self.end_undelivered()?;
                 self.show(watcher, "stopped");
@@ -385,8 +417,16 @@ impl Job {
         let mut status = self.status(state);
         let seconds = (self.clock.elapsed() - self.timing.started).as_secs_f64();
         status.events_per_s = (status.counts.events - self.timing.events_before) as f64 / seconds.max(1e-9);
-        status.state_hash = self.engine.state_hash().ok();
+        status.state_hash = self.engine.state_hash().ok().filter(|_| self.stopped().is_none());
         status
+    }
+
+    /// What is to be published at the end of a run.
+    fn publish_last(&mut self, bounded: bool) -> Result<()> {
+        if (bounded && self.nothing_usable().is_none()) || self.has_learned_more() {
+            self.publish_version()?;
+        }
+        self.publish_live()
     }
 
     /// Why nothing was learned although there were events: all of them were refused. Then no version is published.
@@ -404,6 +444,19 @@ impl Job {
             thousands(refused),
             self.dead_letter.path().display()
         )))
+    }
+
+    /// The error of a run that has ended: a model without a usable row, or one that has stopped.
+    pub fn outcome(&mut self) -> Result<()> {
+        if let Some(why) =
+            self.models().find_map(|job| Some(format!("model '{}' has stopped: {}", job.bound.model, job.stopped()?)))
+        {
+            return Err(Error::internal(why));
+        }
+        if let Some(e) = self.nothing_usable() {
+            return Err(e);
+        }
+        self.members.iter_mut().find_map(Self::nothing_usable).map_or(Ok(()), Err)
     }
 
     /// Where refused events are kept.
@@ -432,8 +485,8 @@ impl Job {
             match cut {
                 Some(cut) => self.take(cut, signal, watcher)?,
                 None => {
-                    self.publish_live()?;
-                    self.step_save();
+                    self.for_models(Self::publish_live)?;
+                    self.models().for_each(Self::step_save);
                     self.lap(Phase::Publishing);
                     signal.wait(wait.min(WAIT_AT_MOST));
                     self.lap(if planned.is_some() { Phase::Pace } else { Phase::Nothing });
@@ -475,9 +528,8 @@ impl Job {
         for (id, _) in &cut.record.ends {
             self.timing.heard.insert((id.input, id.partition), now);
         }
-        let mut rejected = Vec::new();
         let waited = self.engine.line.learning.waited();
-        self.engine.mini_batch(&cut, &mut rejected)?;
+        let rejected = self.mini_batch_for_all(&cut)?;
         self.lap(Phase::Line);
         self.meter.part(Phase::Line, self.engine.line.learning.waited() - waited, Phase::Learner);
         self.after(&cut, rejected)
@@ -500,12 +552,22 @@ impl Job {
         }
         self.is_last = cut.is_last;
         self.watermark = cut.watermark;
-        if let Some(every) = self.spec.publish_every
-            && self.rows_learned() - self.version_rows >= every
-        {
-            self.try_publish_version()?;
+        self.let_rest()?;
+        self.for_models(Self::publish_counted)
+    }
+
+    /// A version that is due by the number of samples.
+    fn publish_counted(&mut self) -> Result<()> {
+        match self.spec.publish_every {
+            Some(every) if self.rows_learned() - self.version_rows >= every => self.try_publish_version(),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// A version that is due by the clock.
+    fn publish_in_time(&mut self, now: Duration) -> Result<()> {
+        let is_due = now - self.timing.versioned >= millis(self.spec.publish_interval_ms);
+        if is_due && self.has_learned_more() { self.try_publish_version() } else { Ok(()) }
     }
 
     fn tick(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
@@ -513,12 +575,11 @@ impl Job {
         self.keep_turned_away();
         let paced = self.timing.pace.is_some() || !self.engine.sequencer.live_partitions().is_empty();
         if now - self.timing.published >= if paced { PUBLISH_LIVE_EVERY } else { PUBLISH_BATCH_EVERY } {
-            self.publish_live()?;
+            self.for_models(Self::publish_live)?;
         }
         let unbounded = !self.engine.sequencer.live_partitions().is_empty() || self.timing.pace.is_some();
-        if unbounded && now - self.timing.versioned >= millis(self.spec.publish_interval_ms) && self.has_learned_more()
-        {
-            self.try_publish_version()?;
+        if unbounded {
+            self.for_models(|job| job.publish_in_time(now))?;
         }
         if now - self.timing.saved >= millis(self.spec.checkpoint_interval_ms) {
             self.timing.saved = now;
@@ -659,8 +720,19 @@ impl Job {
         Ok(())
     }
 
-    /// Writes a checkpoint beside the learning.
+    /// Writes a checkpoint beside the learning: of all models at one mini-batch.
     fn save_beside(&mut self) -> Result<()> {
+        self.note_saved()?;
+        self.for_members(Self::note_saved)?;
+        let is_due = !self.saver.has(self.engine.mini_batch_number());
+        match is_due && self.models().all(|job| job.saver.is_idle()) {
+            true => self.begin_save().and_then(|()| self.for_members(Self::begin_save)),
+            false => Ok(()),
+        }
+    }
+
+    /// What became of the last checkpoint.
+    fn note_saved(&mut self) -> Result<()> {
         if self.saver.go() {
             self.engine.line.learning.settle()?;
             self.engine.line.learning.trainer().finish_checkpoint();
@@ -673,10 +745,7 @@ impl Job {
             Some(Ok(())) => self.not_saved = None,
             None => {}
         }
-        match self.saver.is_idle() && !self.saver.has(self.engine.mini_batch_number()) {
-            true => self.begin_save(),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     /// Goes on with a checkpoint while nothing is learned that would.
@@ -763,6 +832,23 @@ impl Job {
 
     /// Hands where it stands to the watcher.
     pub fn show(&mut self, watcher: &mut dyn Watcher, state: &str) {
+        let mut status = self.told(state);
+        let mut page = status.to_page(&self.history, versions_json(&self.registry));
+        let mut beside = Vec::new();
+        for member in &mut self.members {
+            let of_member = member.told(state);
+            beside.push(of_member.to_page(&member.history, versions_json(&member.registry)));
+            status.beside.push(of_member);
+        }
+        if !beside.is_empty() {
+            page["beside"] = beside.into();
+        }
+        watcher.show(&status, page);
+    }
+
+    /// Where its model stands; also told to its directory.
+    fn told(&mut self, state: &str) -> Status {
+        let state = &self.stopped().map_or_else(|| state.to_string(), |why| format!("stopped: {why}"));
         let now = self.clock.elapsed();
         let events = self.engine.line.counts().events;
         let (since, before, _) = self.timing.rate;
@@ -787,8 +873,7 @@ impl Job {
             self.timing.status_kept = Some(now);
             kept_status::keep(&self.dir, &status.to_job(self.clock.wall_ms()));
         }
-        let page = status.to_page(&self.history, versions_json(&self.registry));
-        watcher.show(&status, page);
+        status
     }
 
     fn status(&self, state: &str) -> Status {
@@ -837,6 +922,8 @@ impl Job {
             state_hash: None,
             sinks: self.sinks.status(),
             warning: self.warnings(),
+            is_stopped: self.stopped().is_some(),
+            beside: Vec::new(),
         }
     }
 
@@ -848,11 +935,15 @@ impl Job {
         let sinks = self.sinks.trouble();
         let rolled_back = self.registry.routing().verdicts.pop().filter(|v| v.outcome == Outcome::RolledBack);
         let rolled_back = rolled_back.map(|v| format!("version {} was rolled back: {}", v.version, v.reason));
-        let all: Vec<&str> = [&self.warning, &self.not_published, &self.not_saved, &trouble, &sinks, &rolled_back]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect();
+        let stopped = |job: &Self| job.stopped().map(|why| format!("model '{}' has stopped: {why}", job.bound.model));
+        let stopped = self.is_together().then(|| self.models().filter_map(stopped).collect::<Vec<_>>().join("; "));
+        let stopped = stopped.filter(|models| !models.is_empty());
+        let all: Vec<&str> =
+            [&stopped, &self.warning, &self.not_published, &self.not_saved, &trouble, &sinks, &rolled_back]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

@@ -35,15 +35,21 @@ pub fn stored_job(data_root: &Path, model: &str) -> Result<TrainJob> {
         }
         Err(e) => return Err(Error::io("read", &path, e)),
     };
-    let job = train_job(&text).map_err(|e| e.at(path.display()))?;
+    let job = train_job(&text, model).map_err(|e| e.at(path.display()))?;
     job.ok_or_else(|| Error::corrupt(format!("{} holds no TO TRAIN statement", path.display())))
 }
 
-/// The training job of a program that has one.
-pub fn train_job(text: &str) -> Result<Option<TrainJob>> {
+/// The training job of this model in a program; of a program with one job that one, whatever the model is called now.
+pub fn train_job(text: &str, model: &str) -> Result<Option<TrainJob>> {
     let program = bind(text, &[])?;
-    Ok(program.statements.into_iter().find_map(|s| match s {
-        Statement::Train(job) => Some(*job),
-        _ => None,
-    }))
+    let mut jobs: Vec<TrainJob> = program
+        .statements
+        .into_iter()
+        .filter_map(|s| match s {
+            Statement::Train(job) => Some(*job),
+            _ => None,
+        })
+        .collect();
+    let at = jobs.iter().position(|job| job.model == model).unwrap_or(0);
+    Ok((at < jobs.len()).then(|| jobs.swap_remove(at)))
 }

@@ -69,6 +69,10 @@ pub struct Status {
     pub sinks: Vec<SinkStatus>,
     /// Last warning, if any (a checkpoint that could not be written, say).
     pub warning: Option<String>,
+    /// Whether its model has stopped while others, which learn from the same samples, go on.
+    pub is_stopped: bool,
+    /// Where the models stand that learn beside this one.
+    pub beside: Vec<Status>,
 }
 
 /// One point of the page's charts.
@@ -138,6 +142,33 @@ impl History {
             })
             .collect()
     }
+}
+
+/// The metrics of several models in one text: each name once, with the lines of all models behind it.
+fn together(texts: &[String]) -> String {
+    let mut families: Vec<(String, Vec<&str>)> = Vec::new();
+    for text in texts {
+        let mut family = String::new();
+        let mut head = Vec::new();
+        for line in text.lines() {
+            match line.strip_prefix("# ").and_then(|rest| rest.split(' ').nth(1)) {
+                Some(name) => {
+                    if family != name {
+                        (family, head) = (name.to_string(), Vec::new());
+                    }
+                    head.push(line);
+                }
+                None => {
+                    let at = families.iter().position(|(name, _)| *name == family).unwrap_or_else(|| {
+                        families.push((family.clone(), std::mem::take(&mut head)));
+                        families.len() - 1
+                    });
+                    families[at].1.push(line);
+                }
+            }
+        }
+    }
+    families.into_iter().flat_map(|(_, lines)| lines).map(|line| format!("{line}\n")).collect()
 }
 
 impl Status {
@@ -266,6 +297,13 @@ impl Status {
 
     /// Prometheus' text.
     pub fn to_metrics(&self) -> String {
+        match self.beside.is_empty() {
+            true => self.own_metrics(),
+            false => together(&std::iter::once(self).chain(&self.beside).map(Self::own_metrics).collect::<Vec<_>>()),
+        }
+    }
+
+    fn own_metrics(&self) -> String {
         let mut out = String::new();
         let mut put = |name: &str, kind: &str, help: &str, value: f64| {
             let _ = writeln!(out, "# HELP tidemill_{name} {help}\n# TYPE tidemill_{name} {kind}");
@@ -273,6 +311,12 @@ impl Status {
         };
         let (c, j, s) = (&self.counts, &self.join, &self.summary);
         put("events_total", "counter", "Events let in.", c.events as f64);
+        put(
+            "model_stopped",
+            "gauge",
+            "1: the model has stopped while others that learn from the same samples go on.",
+            f64::from(u8::from(self.is_stopped)),
+        );
         put(
             "events_refused_total",
             "counter",

@@ -275,7 +275,7 @@ impl Part {
     pub(super) fn entry<'a>(&'a self, packed: &'a Packed, local: usize) -> EntryRef<'a> {
         EntryRef {
             key: packed.key(self.first + local),
-            slot: if self.rows.is_some() { packed.words[1] as u16 } else { 0 },
+            slot: self.slot(packed),
             age: self.age(packed),
             state: self.state(packed),
         }

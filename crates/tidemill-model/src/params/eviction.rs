@@ -13,8 +13,9 @@ use super::{
     part::Part,
 };
 
-/// What an entry is worth keeping, from its state: the least leaves first.
-pub type Worth = Arc<dyn Fn(&[f32]) -> f32 + Send + Sync>;
+/// What an entry is worth keeping, from its slot (0 in tables of pairs, which do not keep it) and its state: the least
+/// leaves first.
+pub type Worth = Arc<dyn Fn(u16, &[f32]) -> f32 + Send + Sync>;
 
 /// A full bucket loses this part of its entries at once, so that the next keys find room.
 const LEAVING: usize = 8;
@@ -29,11 +30,25 @@ impl Part {
         if entries.is_empty() {
             return 0;
         }
-        let rank = |packed: &Packed| (ordered(worth(self.state(packed))), AGE_MAX - self.age(packed), packed.shifted());
-        let mut ranks: Vec<_> = entries.iter().map(rank).collect();
-        let last = *ranks.select_nth_unstable((entries.len() / LEAVING).max(1) - 1).1;
-        let goes: Vec<bool> = entries.iter().map(|packed| rank(packed) <= last).collect();
+        let goes = self.least_worth(&worth, &entries, |_| true);
         self.remove(shard, shifted, bucket, entries, &goes)
+    }
+
+    /// Which entries are those of least worth among the ones that `may` leave.
+    pub(super) fn least_worth(&self, worth: &Worth, entries: &[Packed], may: impl Fn(&Packed) -> bool) -> Vec<bool> {
+        let rank = |packed: &Packed| {
+            let worth = worth(self.slot(packed), self.state(packed));
+            (ordered(worth), AGE_MAX - self.age(packed), packed.shifted())
+        };
+        let mut ranks: Vec<_> = entries.iter().filter(|packed| may(packed)).map(rank).collect();
+        let leaving = (ranks.len() / LEAVING).max(1);
+        match ranks.is_empty() {
+            true => vec![false; entries.len()],
+            false => {
+                let last = *ranks.select_nth_unstable(leaving - 1).1;
+                entries.iter().map(|packed| may(packed) && rank(packed) <= last).collect()
+            }
+        }
     }
 
     /// Goes on with this tick's sweep, at most `buckets` buckets in every shard: entries that were not changed for
@@ -47,16 +62,37 @@ impl Part {
 
     /// Ends the tick: what is left of its sweep is done, then everything is a tick older.
     pub fn tick(&mut self, ticks: u8) -> usize {
+        self.tick_by(|part, shard| part.sweep_one(shard, ticks))
+    }
+
+    /// [`Part::evict_older_than`], where `goes` says of an entry's slot and state whether it leaves.
+    pub fn evict_where(&mut self, buckets: usize, goes: impl Fn(u16, &[f32]) -> bool) -> usize {
+        let shards = 0..self.shards.len();
+        shards.map(|shard| (0..buckets).map(|_| self.sweep_one_by(shard, &goes)).sum::<usize>()).sum()
+    }
+
+    /// [`Part::tick`], likewise.
+    pub fn tick_where(&mut self, goes: impl Fn(u16, &[f32]) -> bool) -> usize {
+        self.tick_by(|part, shard| part.sweep_one_by(shard, &goes))
+    }
+
+    fn tick_by(&mut self, mut sweep_one: impl FnMut(&mut Self, usize) -> usize) -> usize {
         let Some(now) = self.ticks else { return 0 };
         let mut gone = 0;
         for shard in 0..self.shards.len() {
             while self.shards[shard].sweep_at.is_some() {
-                gone += self.sweep_one(shard, ticks);
+                gone += sweep_one(self, shard);
             }
             self.shards[shard].sweep_at = Some(0);
         }
         self.set_ticks(now + 1);
         gone
+    }
+
+    /// Ticks so far, in tables with ages.
+    #[inline(always)]
+    pub fn ticks(&self) -> u64 {
+        self.ticks.unwrap_or(0)
     }
 
     pub(super) fn set_ticks(&mut self, ticks: u64) {
@@ -65,28 +101,45 @@ impl Part {
     }
 
     fn sweep_one(&mut self, shard: usize, ticks: u8) -> usize {
-        let Some(shifted) = self.shards[shard].sweep_at else { return 0 };
+        let Some((shifted, bucket, oldest)) = self.next_swept(shard) else { return 0 };
+        if oldest < ticks {
+            return 0;
+        }
+        let (entries, now) = (self.gather(&bucket), self.tick_now());
+        let goes: Vec<bool> = entries.iter().map(|packed| packed.age(now) >= ticks).collect();
+        self.remove(shard, shifted, bucket, entries, &goes)
+    }
+
+    fn sweep_one_by(&mut self, shard: usize, goes: &impl Fn(u16, &[f32]) -> bool) -> usize {
+        let Some((shifted, bucket, _)) = self.next_swept(shard) else { return 0 };
+        let entries = self.gather(&bucket);
+        let goes: Vec<bool> = entries.iter().map(|packed| goes(self.slot(packed), self.state(packed))).collect();
+        match goes.contains(&true) {
+            true => self.remove(shard, shifted, bucket, entries, &goes),
+            false => 0,
+        }
+    }
+
+    /// The bucket at which a shard's sweep is, with its first shifted key and the age of its oldest entry; the sweep goes on
+    /// behind it.
+    fn next_swept(&mut self, shard: usize) -> Option<(u64, Bucket, u8)> {
+        let shifted = self.shards[shard].sweep_at?;
         let bucket = *self.directory.bucket_of(shard, shifted);
         let last = bucket.span(shifted).1;
         self.shards[shard].sweep_at = last.checked_add(1);
         let now = self.tick_now();
-        let mut old = false;
+        let mut oldest = 0;
         for run in self.runs(&bucket) {
             for packed in self.places[run].iter_mut().filter(|packed| !packed.is_free()) {
                 let age = packed.age(now);
-                old |= age >= ticks;
+                oldest = oldest.max(age);
                 // Seven ticks ago and none would look the same after the next: the oldest are kept at six.
                 if age == AGE_MAX {
                     packed.set_age(now, AGE_MAX);
                 }
             }
         }
-        if !old {
-            return 0;
-        }
-        let entries = self.gather(&bucket);
-        let goes: Vec<bool> = entries.iter().map(|packed| packed.age(now) >= ticks).collect();
-        self.remove(shard, shifted, bucket, entries, &goes)
+        Some((shifted, bucket, oldest))
     }
 
     /// Takes those entries of a bucket away for which `goes` says so; `entries` are all it has.
@@ -105,6 +158,7 @@ impl Part {
                 continue;
             }
             self.note_removal(shard, packed);
+            self.uncount(shard, &packed);
             if let Some(rows) = &mut self.rows {
                 rows.give_back(packed.words[0]);
             }
@@ -128,6 +182,11 @@ impl Part {
             let goes: Vec<bool> = entries.iter().map(goes).collect();
             self.remove(shard, shifted, bucket, entries, &goes);
         }
+    }
+
+    /// An entry's slot; 0 in tables of pairs, which do not keep it.
+    pub(super) fn slot(&self, packed: &Packed) -> u16 {
+        if self.rows.is_some() { packed.words[1] as u16 } else { 0 }
     }
 
     pub(super) fn state<'a>(&'a self, packed: &'a Packed) -> &'a [f32] {

@@ -28,6 +28,12 @@ const ENTRIES_PER_PAGE: usize = PAGE_PLACES * 53 / 100;
 /// 2^32 places in 64 shards.
 const SHARD_PAGES_MAX: usize = (1 << 32) / SHARDS / PAGE_PLACES - 1;
 
+/// Bytes that an entry of so many words takes at most, where there are many: its row, and its share of a page.
+pub fn bytes_of_entry(words: usize) -> usize {
+    let row = if words > 2 { stride(words) * size_of::<f32>() + 2 * size_of::<u32>() } else { 0 };
+    row + PAGE_BYTES.div_ceil(ENTRIES_PER_PAGE)
+}
+
 /// What one shard may hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -45,7 +51,7 @@ impl Limits {
         let mut entries_max = (spec.entries_max / SHARDS).max(1);
         let mut pages = room / PAGE_BYTES;
         let row = stride(spec.words) * size_of::<f32>() + 2 * size_of::<u32>();
-        let per_row = row + PAGE_BYTES.div_ceil(ENTRIES_PER_PAGE);
+        let per_row = bytes_of_entry(spec.words);
         if spec.words > 2 {
             let beside = room.saturating_sub(PAGE_BYTES);
             entries_max = entries_max.min(beside / per_row);

@@ -7,6 +7,7 @@
 
 mod admission;
 mod bucket;
+mod caps;
 mod changes;
 mod codec;
 mod eviction;
@@ -29,8 +30,10 @@ use tidemill_base::Result;
 
 use limits::Limits;
 
+pub use caps::{SlotCap, SlotCaps};
 pub use changes::{EntryRef, Listener, Taken};
 pub use eviction::Worth;
+pub use limits::bytes_of_entry;
 pub use pairs::{Located, Words};
 pub use part::{ABSENT, Part, Place, Updated};
 pub use restore::{Restoring, RestoringPart};
@@ -89,6 +92,14 @@ impl ParamTable {
     pub fn evicting(mut self, worth: Worth) -> Self {
         for part in &mut self.parts {
             part.get_mut().expect(NO_PANIC).worth = Some(worth.clone());
+        }
+        self
+    }
+
+    /// The same table; from now on slots have bounds of their own, beside the table's. Of a table of rows.
+    pub fn with_caps(mut self, caps: SlotCaps) -> Self {
+        for part in &mut self.parts {
+            part.get_mut().expect(NO_PANIC).set_caps(caps.clone());
         }
         self
     }

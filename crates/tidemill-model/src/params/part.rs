@@ -13,6 +13,7 @@ use super::{
     TableSpec,
     admission::Sketch,
     bucket::{Directory, PAGE_PLACES},
+    caps::SlotCaps,
     changes::Changes,
     eviction::Worth,
     limits::{CHANGED_PER_PAGE, Limits},
@@ -55,6 +56,8 @@ pub(super) struct Shard {
     pub(super) told: [usize; 2],
     /// More were removed than the list has room for: the listener must begin anew with this shard.
     pub(super) lost: [bool; 2],
+    /// Entries of each slot; empty where no slot has a bound of its own.
+    pub(super) of_slots: Vec<u32>,
 }
 
 /// Neighbouring shards with one writer.
@@ -82,6 +85,8 @@ pub struct Part {
     /// Walks begun; the stamp of entries in tables without ages.
     pub(super) phase: u8,
     pub(super) worth: Option<Worth>,
+    /// How many entries slots may have.
+    pub(super) caps: Option<SlotCaps>,
     /// Entries that were moved to make room, ever.
     pub(super) moved: u64,
     /// Buckets that were rebuilt, ever: until the next one, entries stay where they are.
@@ -114,6 +119,7 @@ impl Part {
             walk: None,
             phase: 0,
             worth: None,
+            caps: None,
             moved: 0,
             rebuilt: 0,
         };
@@ -178,7 +184,10 @@ impl Part {
     #[inline(always)]
     pub fn row(&self, place: Place) -> &[f32] {
         let row = self.places.at(place as usize).words[0];
-        self.rows.as_ref().map_or(&[], |rows| rows.get(row))
+        match &self.rows {
+            Some(rows) => rows.get(row),
+            None => &[],
+        }
     }
 
     /// The words of a key's entry, to be changed; a new key is admitted and its words are `begin`'s to write. `None`: there
@@ -210,12 +219,19 @@ impl Part {
     /// The words of the row of this number; of a table of rows.
     #[inline(always)]
     pub fn numbered_row_mut(&mut self, row: u32) -> &mut [f32] {
-        self.rows.as_mut().map_or(&mut [], |rows| rows.get_mut(row))
+        match &mut self.rows {
+            Some(rows) => rows.get_mut(row),
+            None => &mut [],
+        }
     }
 
     #[inline(never)]
     fn admit_row(&mut self, key: u64, slot: u16, begin: impl FnOnce(&mut [f32])) -> Option<usize> {
+        if self.caps.is_some() && !self.has_slot_room(key, slot) {
+            return None;
+        }
         let place = self.admit(key)?;
+        self.count_of_slot(key, slot);
         let rows = self.rows.as_mut()?;
         let row = rows.take();
         begin(rows.get_mut(row));
@@ -257,6 +273,7 @@ impl Part {
                 .map(|shard| size_of::<Shard>() + shard.removed.capacity() * size_of::<u64>())
                 .sum::<usize>()
             + self.shards.iter().filter_map(|shard| shard.sketch.as_ref()).map(Sketch::bytes).sum::<usize>()
+            + self.shards.iter().map(|shard| shard.of_slots.capacity() * size_of::<u32>()).sum::<usize>()
             + self.owners.capacity()
             + self.touched.capacity()
             + self.taken.capacity() * size_of::<u16>()

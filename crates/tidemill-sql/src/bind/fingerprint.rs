@@ -17,7 +17,10 @@ use super::{
     pipeline::{Wanted, emit_of, feedback_needed},
     relation::{BoundSource, Relation, Side, right},
 };
-use crate::{parse::value::type_name, program::Known};
+use crate::{
+    parse::{tail::EmitDef, value::type_name},
+    program::Known,
+};
 
 /// Settings that change when and where, not what.
 const LEFT_OUT: [&str; 28] = [
@@ -61,7 +64,9 @@ pub(crate) fn fingerprint(
     label: &str,
 ) -> u64 {
     let mut text = format!("learner {learner}\nlabel {label}\n");
-    render_settings(&mut text, settings, known.train_attributes.iter().map(|a| a.name));
+    let passed_over = when_full(settings);
+    let names = known.train_attributes.iter().map(|a| a.name);
+    render_settings(&mut text, settings, names.filter(|name| !passed_over.contains(name)));
     let mut features: Vec<String> = columns.iter().map(ColumnSpec::to_string).collect();
     features.sort_unstable();
     line(&mut text, format_args!("columns {}", features.join(", ")));
@@ -95,6 +100,41 @@ pub(crate) fn fingerprint(
         view(&mut text, i, join);
     }
     hash64(text.as_bytes(), 0)
+}
+
+/// What rows a relation has: two statements with the same text, over the same definitions, select the same rows.
+pub(super) fn stream_text(relation: &Relation) -> String {
+    let mut text = String::new();
+    for c in &relation.columns {
+        line(&mut text, format_args!("{} = {} {}", c.name, c.expr, type_name(&c.ty)));
+    }
+    side(&mut text, "left", &relation.left);
+    if let Some(join) = &relation.join {
+        for feedback in &join.feedback {
+            side(&mut text, "right", &feedback.right);
+            let (left, right, window) = (&feedback.left_key, &feedback.right_key, feedback.window_ms);
+            line(&mut text, format_args!("join {left} = {right} within {window}"));
+            for aggregate in &feedback.aggregates {
+                line(
+                    &mut text,
+                    format_args!("{:?} of {} {}", aggregate.take, aggregate.expr, type_name(&aggregate.ty)),
+                );
+            }
+        }
+        if let Some(emit) = join.emit {
+            // Where it was written is nothing of the stream.
+            let when = emit.when.map(|when| match when {
+                EmitDef::Early { delay_ms, .. } => format!("early {delay_ms}"),
+                EmitDef::OnWindowClose => "on window close".into(),
+                other => format!("{other:?}"),
+            });
+            line(&mut text, format_args!("emit {when:?} {:?} {:?}", emit.correction, emit.sample));
+        }
+    }
+    for (i, join) in relation.features.iter().enumerate() {
+        view(&mut text, i, join);
+    }
+    text
 }
 
 /// Of a feature view everything counts: what it is fed, what it keeps, and for how long.
@@ -143,9 +183,30 @@ fn render_columns(columns: &SchemaRef) -> String {
     columns.fields().iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// Whether impressions leave by the bytes that wait.
+pub(super) fn counts_bytes(settings: &Settings) -> bool {
+    settings.is_written("join.bytes_max") && !when_full(settings).contains(&"join.bytes_max")
+}
+
+/// What does not count of the join's bounds. Bytes beyond which rows spill change nothing that is learned, and a join that
+/// stops at its bounds has not reached them; so either may be raised. The default is not written, for the sake of programs
+/// from before there was a choice.
+fn when_full(settings: &Settings) -> &'static [&'static str] {
+    match settings.names().any(|name| name == "join.when_full").then(|| settings.text("join.when_full")) {
+        Some(Some(choice)) if choice == "spill" => &["join.bytes_max"],
+        Some(Some(choice)) if choice == "stop" => &["join.bytes_max", "join.pending_max"],
+        _ => &["join.when_full"],
+    }
+}
+
 fn render_settings(text: &mut String, settings: &Settings, names: impl Iterator<Item = &'static str>) {
     for name in names.filter(|n| !LEFT_OUT.contains(n)) {
         line(text, format_args!("{name} = {:?}", settings.get(name)));
+        // Said only where there are some: programs of before keep their fingerprint.
+        let mut of_slots: Vec<_> =
+            settings.by_slot(name).iter().map(|(slot, value)| format!("{slot} {value:?}")).collect();
+        of_slots.sort_unstable();
+        of_slots.iter().for_each(|of_slot| line(text, format_args!("{name} of slot {of_slot}")));
     }
 }
 

@@ -15,10 +15,15 @@ mod scope;
 mod select;
 mod sink;
 mod source;
+mod together;
 mod train;
 mod views;
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use datafusion::sql::sqlparser::{ast::Ident, tokenizer::Span};
 
@@ -58,6 +63,7 @@ fn bind_here(text: &str, known: &Known) -> Checked<Program> {
     catalog.check_all()?;
     let mut statements = Vec::new();
     let mut trained: Vec<String> = Vec::new();
+    let mut planned = Vec::new();
     for (at, statement) in parsed.iter().enumerate() {
         match statement {
             Parsed::ShowModels => statements.push(Statement::ShowModels),
@@ -73,9 +79,12 @@ fn bind_here(text: &str, known: &Known) -> Checked<Program> {
                         }
                         let of_model = sinks_of(&parsed, &tail.model.text)?;
                         let defs: Vec<&SinkDef> = of_model.iter().map(|(_, def)| *def).collect();
-                        let mut job = train::train(tail, &relation, &defs, &catalog, known)?;
+                        let (mut job, mut plan) = train::train(tail, &relation, &defs, &catalog, known)?;
                         let also = of_model.iter().map(|(statement, _)| *statement).chain([at]);
-                        job.text = text_of(text, &pieces, &relation, also);
+                        plan.statements = relation.used.iter().copied().chain(also).collect();
+                        plan.at = statements.len();
+                        job.text = text_of(text, &pieces, &plan.statements);
+                        planned.push(plan);
                         trained.push(job.model.clone());
                         statements.push(Statement::Train(Box::new(job)));
                     }
@@ -88,6 +97,7 @@ fn bind_here(text: &str, known: &Known) -> Checked<Program> {
         }
     }
     sink::check_all(sinks(&parsed).map(|(_, def)| def), &trained)?;
+    together::join(&mut statements, &planned, &catalog, |used| text_of(text, &pieces, used))?;
     Ok(Program { statements, text: text.to_string() })
 }
 
@@ -110,11 +120,9 @@ fn sinks_of<'a>(parsed: &'a [Parsed], model: &str) -> Checked<Vec<(usize, &'a Si
     Ok(of_model)
 }
 
-/// The statements that `relation` depends on and these, as they were written.
-fn text_of(text: &str, pieces: &[Piece], relation: &Relation, also: impl Iterator<Item = usize>) -> String {
-    let mut used = relation.used.clone();
-    used.extend(also);
-    used.into_iter().map(|i| format!("{};\n", &text[pieces[i].bytes.clone()])).collect()
+/// These statements, as they were written.
+fn text_of(text: &str, pieces: &[Piece], used: &BTreeSet<usize>) -> String {
+    used.iter().map(|i| format!("{};\n", &text[pieces[*i].bytes.clone()])).collect()
 }
 
 /// Everything that FROM can name.

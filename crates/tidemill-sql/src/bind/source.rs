@@ -266,12 +266,13 @@ pub(crate) fn settings(
             let twice = settings.is_written(attribute.name);
             let span: Span = if twice { w.name.span } else { w.value_span };
             let fault = Fault::new(span, e.message().to_string());
-            match (attribute.ty, twice) {
-                (Type::Choice(words), false) => match crate::suggest::nearest(&w.value, words.iter().copied()) {
-                    Some(near) => fault.hint(format!("did you mean '{near}'?")),
-                    None => fault,
-                },
-                _ => fault,
+            let words: &[&str] = match attribute.ty {
+                Type::Choice(words) | Type::BySlot(&Type::Choice(words)) if !twice => words,
+                _ => &[],
+            };
+            match crate::suggest::nearest(&w.value, words.iter().copied()) {
+                Some(near) => fault.hint(format!("did you mean '{near}'?")),
+                None => fault,
             }
         })?;
     }

@@ -5,15 +5,17 @@ use std::collections::BTreeSet;
 use arrow::datatypes::DataType;
 use datafusion::{common::ScalarValue, logical_expr::Expr, sql::sqlparser::tokenizer::Span};
 use tidemill_base::attribute::Settings;
+use tidemill_model::{ColumnSpec, feature::BIAS_SLOT};
 use tidemill_stream::join::Take;
 
 use super::{
     Catalog, features,
-    fingerprint::fingerprint,
+    fingerprint::{self, fingerprint},
     pipeline::{self, is_primary_key},
     relation::{JoinRelation, Relation, base, feedback_of, reads, right},
     sink::{self, BoundSink, Leaving},
     source,
+    together::Planned,
 };
 use crate::{
     diagnostic::{Checked, Fault, list},
@@ -38,7 +40,7 @@ pub(crate) fn train(
     sinks: &[&SinkDef],
     catalog: &Catalog,
     known: &Known,
-) -> Checked<TrainJob> {
+) -> Checked<(TrainJob, Planned)> {
     let learner = learner(&tail.learner, known)?;
     let settings = source::settings(known.train_attributes.iter().copied(), &tail.settings, learner)?;
     let names = relation.names();
@@ -50,6 +52,7 @@ pub(crate) fn train(
     };
     let group = named(&settings, &tail.settings, relation, "validate.by")?.map(|(i, _)| i);
     let columns = features::bind(&tail.columns, relation, &roles, tail.label.span)?;
+    check_slots(&settings, &tail.settings, &columns)?;
     let is_read = |name: &str| columns.iter().any(|spec| spec.columns().contains(&name));
     let features: BTreeSet<usize> = (0..names.len()).filter(|&i| is_read(names[i])).collect();
     let needed: BTreeSet<usize> =
@@ -66,9 +69,20 @@ pub(crate) fn train(
     let sinks: Vec<SinkJob> = sinks.iter().map(plan).collect::<Checked<_>>()?;
     let label_name = names[label].to_string();
     // Where the bytes that wait are bounded, what is carried along lets others leave earlier.
-    let counted = if settings.is_written("join.bytes_max") { &all } else { &wanted };
+    let counted = if fingerprint::counts_bytes(&settings) { &all } else { &wanted };
     let fingerprint = fingerprint(learner, &settings, known, relation, counted, &columns, &label_name);
-    Ok(TrainJob {
+    let planned = Planned {
+        relation: relation.clone(),
+        needed: needed.clone(),
+        features,
+        label,
+        bounds,
+        feedback: pipeline::feedback_needed(&wanted),
+        span: tail.label.span,
+        statements: BTreeSet::new(),
+        at: 0,
+    };
+    let job = TrainJob {
         state_fingerprint: sink::state_fingerprint(fingerprint, &sinks, &carried),
         sinks,
         fingerprint,
@@ -80,8 +94,11 @@ pub(crate) fn train(
         columns,
         label_name,
         label_counts: label_counts(relation, label),
+        together: Vec::new(),
+        apart: None,
         text: String::new(),
-    })
+    };
+    Ok((job, planned))
 }
 
 /// Binds an evaluation. `trained` are the models of earlier statements.
@@ -114,6 +131,22 @@ pub(crate) fn evaluate(
         label: position(&needed, label),
         label_name: relation.columns[label].name.clone(),
     })
+}
+
+/// Refuses values for slots that are not there.
+fn check_slots(settings: &Settings, written: &[Written], columns: &[ColumnSpec]) -> Checked<()> {
+    let slots: Vec<String> = columns.iter().map(ColumnSpec::slot_name).chain([BIAS_SLOT.to_string()]).collect();
+    for w in written {
+        let Some(name) = settings.names().find(|name| name.eq_ignore_ascii_case(&w.name.text)) else { continue };
+        for (slot, _) in settings.by_slot(name).iter().filter(|(slot, _)| !slots.contains(slot)) {
+            let fault = Fault::new(w.value_span, format!("{name}: no slot '{slot}' in COLUMN"));
+            return Err(match nearest(slot, slots.iter().map(String::as_str)) {
+                Some(near) => fault.hint(format!("did you mean '{near}'?")),
+                None => fault.hint(format!("slots: {}", slots.join(", "))),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn position(needed: &[usize], column: usize) -> usize {

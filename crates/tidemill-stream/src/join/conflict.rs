@@ -5,6 +5,7 @@
 //! for this, and only duplicates pay for it.
 
 use arrow::{array::Array, util::display::array_value_to_string};
+use tidemill_base::Result;
 
 use super::{LabelJoin, rows::RowRef};
 
@@ -19,12 +20,14 @@ impl LabelJoin {
     }
 
     /// In what an impression whose key is known differs from the one that was let in.
-    pub(super) fn conflict(&self, side: usize, key: u64, ts: i64, row: RowRef) -> Option<String> {
+    pub(super) fn conflict(&mut self, side: usize, key: u64, ts: i64, this: RowRef) -> Result<Option<String>> {
         let side = &self.sides[side];
+        let key_column = side.spec.left_key;
         let of_key = side.index.chain(key, &side.links).map(|slot| &self.pending[slot as usize]);
-        let mut kept = of_key.filter(|p| p.stage.has_row());
-        let first = kept.find(|p| self.left_rows.same_value(side.spec.left_key, p.row, row))?;
-        let (batch, number) = (row.batch, row.row);
+        let has_key = |row: RowRef| !side.key_is_text || self.left_rows.same_text(key_column, row, this);
+        let Some(first) = of_key.filter(|p| p.stage.has_row()).find(|p| has_key(p.row)) else { return Ok(None) };
+        let (first, first_ts) = (first.row, first.ts);
+        self.left_rows.bring_back(&[first])?;
         let cell = |column: usize, row: RowRef| {
             let array = self.left_rows.column(column, row.batch);
             (array, row.row as usize)
@@ -37,19 +40,18 @@ impl LabelJoin {
         let is_same = |(a, i): (&dyn Array, usize), (b, j): (&dyn Array, usize)| {
             a.slice(i, 1).to_data() == b.slice(j, 1).to_data()
         };
-        let this = RowRef { batch, row: number };
-        let key = text(cell(side.spec.left_key, this));
+        let key = text(cell(key_column, this));
         let schema = self.left_rows.schema();
-        let differs = self.compared.iter().copied().find(|&c| !is_same(cell(c, first.row), cell(c, this)));
+        let differs = self.compared.iter().copied().find(|&c| !is_same(cell(c, first), cell(c, this)));
         let what = match differs {
             Some(c) => {
                 let name = schema.field(c).name();
-                format!("'{name}' is '{}', was '{}'", text(cell(c, this)), text(cell(c, first.row)))
+                format!("'{name}' is '{}', was '{}'", text(cell(c, this)), text(cell(c, first)))
             }
-            None if ts != first.ts => format!("its event time is {ts}, was {}", first.ts),
-            None => return None,
+            None if ts != first_ts => format!("its event time is {ts}, was {first_ts}"),
+            None => return Ok(None),
         };
-        let column = schema.field(side.spec.left_key).name();
-        Some(format!("conflicting duplicate of {column} {key}: {what}; the first one counts"))
+        let column = schema.field(key_column).name();
+        Ok(Some(format!("conflicting duplicate of {column} {key}: {what}; the first one counts")))
     }
 }

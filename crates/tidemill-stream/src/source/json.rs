@@ -2,8 +2,10 @@
 //!
 //! In: one object as bytes. Out: a row in every declared column, NULL where the object says nothing; keys that no column
 //! has are counted and passed over. No tree is built on the way: values go from the text into the columns. An object that
-//! turns out bad leaves no trace. Names are compared as written.
+//! turns out bad leaves no trace. Names are compared as written. Lines that are written like one before them are read
+//! without being parsed ([`plain`]).
 
+mod plain;
 mod value;
 
 use std::{collections::BTreeSet, fmt};
@@ -14,13 +16,21 @@ use serde_json::{Deserializer, error::Category};
 use tidemill_base::{Result, hash64};
 
 use super::{columns::Columns, text::RowDecoder, words::show};
-use value::{Cell, Skip, put_integer};
+use plain::Pattern;
+use value::{Cell, Skip, put_float, put_integer};
+
+/// Lines that were read as any JSON before one of them is learned from again.
+const LEARN_EVERY: u32 = 16;
 
 /// Fills the declared columns from JSON objects.
 pub struct JsonDecoder {
     columns: Columns,
     names: Names,
     unknown_keys: u64,
+    /// What lines look like.
+    pattern: Option<Pattern>,
+    /// Lines that looked otherwise, since it was learned.
+    unlike: u32,
 }
 
 /// Columns by name: open addressing over hashes, at most half full.
@@ -34,7 +44,7 @@ impl JsonDecoder {
     /// A decoder without rows. Fails when a column has a type that JSON cannot fill.
     pub fn new(schema: SchemaRef) -> Result<Self> {
         let names = Names::new(schema.fields().iter().map(|f| f.name().clone()).collect());
-        Ok(Self { columns: Columns::new(schema)?, names, unknown_keys: 0 })
+        Ok(Self { columns: Columns::new(schema)?, names, unknown_keys: 0, pattern: None, unlike: LEARN_EVERY })
     }
 
     /// Adds the object in `line` as a row. A bad one leaves no trace; the error says what is wrong with it and where.
@@ -45,6 +55,26 @@ impl JsonDecoder {
     /// As [`JsonDecoder::push_line`]; the column `fill.0`, a BIGINT or TIMESTAMP, gets the value `fill.1` when the object
     /// has none or `null` for it.
     pub fn push_line_at(&mut self, line: &[u8], fill: Option<(usize, i64)>) -> Result<(), String> {
+        if let Some(pattern) = &self.pattern {
+            if pattern.push(line, &mut self.columns, fill.map(|f| f.0))
+                && fill_in(&mut self.columns, fill).and_then(|()| self.columns.fill_missing()).is_ok()
+            {
+                self.columns.commit();
+                self.unknown_keys += pattern.unknown;
+                return Ok(());
+            }
+            self.columns.rollback();
+        }
+        self.push_any(line, fill)?;
+        self.unlike += 1;
+        if self.unlike > LEARN_EVERY {
+            self.pattern = Pattern::learn(line, &self.names, &mut self.columns);
+            self.unlike = 0;
+        }
+        Ok(())
+    }
+
+    fn push_any(&mut self, line: &[u8], fill: Option<(usize, i64)>) -> Result<(), String> {
         let mut problem = None;
         let mut unknown = BTreeSet::new();
         let mut json = Deserializer::from_slice(line);
@@ -213,7 +243,7 @@ impl Visitor<'_> for Key<'_> {
     }
 
     fn visit_str<E: serde_core::de::Error>(self, key: &str) -> Result<Option<usize>, E> {
-        let hash = hash64(key.as_bytes(), 0);
+        let hash = hash(key);
         let found = self.names.find(key, hash);
         if found.is_none() && !self.unknown.insert(hash) {
             return refuse(self.problem, format!("duplicate key '{}'", show(key.as_bytes())));
@@ -226,7 +256,7 @@ impl Names {
     fn new(names: Vec<String>) -> Self {
         let mut places = vec![0; (names.len() * 2).next_power_of_two()];
         for (i, name) in names.iter().enumerate() {
-            let mut at = hash64(name.as_bytes(), 0) as usize & (places.len() - 1);
+            let mut at = hash(name) as usize & (places.len() - 1);
             while places[at] != 0 {
                 at = (at + 1) & (places.len() - 1);
             }
@@ -248,6 +278,10 @@ impl Names {
             at += 1;
         }
     }
+}
+
+fn hash(name: &str) -> u64 {
+    hash64(name.as_bytes(), 0)
 }
 
 fn refuse<T, E: serde_core::de::Error>(problem: &mut Option<String>, why: String) -> Result<T, E> {

@@ -26,10 +26,11 @@ fn dir(name: &str) -> PathBuf {
     d
 }
 
-/// A schema written as `name TYPE, name TYPE`.
-fn columns(text: &str) -> SchemaRef {
+/// A schema written as `name TYPE, name TYPE NOT NULL`.
+pub(super) fn columns(text: &str) -> SchemaRef {
     let field = |part: &str| {
         let (name, ty) = part.trim().split_once(' ').unwrap();
+        let (ty, nullable) = ty.strip_suffix(" NOT NULL").map_or((ty, true), |ty| (ty, false));
         let ty = match ty {
             "BIGINT" => DataType::Int64,
             "INT" => DataType::Int32,
@@ -41,7 +42,7 @@ fn columns(text: &str) -> SchemaRef {
             "SPARSE" => sparse_type(),
             _ => panic!("no type {ty}"),
         };
-        Field::new(name, ty, true)
+        Field::new(name, ty, nullable)
     };
     Arc::new(Schema::new(text.split(',').map(field).collect::<Vec<_>>()))
 }

@@ -90,7 +90,7 @@ impl Trainer {
 
     /// What the blocks of a checkpoint are given to when it is read back.
     pub fn restoring(spec: &TrainSpec, threads: usize) -> Result<Restoring> {
-        let learner = spec.model.build(spec.slots.len());
+        let learner = spec.widest().build(spec.slots.len());
         Restoring::new(table_spec(spec, &*learner), parts(threads))
     }
 

@@ -18,6 +18,7 @@ use tidemill_model::{
 use super::{
     filter::Filter,
     general::{EntryBlock, NO_PANIC, SliceScratch, Work},
+    rules::{Rule, word_of_tick},
 };
 
 /// Features ahead for which memory is asked.
@@ -27,20 +28,21 @@ const ROWS_AHEAD: usize = 12;
 /// Entries changed at once: the features of a usual sample.
 const PAIRS_MAX: usize = 64;
 
-/// Reads the parameters of some keys into a slice; zeros for those without an entry.
-pub(super) struct Gather<'a> {
+/// Reads the parameters of some keys into a slice; zeros for those without an entry. `BY_SLOT`: slots differ in how.
+pub(super) struct Gather<'a, const BY_SLOT: bool> {
     pub(super) work: &'a Work<'a>,
     pub(super) keys: &'a [u64],
+    pub(super) slots: &'a [u16],
     pub(super) parts: &'a [&'a Part],
     pub(super) s: &'a mut SliceScratch,
 }
 
-impl Kernel for Gather<'_> {
+impl<const BY_SLOT: bool> Kernel for Gather<'_, BY_SLOT> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { work, keys, parts, s } = self;
+        let Self { work, keys, slots, parts, s } = self;
         let width = s.width;
         let of = |key: u64| parts[part_of(key, parts.len())];
         match parts {
@@ -63,7 +65,10 @@ impl Kernel for Gather<'_> {
         };
         (0..ROWS_AHEAD).for_each(prefetch_row);
         s.params.resize(keys.len() * width, 0.0);
-        let (pair, blocks) = split(work.blocks);
+        let (pair, blocks) = match BY_SLOT {
+            false => split(&work.rules.common().blocks),
+            true => (None, &[][..]),
+        };
         for (first, (keys, (places, params))) in (0..)
             .step_by(PAIRS_MAX)
             .zip(keys.chunks(PAIRS_MAX).zip(s.places.chunks(PAIRS_MAX).zip(s.params.chunks_mut(PAIRS_MAX * width))))
@@ -78,6 +83,10 @@ impl Kernel for Gather<'_> {
                     continue;
                 }
                 let state = of(*key).row(*place);
+                if BY_SLOT {
+                    work.rules.read(slots[first + i], state, params);
+                    continue;
+                }
                 if let Some(pair) = pair {
                     (s.pairs.a[i], s.pairs.b[i]) = (state[pair.words.start], state[pair.words.start + 1]);
                 }
@@ -158,15 +167,15 @@ impl Pairs {
     }
 }
 
-/// Phase 2 for one part: its entries, in sample order.
-pub(super) struct Learn<'a> {
+/// Phase 2 for one part: its entries, in sample order. `BY_SLOT`: slots differ in how.
+pub(super) struct Learn<'a, const BY_SLOT: bool> {
     pub(super) work: &'a Work<'a>,
     pub(super) rows: &'a Range<usize>,
     pub(super) part: &'a mut Part,
     pub(super) number: usize,
 }
 
-impl Kernel for Learn<'_> {
+impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
     type Output = ();
 
     #[inline(always)]
@@ -174,11 +183,13 @@ impl Kernel for Learn<'_> {
         let Self { work, rows, part, number } = self;
         let Features { keys, slots, .. } = work.batch.features;
         let (parts, outputs) = (work.table.parts(), work.learner.outputs());
+        let common = work.rules.common();
         let (pair, blocks) = match work.filter {
-            None => split(work.blocks),
-            // Few entries take a step: not worth doing side by side.
-            Some(_) => (None, work.blocks),
+            None if !BY_SLOT => split(&common.blocks),
+            // Few entries take a step, or neighbours take different ones: not worth doing side by side.
+            _ => (None, &common.blocks[..]),
         };
+        let ticks = if BY_SLOT && work.rules.keeps_ticks() { Some(word_of_tick(part.ticks())) } else { None };
         let mut passed = work.filter.map_or(Vec::new(), Filter::sums);
         let mut not_admitted = 0;
         for i in 0..rows.len().div_ceil(work.learner.slice_samples()) {
@@ -192,7 +203,9 @@ impl Kernel for Learn<'_> {
                 }
                 for f in work.batch.features.range(row).filter(|f| part_of(keys[*f], parts) == number) {
                     let (key, place) = (keys[f], places[f - first]);
+                    let rule = if BY_SLOT { work.rules.of(slots[f]) } else { common };
                     let gradients = &mut gradients[(f - first) * *width..][..*width];
+                    let gradients = if BY_SLOT { &mut gradients[rule.params()] } else { gradients };
                     let largest = largest_bits(gradients);
                     // Nothing to learn, and no reason to make an entry.
                     if largest == 0 {
@@ -207,28 +220,37 @@ impl Kernel for Learn<'_> {
                         if let Some(pair) = pair {
                             pairs.step(work, pair, part);
                         }
-                        if part.locate(key) == ABSENT && !part.seen_often(key, work.admit_after) {
+                        if part.locate(key) == ABSENT && !part.seen_often(key, rule.admit_after) {
                             not_admitted += 1;
                             continue;
                         }
                     }
-                    let Some(number) = part.row_number(key, slots[f], place, |state| begin(work, key, state)) else {
+                    let Some(number) = part.row_number(key, slots[f], place, |state| begin(work, rule, key, state))
+                    else {
                         not_admitted += 1;
                         continue;
                     };
                     let state = part.numbered_row_mut(number);
+                    if let (true, Some(tick), Some(word)) = (BY_SLOT, ticks, state.last_mut()) {
+                        *word = tick;
+                    }
                     if let Some(filter) = work.filter {
-                        filter.step(work, key, state, gradients, &mut passed);
+                        filter.step(work, rule, key, state, gradients, &mut passed);
                         continue;
                     }
+                    let (blocks, clip, rate) = if BY_SLOT {
+                        (&rule.blocks[..], &rule.clip, rule.rate)
+                    } else {
+                        (blocks, &work.clip, work.rate)
+                    };
                     for block in blocks {
                         let gradient = &mut gradients[block.params.clone()];
-                        work.clip.apply(gradient);
+                        clip.apply(gradient);
                         let state = &mut state[block.words.clone()];
                         // Clipping makes none larger, and saves some that are too large.
                         if Optimizer::takes(largest) {
-                            block.optimizer.step_taken(state, gradient, work.rate);
-                        } else if !block.optimizer.step(state, gradient, work.rate) {
+                            block.optimizer.step_taken(state, gradient, rate);
+                        } else if !block.optimizer.step(state, gradient, rate) {
                             work.counts.refuse_non_finite(key);
                         }
                     }
@@ -254,9 +276,9 @@ impl Kernel for Learn<'_> {
 }
 
 /// The state a new entry begins with: drawn by its key, so that the order in which keys come does not matter.
-fn begin(work: &Work, key: u64, state: &mut [f32]) {
+fn begin(work: &Work, rule: &Rule, key: u64, state: &mut [f32]) {
     let seed = mix64(key ^ work.seed);
-    for block in work.blocks.iter().filter(|block| block.spread > 0.0) {
+    for block in rule.blocks.iter().filter(|block| block.spread > 0.0) {
         let mut params = vec![0.0; block.params.len()];
         start::draw(mix64(seed.wrapping_add(block.params.start as u64)), block.spread, &mut params);
         block.optimizer.start(&params, &mut state[block.words.clone()]);

@@ -20,7 +20,10 @@ use tidemill_model::optimizer::{
 };
 use tidemill_model::simd::largest_bits;
 
-use super::general::{EntryBlock, NO_PANIC, Work};
+use super::{
+    general::{EntryBlock, NO_PANIC, Work},
+    rules::{Rule, Rules},
+};
 
 /// State of the filter; there is none where all gradients are applied whole.
 pub(super) struct Filter {
@@ -48,16 +51,16 @@ struct DenseResidual {
 }
 
 /// Words that residuals add to an entry.
-pub(super) fn residual_words(rule: GradientFilter, blocks: &[EntryBlock]) -> usize {
-    match rule {
+pub(super) fn residual_words(filter: GradientFilter, rules: &Rules) -> usize {
+    match filter {
         GradientFilter::All => 0,
-        _ => blocks.last().map_or(0, |block| block.params.end),
+        _ => rules.width(),
     }
 }
 
 impl Filter {
     /// `None` where all gradients are applied.
-    pub(super) fn new(rule: GradientFilter, blocks: &[EntryBlock], dense_dimension: usize) -> Option<Self> {
+    pub(super) fn new(rule: GradientFilter, rules: &Rules, dense_dimension: usize) -> Option<Self> {
         let threshold = match rule {
             GradientFilter::All => return None,
             GradientFilter::Keep(_) => THRESHOLD_START,
@@ -67,8 +70,8 @@ impl Filter {
             |_: &EntryBlock| BlockFilter { threshold: threshold.to_bits().into(), given: 0.into(), passed: 0.into() };
         Some(Self {
             rule,
-            residuals_at: blocks.last().map_or(0, |block| block.words.end),
-            blocks: blocks.iter().map(block).collect(),
+            residuals_at: rules.words(),
+            blocks: rules.common().blocks.iter().map(block).collect(),
             dense: Mutex::new(DenseResidual { residual: vec![0.0; dense_dimension], order: Vec::new() }),
             given: 0.into(),
             passed: 0.into(),
@@ -77,11 +80,19 @@ impl Filter {
 
     /// Changes an entry by the components that pass. Counts go to `sums`, one for each block.
     #[inline(always)]
-    pub(super) fn step(&self, work: &Work, key: u64, state: &mut [f32], gradients: &mut [f32], sums: &mut [Passed]) {
+    pub(super) fn step(
+        &self,
+        work: &Work,
+        rule: &Rule,
+        key: u64,
+        state: &mut [f32],
+        gradients: &mut [f32],
+        sums: &mut [Passed],
+    ) {
         let (words, residuals) = state.split_at_mut(self.residuals_at);
-        for ((block, filter), sum) in work.blocks.iter().zip(&self.blocks).zip(sums) {
+        for ((block, filter), sum) in rule.blocks.iter().zip(&self.blocks).zip(sums) {
             let gradient = &mut gradients[block.params.clone()];
-            work.clip.apply(gradient);
+            rule.clip.apply(gradient);
             // What waits must be good too: it would spoil all that comes after it.
             if !Optimizer::takes(largest_bits(gradient)) {
                 work.counts.refuse_non_finite(key);
@@ -91,7 +102,7 @@ impl Filter {
             let counts = pass(threshold, &mut residuals[block.params.clone()], gradient);
             (sum.given, sum.passed) = (sum.given + counts.given, sum.passed + counts.passed);
             // A step without a gradient would still be one to what an optimizer counts and what moves on by itself.
-            if counts.passed > 0 && !block.optimizer.step(&mut words[block.words.clone()], gradient, work.rate) {
+            if counts.passed > 0 && !block.optimizer.step(&mut words[block.words.clone()], gradient, rule.rate) {
                 work.counts.refuse_non_finite(key);
             }
         }

@@ -29,12 +29,13 @@ use super::{
     entries::{Gather, Learn, Pairs},
     filter::Filter,
     is_refused,
+    rules::Rules,
 };
 
 pub(super) const NO_PANIC: &str = "nobody panics while holding it";
 
 /// A block of every entry, with its optimizer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct EntryBlock {
     pub(super) optimizer: Optimizer,
     pub(super) spread: f32,
@@ -75,14 +76,13 @@ pub(super) struct Work<'a> {
     pub(super) refused: &'a [bool],
     pub(super) batch_size: usize,
     pub(super) learner: &'a dyn Learner,
-    pub(super) blocks: &'a [EntryBlock],
+    pub(super) rules: &'a Rules,
     pub(super) loss: Loss,
     pub(super) rate: f32,
     pub(super) clip: Clip,
     pub(super) seed: u64,
     /// Another in every pass: what is left out of a sample must not be the same each time it comes.
     pub(super) dropout_seed: u64,
-    pub(super) admit_after: u8,
     pub(super) table: &'a ParamTable,
     pub(super) dense: &'a Dense,
     /// `None`: gradients are applied whole.
@@ -116,7 +116,11 @@ impl Work<'_> {
             return;
         }
         for part in (worker..self.table.parts()).step_by(workers) {
-            wide(Learn { work: self, rows: &rows, part: &mut self.table.write(part), number: part });
+            let table = &mut self.table.write(part);
+            match self.rules.differ() {
+                false => wide(Learn::<false> { work: self, rows: &rows, part: table, number: part }),
+                true => wide(Learn::<true> { work: self, rows: &rows, part: table, number: part }),
+            }
         }
         if worker == 0 {
             self.learn_dense(&rows);
@@ -133,8 +137,12 @@ impl Work<'_> {
         let Features { keys, values, slots, ends, .. } = self.batch.features;
         let range = self.batch.features.range(rows.start).start..self.batch.features.range(rows.end - 1).end;
         let s = &mut *self.slices[i].lock().expect(NO_PANIC);
-        s.width = self.blocks.last().map_or(0, |block| block.params.end);
-        wide(Gather { work: self, keys: &keys[range.clone()], parts, s });
+        s.width = self.rules.width();
+        let (keys_of, slots_of) = (&keys[range.clone()], &slots[range.clone()]);
+        match self.rules.differ() {
+            false => wide(Gather::<false> { work: self, keys: keys_of, slots: slots_of, parts, s }),
+            true => wide(Gather::<true> { work: self, keys: keys_of, slots: slots_of, parts, s }),
+        }
         s.ends.clear();
         s.ends.extend(ends[rows.clone()].iter().map(|end| end - range.start as u32));
         let outputs = self.learner.outputs();

@@ -39,7 +39,7 @@ impl Trainer {
         out.put_varint(dense.len() as u64);
         dense.iter().for_each(|word| _ = out.put_f32(*word));
         self.filter.iter().for_each(|filter| filter.encode(out));
-        if self.spec.forget_after.is_some() {
+        if self.rules.forgets() {
             out.put_u64(c.forgotten);
         }
     }
@@ -76,7 +76,7 @@ impl Trainer {
         drop(state);
         trainer.dense_changed = words > 0;
         trainer.filter.iter_mut().try_for_each(|filter| filter.decode(from))?;
-        if spec.forget_after.is_some() {
+        if trainer.rules.forgets() {
             trainer.counts.forgotten = from.u64()?;
         }
         Ok(trainer)
@@ -84,7 +84,7 @@ impl Trainer {
 
     /// The same trainer with these entries, on so many threads.
     pub(super) fn with_table(mut self, table: ParamTable, threads: usize) -> Self {
-        self.table = with_policy(table, &self.spec, &self.blocks);
+        self.table = with_policy(table, &self.spec, &self.rules);
         self.pool = crate::pool::Pool::new(parts(threads));
         self
     }
@@ -93,7 +93,8 @@ impl Trainer {
 /// Settings the state depends on, a line each.
 fn settings(spec: &TrainSpec) -> String {
     let of_model = spec.describe().into_iter().map(|(name, value)| format!("{name} = {value}\n"));
-    of_model.collect()
+    let of_slots = spec.describe_slots().into_iter().map(|(name, value)| format!("{name} = {value}\n"));
+    of_model.chain(of_slots).collect()
 }
 
 fn check_settings(was: &str, is: &str) -> Result<()> {
@@ -101,6 +102,17 @@ fn check_settings(was: &str, is: &str) -> Result<()> {
         return Err(Error::conflict(format!(
             "the checkpoint was made with {was}, now it is {}; set it back or train under another name",
             is.split_once(" = ").map_or(is, |(_, value)| value)
+        )));
+    }
+    let more = |longer: &str, shorter: &str| longer.lines().nth(shorter.lines().count()).map(str::to_string);
+    if let Some(line) = more(was, is) {
+        return Err(Error::conflict(format!(
+            "the checkpoint was made with {line}; set it back or train under another name"
+        )));
+    }
+    if let Some(line) = more(is, was) {
+        return Err(Error::conflict(format!(
+            "the checkpoint was made without {line}; take it away or train under another name"
         )));
     }
     match was == is {

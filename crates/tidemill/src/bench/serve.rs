@@ -4,16 +4,20 @@
 //! of its own on core 0; the load comes from core 1; where there is no `taskset`, the system places both. Cases take turns
 //! of a quarter of their seconds, so that a noisy moment meets all of them.
 
+mod large;
+
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use serde_json::Value;
 use tidemill_base::{Clock, Error, Result, Rng, SystemClock};
+
+use large::Large;
 
 use super::{
     Case,
@@ -42,7 +46,7 @@ pub struct Plan {
 }
 
 /// Name and unit of each case.
-const CASES: [(&str, &str); 11] = [
+const CASES: [(&str, &str); 14] = [
     ("infer, 39 floats", "requests/s"),
     ("predict, a row of 39 floats", "requests/s"),
     // Where others want the core as well, a server with more threads gets more of it; this does not count their share.
@@ -55,11 +59,15 @@ const CASES: [(&str, &str); 11] = [
     ("pushes while learning", "deltas/s"),
     ("rank 1,000 candidates, p50", "ms"),
     ("rank 1,000 candidates, p99", "ms"),
+    ("infer at half load while 1 GiB is loaded, p50", "us"),
+    ("infer at half load while 1 GiB is loaded, p99", "us"),
+    ("models of 1 GiB loaded", "a second"),
 ];
 const SPEED: usize = 0;
 const CPU: usize = 2;
 const HALF_LOAD: usize = 4;
 const RANK: usize = 9;
+const LARGE: usize = 11;
 
 /// Runs the plan; `tell` hears what is going on.
 pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Vec<Case>> {
@@ -89,9 +97,14 @@ fn measure(plan: &Plan, wanted: &[bool], scratch: &Path, tell: &mut dyn FnMut(&s
     let mut bench = Bench::open(&bare, &ours, plan.seconds)?;
     let mut cases: Vec<Case> = CASES.iter().map(|(name, unit)| Case::new(*name, unit)).collect();
     let any = |range: std::ops::Range<usize>| wanted[range].contains(&true);
+    let mut large = None;
+    if any(LARGE..CASES.len()) {
+        tell("writing three models of 1 GiB");
+        large = Some(Large::open(&scratch.join("large"))?);
+    }
     for round in 1..=plan.rounds {
         let mut say = |what: &str| tell(&format!("round {round} of {}: {what}", plan.rounds));
-        if any(SPEED..RANK) {
+        if any(SPEED..RANK) || large.is_some() {
             say("as fast as replies come");
             let speed = bench.speed(wanted[SPEED + 1] || wanted[CPU + 1])?;
             let [ceiling, infer, predict] = speed.each_ref().map(|(measured, _)| measured.rate());
@@ -113,8 +126,16 @@ fn measure(plan: &Plan, wanted: &[bool], scratch: &Path, tell: &mut dyn FnMut(&s
                 }
                 cases[HALF_LOAD + 4].values.push(learning.beside as f64 / learning.seconds);
             }
+            if let Some(large) = &mut large {
+                say("at half of that, at rest and while large models are loaded in turns");
+                let [rest, loading] = large.half_load(infer / 2.0, plan.seconds)?;
+                for (i, share) in [0.5, 0.99].into_iter().enumerate() {
+                    cases[LARGE + i].put(loading.times.quantile_us(share), rest.times.quantile_us(share));
+                }
+                cases[LARGE + 2].values.push(loading.beside as f64 / loading.seconds);
+            }
         }
-        if any(RANK..CASES.len()) {
+        if any(RANK..LARGE) {
             say("ranking on one connection");
             let times = bench.rank()?.times;
             cases[RANK].values.push(times.quantile_us(0.5) / 1e3);
@@ -148,11 +169,8 @@ struct Bench {
 impl Bench {
     fn open(bare: &Server, ours: &Server, seconds: f64) -> Result<Self> {
         let mut rng = Rng::seeded(7);
+        let infer = infer_body(&mut rng);
         let floats = floats(&mut rng);
-        let infer = format!(
-            r#"{{"inputs":[{{"name":"features","shape":[1,{FLOATS}],"datatype":"FP32","data":[{}]}}]}}"#,
-            floats.join(",")
-        );
         let named: Vec<String> = floats.iter().enumerate().map(|(i, x)| format!(r#""f{i}":{x}"#)).collect();
         let predict = format!(r#"{{"rows":[{{{}}}]}}"#, named.join(","));
         let pushes: Vec<String> = (0..40).map(|_| events(&mut rng)).collect();
@@ -257,9 +275,19 @@ struct Server {
 }
 
 impl Server {
+    /// Runs this program with `args` to its end.
+    fn run_to_end(args: &[&str]) -> Result<()> {
+        let output = Command::new(own_program()?).args(args).stdin(Stdio::null()).output();
+        let output = output.map_err(|e| Error::unavailable(format!("cannot start tidemill: {e}")))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(Error::internal(format!("tidemill ended: {}", String::from_utf8_lossy(&output.stderr)))),
+        }
+    }
+
     /// Starts this program with `args` on core 0 and waits until it tells its address.
     fn start(args: &[&str]) -> Result<Self> {
-        let own = std::env::current_exe().map_err(|e| Error::unavailable(format!("own program: {e}")))?;
+        let own = own_program()?;
         let placed = Command::new("taskset").args(["-c", "0", "true"]).status().is_ok_and(|status| status.success());
         let mut command = match placed {
             true => {
@@ -294,6 +322,10 @@ impl Drop for Server {
     }
 }
 
+fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|e| Error::unavailable(format!("own program: {e}")))
+}
+
 /// Places this process, where the system lets it.
 fn stay_on_core(core: usize) {
     let placed = Command::new("taskset")
@@ -306,13 +338,23 @@ fn stay_on_core(core: usize) {
 }
 
 fn program() -> String {
-    let columns: Vec<String> = (0..FLOATS).map(|i| format!("f{i} FLOAT")).collect();
-    let names: Vec<String> = (0..FLOATS).map(|i| format!("f{i}")).collect();
     format!(
         "CREATE SOURCE clicks (label BIGINT, {}) WITH (connector = 'http');\n\
          SELECT * FROM clicks TO TRAIN LogisticRegression COLUMN {} LABEL label INTO bench;",
-        columns.join(", "),
-        names.join(", ")
+        columns(" FLOAT"),
+        columns("")
+    )
+}
+
+/// The model's columns, each with something behind its name.
+fn columns(behind: &str) -> String {
+    (0..FLOATS).map(|i| format!("f{i}{behind}")).collect::<Vec<_>>().join(", ")
+}
+
+fn infer_body(rng: &mut Rng) -> String {
+    format!(
+        r#"{{"inputs":[{{"name":"features","shape":[1,{FLOATS}],"datatype":"FP32","data":[{}]}}]}}"#,
+        floats(rng).join(",")
     )
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Jobs {
 
 impl Jobs {
     pub fn run(&self) -> Result<()> {
-        let root = &self.data.data_dir;
+        let root = self.data.directory("jobs", "ask the process that learns there: GET /v1/status, /metrics")?;
         match &self.model {
             Some(model) => {
                 check_name("model", model)?;
@@ -87,6 +87,10 @@ fn job(root: &Path, model: &str) -> Result<Option<Value>> {
         let reply = exchange(root, &address, "GET", "/v1/status", "")?;
         let mut status: Value = serde_json::from_str(&reply)
             .map_err(|e| Error::unavailable(format!("http://{address}/v1/status: no JSON: {e}")))?;
+        let beside = status["beside"].as_array_mut().into_iter().flatten().find(|other| other["model"] == model);
+        if let Some(other) = beside.map(Value::take) {
+            status = other;
+        }
         if status["model"] == model {
             if let Some(status) = status.as_object_mut() {
                 // The page's own; nobody reads them here.

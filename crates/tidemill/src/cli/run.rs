@@ -4,12 +4,13 @@ use std::{io::Write, sync::Arc};
 
 use clap::Args;
 use serde_json::Value;
-use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir, thousands};
+use tidemill_base::{Clock, Error, Kind, Result, SystemClock, store::data_dir::DataDir, thousands};
 use tidemill_serve::{registry::Registry, server::Host};
 use tidemill_sql::{Input, Program, Statement, TrainJob};
 
 use super::{DataDirectory, ProgramText, Serving, door::Servers, models, say, screen::Screen};
 use crate::{
+    data::address,
     evaluate::evaluate,
     failpoint, figures,
     host::AppHost,
@@ -59,6 +60,9 @@ impl Common {
 impl Run {
     pub fn run(&self) -> Result<()> {
         let text = self.text.read()?;
+        if address(&self.data.data_dir).is_some() {
+            return self.run_in_store(&text);
+        }
         // What only changes or shows versions needs not own the directory: a process that serves does it at once.
         let only_alters = |s: &Statement| matches!(s, Statement::AlterModel(_) | Statement::ShowModels);
         let upper = text.to_ascii_uppercase();
@@ -81,9 +85,37 @@ impl Run {
         let _failpoint = failpoint::arm(&self.data.data_dir)?;
         let data = DataDir::open(&self.data.data_dir)?;
         let program = program::bind(&text, &data.models())?;
-        let session = Session::start(data, &program, &self.serving, &self.common, None)?;
-        let options = Options { from_scratch: self.from_scratch, threads: self.common.threads(), ..Options::default() };
-        session.run(program, &options)
+        let session = Session::start(data, &program, &self.serving, &self.common, None, Arc::default())?;
+        session.run(program, &self.options())
+    }
+
+    fn options(&self) -> Options {
+        Options { from_scratch: self.from_scratch, threads: self.common.threads(), ..Options::default() }
+    }
+
+    /// With data in a bucket: what is wrong with the program is told before whoever owns the bucket is replaced.
+    fn run_in_store(&self, text: &str) -> Result<()> {
+        let models = match self.data.read(&|path| path.ends_with("program.sql")) {
+            Ok(there) => program::models(there.root()),
+            Err(e) if e.kind() == Kind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let program = program::bind(text, &models)?;
+        if !program.statements.iter().any(|s| matches!(s, Statement::Train(_) | Statement::Evaluate(_))) {
+            let instead = "ask the process that learns there, over HTTP";
+            self.data.directory("a program that learns and evaluates nothing", instead)?;
+        }
+        // Who is replaced stops, as if asked to; what it then wants to keep is refused, and says why.
+        let signal = Arc::new(Signal::default());
+        let replaced = signal.clone();
+        let owned = self.data.own(move || replaced.stop())?;
+        let _failpoint = failpoint::arm(owned.root())?;
+        let data = DataDir::open(owned.root())?;
+        let session = Session::start(data, &program, &self.serving, &self.common, None, signal)?;
+        if let Some(bucket) = owned.bucket() {
+            session.host.waits_for(bucket.trouble_handle());
+        }
+        session.run(program, &self.options())
     }
 }
 
@@ -106,9 +138,9 @@ impl Session {
         serving: &Serving,
         common: &Common,
         feed: Option<Value>,
+        signal: Arc<Signal>,
     ) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let signal = Arc::new(Signal::default());
         stop_on_signals(signal.clone())?;
         let inputs: Vec<&Input> = train_jobs(program).flat_map(inputs).collect();
         let push = PushHub::open(&data, &inputs, signal.clone(), clock.clone())?;
@@ -123,15 +155,21 @@ impl Session {
     /// Carries out the statements in order.
     pub fn run(mut self, program: Program, options: &Options) -> Result<()> {
         let options = &Options { serves: self.server.is_some(), ..options.clone() };
-        let unbounded = train_jobs(&program).filter(|j| inputs(j).iter().any(|i| !i.source.bounded())).count();
-        if unbounded > 0 && !matches!(program.statements.last(), Some(Statement::Train(_))) || unbounded > 1 {
-            return Err(Error::invalid(
-                "not supported yet: statements behind a TO TRAIN whose sources never end; put each into a program of its own",
-            ));
-        }
-        for statement in program.statements {
+        check_endless(&program)?;
+        let mut statements = program.statements.into_iter().peekable();
+        while let Some(statement) = statements.next() {
             match statement {
-                Statement::Train(job) => self.train(*job, options)?,
+                Statement::Train(job) => {
+                    let mut jobs = vec![*job];
+                    // Those that are learned together stand behind one another.
+                    while jobs.len() < jobs[0].together.len()
+                        && let Some(Statement::Train(next)) =
+                            statements.next_if(|next| matches!(next, Statement::Train(_)))
+                    {
+                        jobs.push(*next);
+                    }
+                    self.train(jobs, options)?;
+                }
                 Statement::Evaluate(job) => {
                     let out = evaluate(self.data.root(), &job, &self.signal)?;
                     show_evaluated(&job.model, &out, self.common.json)?;
@@ -162,13 +200,18 @@ impl Session {
         }
     }
 
-    fn train(&mut self, bound: TrainJob, options: &Options) -> Result<()> {
-        let mut job = Job::open(&self.data, bound, options.clone(), self.host.push_hub(), self.clock.clone())?;
+    fn train(&mut self, jobs: Vec<TrainJob>, options: &Options) -> Result<()> {
+        let push = self.host.push_hub();
+        let mut job = Job::open_together(&self.data, jobs, options.clone(), push, self.clock.clone())?;
         let mut screen = Screen::new(self.clock.clone(), Some(self.host.clone()), self.common.quiet);
         if self.server.is_some() {
             let live = job.serve()?;
             let views = job.serve_views()?;
-            self.host.serve(job.bound(), live, views, job.registry().clone())?;
+            self.host.serve(job.bound(), live, views.clone(), job.registry().clone())?;
+            for member in job.members_mut() {
+                let live = member.serve()?;
+                self.host.serve(member.bound(), live, views.clone(), member.registry().clone())?;
+            }
             // First the figures, then the address: who is told it finds them there.
             job.show(&mut screen, "learning");
             self.tell_address();
@@ -179,14 +222,36 @@ impl Session {
             Ending::Finished => "finished",
             Ending::Stopped => "stopped",
         };
-        let status = job.final_status(state);
-        let summary = status.to_summary();
-        match self.common.json {
-            true => print_line(&summary.to_string())?,
-            false => print_line(&summary_text(&status, &job))?,
+        for job in job.models() {
+            let state = job.stopped().map_or_else(|| state.to_string(), |why| format!("stopped ({why}):"));
+            let status = job.final_status(&state);
+            match self.common.json {
+                true => print_line(&status.to_summary().to_string())?,
+                false => print_line(&summary_text(&status, job))?,
+            }
         }
-        job.nothing_usable().map_or(Ok(()), Err)
+        job.outcome()
     }
+}
+
+/// Nothing comes behind a job that never ends, and it is said why what stands there is not a part of it.
+fn check_endless(program: &Program) -> Result<()> {
+    let is_endless = |job: &TrainJob| inputs(job).iter().any(|input| !input.source.bounded());
+    let Some(first) = program.statements.iter().position(|s| matches!(s, Statement::Train(job) if is_endless(job)))
+    else {
+        return Ok(());
+    };
+    let Statement::Train(job) = &program.statements[first] else { return Ok(()) };
+    let behind = &program.statements[first + job.together.len().max(1)..];
+    let why = match behind.first() {
+        None => return Ok(()),
+        Some(Statement::Train(next)) => next.apart.as_ref().map_or(String::new(), |why| format!(": {why}")),
+        Some(_) => String::new(),
+    };
+    Err(Error::invalid(format!(
+        "not supported yet: statements behind a TO TRAIN whose sources never end and that are not learned together with it{why}; \
+         put each into a program of its own"
+    )))
 }
 
 fn train_jobs(program: &Program) -> impl Iterator<Item = &TrainJob> {

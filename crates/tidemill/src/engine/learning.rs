@@ -91,6 +91,11 @@ impl Learning {
         Self { shared, worker, given: 0, clock: SystemClock::new(), waited: Duration::ZERO }
     }
 
+    /// Whether it learns on a thread of its own.
+    pub fn is_beside(&self) -> bool {
+        self.worker.is_some()
+    }
+
     /// Takes the samples of the next mini-batch, and gives back an empty lesson to fill.
     pub fn learn(&mut self, mut lesson: Lesson) -> Result<Lesson> {
         self.given += 1;
@@ -229,7 +234,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+pub fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
 }

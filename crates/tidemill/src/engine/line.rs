@@ -18,7 +18,7 @@ use tidemill_base::{
     codec::{Decoder, Encoder},
 };
 use tidemill_model::{
-    Sampling,
+    ColumnSpec, Sampling,
     feature::{Extractor, Features},
     loss::Loss,
     math::ln,
@@ -30,7 +30,7 @@ use tidemill_stream::{
     aggregate::Views,
     join::{
         Correction, JoinCounts, JoinRows, JoinSpec, JoinState, LabelJoin, Matured, NegativeSample, NotLetIn,
-        SampleKind, SamplingMode,
+        RestoringRows, SampleKind, SamplingMode, SpillDir,
     },
     sequencer::{Cut, Take},
     window::Window,
@@ -137,6 +137,9 @@ pub struct Line {
     compare: Option<Compare>,
     /// Where samples leave to.
     exit: Option<Exit>,
+    columns: Vec<ColumnSpec>,
+    /// For a model that learns beside others: features of all rows of the mini-batch, from one that has the same columns.
+    given: Option<Features>,
 }
 
 /// How the entries of a checkpoint leave.
@@ -156,6 +159,7 @@ enum Joining {
 }
 
 /// Joined rows on their way to the learner.
+#[derive(Clone)]
 pub struct Samples {
     /// Joined rows, then (after [`Line::select`]) the columns of the outermost SELECT.
     pub rows: RecordBatch,
@@ -169,6 +173,18 @@ pub struct Samples {
     pub labels: Vec<f32>,
     /// Impressions whose label became final.
     pub matured: Vec<Matured>,
+    /// The share of positives whose feedback comes late, as of now.
+    late_share: f32,
+}
+
+/// Samples with the columns of the outermost SELECT, for every model that learns from them.
+#[derive(Clone)]
+pub struct Shaped {
+    samples: Samples,
+    /// Rows for which the SELECT failed.
+    refused: Vec<(u32, String)>,
+    /// Features that a model has extracted from all rows, and of which columns.
+    features: Option<(Vec<ColumnSpec>, Features)>,
 }
 
 /// The windows of a pipeline's inputs with their watermark bounds, as the sequencer takes them.
@@ -190,12 +206,21 @@ pub fn windows(pipeline: &Pipeline) -> Vec<(Window, i64)> {
 impl Line {
     /// The line of a bound job, nothing learned yet. `threads` changes speed only.
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
+        Self::with_stream(job, spec, threads, true)
+    }
+
+    /// The line of a job that learns from samples which another line has joined.
+    pub fn beside(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
+        Self::with_stream(job, spec, threads, false)
+    }
+
+    fn with_stream(job: &TrainJob, spec: &TrainSpec, threads: usize, joins: bool) -> Result<Self> {
         let joining = match &job.pipeline.join {
-            None => Joining::None(0),
-            Some(join) => {
+            Some(join) if joins => {
                 let spec = JoinSpec {
                     pending_count_max: spec.pending_max,
                     pending_bytes_max: spec.pending_bytes_max,
+                    when_full: spec.join_when_full,
                     correction_ttl_ms: spec.correction_ttl_ms,
                     allowed_lateness_ms: spec.allowed_lateness_ms,
                     sample: join.spec.sample.map(|sample| NegativeSample { seed: spec.seed, ..sample }),
@@ -208,6 +233,7 @@ impl Line {
                 join.compare_columns(own.collect());
                 Joining::Label(Box::new(join))
             }
+            _ => Joining::None(0),
         };
         emission::check(job, spec)?;
         let sample = job.pipeline.join.as_ref().and_then(|join| join.spec.sample);
@@ -235,7 +261,7 @@ impl Line {
         let with_slots = spec.clone().with_slots(extractor.slots());
         let trainer = Trainer::new(&with_slots, threads_beside_reading(&with_slots, threads))?;
         Ok(Self {
-            views: ViewStage::new(&job.pipeline)?,
+            views: if joins { ViewStage::new(&job.pipeline)? } else { None },
             joining,
             post: job.pipeline.post.clone(),
             label: job.label,
@@ -246,7 +272,10 @@ impl Line {
             extractor,
             delayed,
             sampling,
-            learning: Learning::new(trainer, threads > 1),
+            // Models that learn together do so one after the other: one that fails is known before anything follows from it.
+            learning: Learning::new(trainer, threads > 1 && job.together.is_empty()),
+            columns: job.columns.clone(),
+            given: None,
             counts: LineCounts::default(),
             lesson: Lesson::default(),
             keeping: None,
@@ -265,6 +294,11 @@ impl Line {
     /// What went by since the stream began.
     pub fn counts(&self) -> LineCounts {
         self.counts
+    }
+
+    /// The rows by kind as they were counted in the join.
+    pub fn keep_kinds(&mut self, kinds: [u64; SampleKind::ALL.len()]) {
+        self.counts.kinds = kinds;
     }
 
     /// What the join has counted; zeros without one.
@@ -298,22 +332,22 @@ impl Line {
         self.learning.trainer().begin_checkpoint(entries.whole, entries.blocks, out, entries.head)
     }
 
-    /// Appends the rest of the state but for the rows that wait in the join: those are for [`JoinRows::encode`], behind it,
-    /// on any thread.
-    pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
+    /// Appends the rest of the state but for what waits in the join: who does is for [`JoinRows::encode`], behind it, with
+    /// which rows for [`JoinRows::blocks`], on any thread. `whole`: all rows, and not those that have come since.
+    pub fn encode(&mut self, whole: bool, out: &mut Encoder) -> Option<JoinRows> {
         self.counts.encode(out);
         out.put_u64(self.lessons);
         if let Some(views) = &self.views {
             views.encode(out);
         }
-        let rows = match &self.joining {
+        let rows = match &mut self.joining {
             Joining::None(next) => {
                 out.put_u8(0).put_u64(*next);
                 None
             }
             Joining::Label(join) => {
                 out.put_u8(1);
-                Some(join.encode(out))
+                Some(join.encode(whole, out))
             }
         };
         if let Some(groups) = &self.groups {
@@ -343,12 +377,35 @@ impl Line {
     ) -> Result<()> {
         let with_slots = spec.clone().with_slots(self.extractor.slots());
         let trainer = Trainer::restore(&with_slots, threads_beside_reading(&with_slots, threads), d, entries)?;
-        self.learning = Learning::new(trainer, threads > 1);
+        self.learning = Learning::new(trainer, self.learning.is_beside());
         Ok(())
     }
 
-    /// Takes back what [`Line::encode`] and the rows behind it wrote.
-    pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
+    /// Forgets all that was learned: of a learner that failed nothing may be gone on with.
+    pub fn forget_learned(&mut self, spec: &TrainSpec) -> Result<()> {
+        let with_slots = spec.clone().with_slots(self.extractor.slots());
+        self.learning = Learning::new(Trainer::new(&with_slots, 1)?, false);
+        self.lesson = Lesson::default();
+        Ok(())
+    }
+
+    /// Where rows that wait go when they find no room in memory.
+    pub fn spill_to(&mut self, dir: &SpillDir) {
+        if let Joining::Label(join) = &mut self.joining {
+            join.spill_to(dir);
+        }
+    }
+
+    /// What the rows of a checkpoint are given to before [`Line::restore`]; `None` without a join.
+    pub fn restoring_rows(&self) -> Option<RestoringRows> {
+        match &self.joining {
+            Joining::None(_) => None,
+            Joining::Label(join) => Some(join.restoring()),
+        }
+    }
+
+    /// Takes back what [`Line::encode`] and what came behind it wrote.
+    pub fn restore(&mut self, d: &mut Decoder, rows: Option<RestoringRows>) -> Result<()> {
         self.counts = LineCounts::decode(d)?;
         self.lessons = d.u64()?;
         if let Some(views) = &mut self.views {
@@ -362,9 +419,10 @@ impl Line {
         if let Some(groups) = &mut self.groups {
             groups.decode(d)?;
         }
-        match &mut self.joining {
-            Joining::None(_) => Ok(()),
-            Joining::Label(join) => join.restore_rows(d),
+        match (&mut self.joining, rows) {
+            (Joining::None(_), _) => Ok(()),
+            (Joining::Label(join), Some(rows)) => join.restore_rows(d, rows),
+            (Joining::Label(_), None) => Err(Error::internal("a label join is restored without its rows")),
         }
     }
 
@@ -397,7 +455,7 @@ impl Line {
                 // Should a label not be usable, the number matures all the same.
                 let matured = seqs.iter().map(|&seq| Matured { seq, label: f32::NAN }).collect();
                 let kinds = vec![SampleKind::Final; n as usize];
-                Ok(Some(Samples { rows, kinds, seqs, weights: None, labels: Vec::new(), matured }))
+                Ok(Some(Samples { rows, kinds, seqs, weights: None, labels: Vec::new(), matured, late_share: 0.0 }))
             }
             Joining::Label(join) => {
                 for take in takes.iter().filter(|t| t.id.input == 0) {
@@ -427,21 +485,49 @@ impl Line {
                     weights: out.weights,
                     labels: Vec::new(),
                     matured: out.matured,
+                    late_share: 0.0,
                 }))
             }
         }
     }
 
     /// The rest of step 3: runs the outermost SELECT over the joined rows and reads the label.
-    pub fn select(&mut self, mut samples: Samples, rejected: &mut Vec<Rejected>) -> Result<Samples> {
+    pub fn select(&mut self, samples: Samples, rejected: &mut Vec<Rejected>) -> Result<Samples> {
+        let shaped = self.shape(samples)?;
+        self.judge(shaped, rejected)
+    }
+
+    /// The outermost SELECT over the joined rows: the same for all models that learn together.
+    pub fn shape(&self, mut samples: Samples) -> Result<Shaped> {
         let t = self.post.apply(&samples.rows)?;
         if let Some(kept) = &t.kept {
             samples.kinds = kept.iter().map(|&i| samples.kinds[i as usize]).collect();
             samples.seqs = kept.iter().map(|&i| samples.seqs[i as usize]).collect();
             samples.weights = samples.weights.map(|w| kept.iter().map(|&i| w[i as usize]).collect());
         }
-        self.reject("select", &t.refused, rejected);
         samples.rows = t.rows;
+        samples.late_share = self.late_share();
+        Ok(Shaped { samples, refused: t.refused, features: None })
+    }
+
+    /// Takes samples that another line has joined and shaped. Features that were extracted for the same columns are used
+    /// again; those extracted here are left for the next.
+    pub fn take_shaped(&mut self, shaped: &mut Shaped, rejected: &mut Vec<Rejected>) -> Result<Samples> {
+        shaped.samples.kinds.iter().for_each(|kind| self.counts.kinds[*kind as usize] += 1);
+        let is_there = shaped.features.as_ref().is_some_and(|(columns, _)| *columns == self.columns);
+        if !is_there {
+            let mut features = Features::new();
+            self.extractor.extract(&shaped.samples.rows, &mut features)?;
+            shaped.features = Some((self.columns.clone(), features));
+        }
+        self.given = shaped.features.as_ref().map(|(_, features)| features.clone());
+        self.judge(shaped.without_features(), rejected)
+    }
+
+    /// Reads the label of each row, and its weight.
+    pub fn judge(&mut self, shaped: Shaped, rejected: &mut Vec<Rejected>) -> Result<Samples> {
+        let Shaped { mut samples, refused, .. } = shaped;
+        self.reject("select", &refused, rejected);
         let mut bad = Vec::new();
         samples.labels = labels(samples.rows.column(self.label), self.loss, &mut bad)?;
         // A row that only says the label was refused when it left, and counted.
@@ -463,7 +549,10 @@ impl Line {
     /// Step 4, model/feature: columns become (slot, key, value).
     pub fn extract(&mut self, mut samples: Samples, rejected: &mut Vec<Rejected>) -> Result<Samples> {
         let features = &mut self.lesson.features;
-        self.extractor.extract(&samples.rows, features)?;
+        match self.given.take().filter(|given| given.len() == samples.labels.len()) {
+            Some(given) => *features = given,
+            None => self.extractor.extract(&samples.rows, features)?,
+        }
         if !features.refused.is_empty() {
             let bad = std::mem::take(&mut features.refused);
             samples = samples.without(&bad)?;
@@ -483,7 +572,7 @@ impl Line {
             (Some(a), Some(b)) => Some(a.iter().zip(&b).map(|(a, b)| a * b).collect()),
             (a, b) => a.or(b),
         };
-        self.lesson.delayed = Delayed { late_share: self.late_share(), ..self.delayed };
+        self.lesson.delayed = Delayed { late_share: samples.late_share, ..self.delayed };
         self.lesson.groups = self.groups.as_mut().map(|groups| groups.of(&samples.rows)).transpose()?;
         let Samples { rows, labels, kinds, seqs, matured, .. } = samples;
         if let Some(exit) = self.exit.as_ref().filter(|_| !labels.is_empty()) {
@@ -564,6 +653,13 @@ impl Line {
     fn reject(&mut self, place: &str, bad: &[(u32, String)], rejected: &mut Vec<Rejected>) {
         self.counts.refuse(place, bad.len());
         rejected.extend(bad.iter().map(|(_, reason)| Rejected { place: place.into(), reason: reason.clone() }));
+    }
+}
+
+impl Shaped {
+    /// The same without the features.
+    fn without_features(&self) -> Self {
+        Self { samples: self.samples.clone(), refused: self.refused.clone(), features: None }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is one file, `checkpoints/NNNNNNNNNNNNNNNNNNNN.ck`, named after its mini-batch, made visible by one link
 //! and never changed; and the parts it names ([`super::part`]), which were there before it: one with all entries of the
-//! parameter table, then those with what changed since. Layout: magic `TIDECKPT`, format u32, fingerprint u64, mini-batch
+//! parameter table, then those with what changed since, and those with rows that wait. Layout: magic `TIDECKPT`, format u32, fingerprint u64, mini-batch
 //! u64, body length u64, xxh3 of all that u64; then chunks of 64 KiB, each behind its xxh3 seeded with the header's check and
 //! its number, so that damage is found and named. The body begins with the parts.
 //! The newest two are kept, and the newest that shares no part with them; a damaged one is passed over for the one before
@@ -27,6 +27,7 @@ use tidemill_base::{
 };
 
 use tidemill_model::params::{Restoring, RestoringPart};
+use tidemill_stream::join::RestoringRows;
 
 use super::{
     journal::older,
@@ -52,6 +53,8 @@ pub struct Checkpoint {
     pub mini_batch: u64,
     /// Where its entries are: all of them, then what changed.
     pub parts: Vec<PartRef>,
+    /// Where the rows that wait are.
+    pub rows: Vec<PartRef>,
     bytes: Vec<u8>,
     /// Where the body goes on behind the parts.
     at: usize,
@@ -101,11 +104,13 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint of parts that are there, and lets go what is not needed any more.
-    pub fn write(&self, mini_batch: u64, parts: &[PartRef], body: &[u8]) -> Result<()> {
+    pub fn write(&self, mini_batch: u64, parts: &[PartRef], rows: &[PartRef], body: &[u8]) -> Result<()> {
         let path = self.path(mini_batch);
         let mut bytes = Encoder::new();
-        bytes.put_varint(parts.len() as u64);
-        parts.iter().for_each(|part| part.encode(&mut bytes));
+        for parts in [parts, rows] {
+            bytes.put_varint(parts.len() as u64);
+            parts.iter().for_each(|part| part.encode(&mut bytes));
+        }
         let bytes = [bytes.as_slice(), body].concat();
         if path.exists() {
             // It could not be used, or the job would not have come here again.
@@ -177,6 +182,21 @@ impl Checkpoints {
         Ok(entries)
     }
 
+    /// Gives the rows that wait, as of a checkpoint, to what takes them.
+    pub fn rows(&self, checkpoint: &Checkpoint, mut rows: RestoringRows) -> Result<RestoringRows> {
+        for part in &checkpoint.rows {
+            part::read_ahead(&self.dir, part, self.fingerprint, |chunks| {
+                // Where there is none, the reader tells why.
+                chunks.next().map_or(Ok(()), |head| rows.begin(&head))?;
+                for chunk in chunks {
+                    rows.take(&chunk)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(rows)
+    }
+
     /// A checkpoint without its parts.
     pub fn read(&self, mini_batch: u64) -> Result<Checkpoint> {
         let path = self.path(mini_batch);
@@ -193,9 +213,9 @@ impl Checkpoints {
             )));
         }
         let mut d = Decoder::new(&bytes, "its parts");
-        let parts = parts_in(&mut d).map_err(at)?;
+        let (parts, rows) = (parts_in(&mut d).map_err(at)?, parts_in(&mut d).map_err(at)?);
         let at = bytes.len() - d.left();
-        Ok(Checkpoint { mini_batch, parts, bytes, at })
+        Ok(Checkpoint { mini_batch, parts, rows, bytes, at })
     }
 
     /// Whether a checkpoint is of this program with these sinks, as far as its first bytes say.
@@ -214,7 +234,7 @@ impl Checkpoints {
         remove(&self.path(mini_batch))
     }
 
-    /// The parts of a checkpoint, with no look at what is behind its first chunk.
+    /// The parts of a checkpoint, those with rows last, with no look at what is behind its first chunk.
     pub fn parts_of(&self, mini_batch: u64) -> Result<Vec<PartRef>> {
         let path = self.path(mini_batch);
         let failed = |e| Error::io("read", &path, e);
@@ -224,7 +244,8 @@ impl Checkpoints {
         let header = Header::decode(&bytes, mini_batch)?;
         let mut d = Decoder::new(&bytes[HEADER_BYTES..], "first chunk");
         let chunk = header.chunk(0, &mut d)?;
-        parts_in(&mut Decoder::new(chunk, "its parts"))
+        let mut d = Decoder::new(chunk, "its parts");
+        Ok([parts_in(&mut d)?, parts_in(&mut d)?].concat())
     }
 
     /// Lets checkpoints go that are not kept, then parts that none of them names. Where one cannot be read, nobody knows its
@@ -394,7 +415,7 @@ mod tests {
         }
         let mut parts = before.to_vec();
         parts.push(c.write_part(mini_batch, &[seed; 20], &blocks).unwrap());
-        c.write(mini_batch, &parts, &body(seed)).unwrap();
+        c.write(mini_batch, &parts, &[], &body(seed)).unwrap();
         parts
     }
 

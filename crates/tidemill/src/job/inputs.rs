@@ -108,8 +108,8 @@ fn one_partition(input: &Input, partitions: usize) -> Result<()> {
 /// Refuses another program on this job's journal. `Some`: nothing was learned here yet, and this text is to be kept.
 pub(super) fn check_program(dir: &Path, job: &TrainJob) -> Result<Option<String>> {
     let path = dir.join("program.sql");
-    // Sinks may change; but whoever reads checkpoints has to know them.
-    let sinks = match job.sinks.is_empty() {
+    // Sinks may change, and who learns beside; but whoever reads checkpoints has to know them.
+    let sinks = match job.state_fingerprint == job.fingerprint {
         true => String::new(),
         false => format!("-- with sinks {:016x}\n", job.state_fingerprint),
     };

@@ -16,7 +16,13 @@ use tidemill_stream::{
 
 /// The journal of one job.
 pub struct Journal {
-    log: Log,
+    log: Whose,
+}
+
+enum Whose {
+    Own(Log),
+    /// Of the job that this one learns beside, which alone appends to it.
+    Shared(LogSync),
 }
 
 /// What an earlier run left in it.
@@ -53,7 +59,7 @@ impl Journal {
             log.clear()?;
             past = Past::default();
         }
-        Ok((Self { log }, past))
+        Ok((Self { log: Whose::Own(log) }, past))
     }
 
     /// Reads the journal without owning it.
@@ -71,25 +77,34 @@ impl Journal {
         Ok(past)
     }
 
+    /// The same journal for a job that learns beside this one's, and appends nothing.
+    pub fn share(&self) -> Result<Self> {
+        Ok(Self { log: Whose::Shared(self.sync_handle()?) })
+    }
+
     /// Appends a record. On an error nothing was appended and it may be tried again.
     pub fn append(&mut self, record: &Record) -> Result<()> {
-        self.log.append(&record.encode())?;
-        self.log.flush().inspect_err(|_| self.log.drop_group(1))
+        let Whose::Own(log) = &mut self.log else {
+            return Err(Error::internal("a model that learns beside another has no journal of its own"));
+        };
+        log.append(&record.encode())?;
+        log.flush().inspect_err(|_| log.drop_group(1))
     }
 
     /// Makes everything appended durable.
     pub fn sync(&mut self) -> Result<()> {
-        self.log.sync()
+        match &mut self.log {
+            Whose::Own(log) => log.sync(),
+            Whose::Shared(sync) => sync.sync(),
+        }
     }
 
     /// For a thread that makes durable what has been appended by now.
     pub fn sync_handle(&self) -> Result<LogSync> {
-        self.log.sync_handle()
-    }
-
-    /// Bytes on disk.
-    pub fn bytes(&self) -> u64 {
-        self.log.bytes()
+        match &self.log {
+            Whose::Own(log) => log.sync_handle(),
+            Whose::Shared(sync) => sync.another(),
+        }
     }
 }
 

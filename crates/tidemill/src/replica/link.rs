@@ -300,7 +300,8 @@ impl<'a> Link<'a> {
 }
 
 fn bind(hello: &Hello) -> Result<TrainJob> {
-    let job = program::train_job(&hello.program).map_err(|e| e.at("the program of the model that is followed"))?;
+    let job = program::train_job(&hello.program, &hello.model)
+        .map_err(|e| e.at("the program of the model that is followed"))?;
     job.ok_or_else(|| Error::corrupt("the program of the model that is followed trains nothing"))
 }
 

@@ -17,6 +17,7 @@ mod faults;
 mod fuzz;
 mod http;
 mod infer;
+mod join_state;
 mod kill;
 mod large;
 mod reference;
@@ -26,6 +27,7 @@ mod serve;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod sink_servers;
 mod sinks;
+mod slots;
 mod steps;
 mod support;
 mod survival;
@@ -33,6 +35,7 @@ mod switch;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod switch_servers;
 mod tidy;
+mod together;
 #[cfg(all(feature = "kafka", feature = "nats"))]
 mod transactions;
 mod versions;

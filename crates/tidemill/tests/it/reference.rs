@@ -44,6 +44,10 @@ const TRAINING: &str = "
 ## Training
 
 `SELECT ... TO TRAIN FTRLClassifier WITH name = value, ... COLUMN ... LABEL ... INTO model`.
+
+Where it says \"by slot\", slots of COLUMN may have values of their own: `model.alpha = '0.1; user=0.05; item*city=0.2'`. The
+first value is for all others; left out, they have the default. Slots are named as in `:explain`, `bias` is the model's
+constant ([0014](0014-settings-by-slot.md)).
 ";
 
 const ROLLOUTS: &str = "
@@ -66,6 +70,7 @@ fn takes(ty: Type) -> String {
         Type::Bytes => "bytes".into(),
         Type::Text => "text".into(),
         Type::Choice(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", "),
+        Type::BySlot(ty) => format!("{}; by slot", takes(*ty)),
     }
 }
 

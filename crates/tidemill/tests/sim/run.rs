@@ -421,7 +421,7 @@ impl Sim {
         let mut announced = BTreeMap::new();
         let result = (|| {
             let data = DataDir::open(root)?;
-            let job = program::train_job(&self.sql)?.expect("a program that trains");
+            let job = program::train_job(&self.sql, "ctr")?.expect("a program that trains");
             let signal = Arc::new(Signal::default());
             let of: Vec<Input> = inputs(&job).into_iter().cloned().collect();
             let of: Vec<&Input> = of.iter().collect();

@@ -4,7 +4,7 @@ use super::*;
 use std::sync::Arc;
 
 fn evicting(spec: TableSpec, parts: usize) -> ParamTable {
-    table(spec, parts).evicting(Arc::new(|state| state[0].abs()))
+    table(spec, parts).evicting(Arc::new(|_, state| state[0].abs()))
 }
 
 /// Bytes that a table may take for a bound of so many.
@@ -97,7 +97,7 @@ fn the_least_worth_leave_and_the_next_delta_says_so() {
 fn eviction_is_the_same_for_other_parts_and_after_a_restore() {
     for words in [2, 9] {
         let spec = TableSpec { ages: true, ..small(12 << 20, words) };
-        let worth: Worth = Arc::new(|state| state[0]);
+        let worth: Worth = Arc::new(|_, state| state[0]);
         let mut tables = [1, 4, 64].map(|parts| table(spec, parts).evicting(worth.clone()));
         let mut rng = Rng::seeded(9);
         for round in 0..6 {

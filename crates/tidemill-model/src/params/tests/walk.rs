@@ -72,7 +72,7 @@ fn walks_are_the_table_as_it_was_when_they_began_whatever_changes_meanwhile() {
         let mut rng = Rng::seeded(17 + case as u64);
         let mut live = table(spec, 2);
         if evicts {
-            live = live.evicting(Arc::new(|state| state[0].abs()));
+            live = live.evicting(Arc::new(|_, state| state[0].abs()));
         }
         change(&live, &mut rng, 60_000, keys);
         let mut chain: Vec<Written> = Vec::new();

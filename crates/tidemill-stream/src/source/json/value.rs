@@ -162,7 +162,7 @@ pub(super) fn put_integer(column: &mut Column, x: i64) -> Result<(), String> {
     Ok(())
 }
 
-fn put_float(column: &mut Column, x: f64) -> Result<(), String> {
+pub(super) fn put_float(column: &mut Column, x: f64) -> Result<(), String> {
     match column.data() {
         Data::Float32(_) if !(x as f32).is_finite() => return Err(out_of_range(column, &x)),
         Data::Float32(v) => v.push(x as f32),

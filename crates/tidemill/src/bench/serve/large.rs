@@ -1,0 +1,105 @@
+//! What a request feels while versions of gigabytes come and go beside it.
+//!
+//! In: a directory to write in. Out: inference of a small model at a rate, at rest and while large ones, of which only one has
+//! room, are asked for in turns: each time one is loaded and another leaves.
+
+use std::{fs, path::Path, time::Duration};
+
+use tidemill_base::{Error, Result, Rng, rng::mix64};
+use tidemill_model::{Snapshot, entries::Entries};
+use tidemill_serve::registry::{Registry, VersionMeta};
+
+use super::{Beside, CONNECTIONS, Load, Measured, Server, TURNS, columns, events, get, infer_body, post};
+
+/// Every 64 bytes of a snapshot hold four entries on average.
+const ENTRIES: u64 = (1 << 30) / 16;
+/// Large models, and the time between two loads: when one is asked for again it has left, because what was loaded stays for a
+/// second only.
+const LARGE: [&str; 3] = ["large0", "large1", "large2"];
+const LOAD_EVERY: Duration = Duration::from_millis(400);
+/// The small model and one large: of a mapped one counts what is kept beside the file.
+const MODEL_BYTES_MAX: &str = "1MiB";
+
+/// A server of all models, and what is sent.
+pub(super) struct Large {
+    /// Ends with it.
+    _server: Server,
+    load: Load,
+    infer: Vec<u8>,
+    loads: Vec<Vec<u8>>,
+    metrics: Vec<u8>,
+    next: usize,
+}
+
+impl Large {
+    /// Writes the models and starts a server of them.
+    pub fn open(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        let mut rng = Rng::seeded(7);
+        let file = dir.join("events.jsonl");
+        fs::write(&file, events(&mut rng)).map_err(|e| Error::io("write", &file, e))?;
+        let data = dir.join("data");
+        let program = |model: &str| {
+            format!(
+                "CREATE SOURCE clicks (label BIGINT, {}) WITH (connector = 'file', path = '{}');\n\
+                 SELECT * FROM clicks TO TRAIN LogisticRegression COLUMN {} LABEL label INTO {model};",
+                columns(" FLOAT"),
+                file.display(),
+                columns("")
+            )
+        };
+        let dir_arg = data.display().to_string();
+        for model in ["small"].iter().chain(&LARGE) {
+            Server::run_to_end(&["run", "-e", &program(model), "--data-dir", &dir_arg, "--no-serve", "--quiet"])?;
+        }
+        grow(&data)?;
+        let args = ["serve", "--data-dir", &dir_arg, "--port", "0", "--model-bytes-max", MODEL_BYTES_MAX];
+        let server = Server::start(&args)?;
+        let body = infer_body(&mut rng);
+        let of = |model: &str| post(server.address, &format!("/v2/models/{model}/infer"), body.as_bytes());
+        let loads = LARGE.map(of).into();
+        let (infer, metrics) = (of("small"), get(server.address, "/metrics"));
+        let load = Load::open(server.address, CONNECTIONS)?;
+        Ok(Self { load, infer, loads, metrics, next: 0, _server: server })
+    }
+
+    /// Inference at a rate, at rest and while large models are loaded: those are counted beside it.
+    pub fn half_load(&mut self, rate: f64, seconds: f64) -> Result<[Measured; 2]> {
+        let mut all: [Measured; 2] = Default::default();
+        let seconds = seconds / TURNS as f64;
+        for _ in 0..TURNS {
+            all[0].add(&self.load.open_loop(&self.infer, rate, seconds, None)?);
+            let before = self.loaded()?;
+            let mut beside = Beside { requests: &self.loads, next: self.next, every: LOAD_EVERY };
+            let loading = self.load.open_loop(&self.infer, rate, seconds, Some(&mut beside))?;
+            self.next = beside.next;
+            all[1].add(&Measured { beside: self.loaded()? - before, ..loading });
+        }
+        Ok(all)
+    }
+
+    /// Models that the server has loaded so far.
+    fn loaded(&mut self) -> Result<u64> {
+        let (body, _) = self.load.ask(&self.metrics)?;
+        let text = String::from_utf8_lossy(&body);
+        let count = text.lines().find_map(|line| line.strip_prefix("tidemill_model_loads_total ")?.parse().ok());
+        count.ok_or_else(|| Error::internal("the server does not say how many models it has loaded"))
+    }
+}
+
+/// Gives each large model a version with as many entries as a gibibyte has room for.
+fn grow(data: &Path) -> Result<()> {
+    let mut keys: Vec<u64> = (0..ENTRIES).map(|i| mix64(i) | 1).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let params = keys.iter().map(|key| *key as u32 as f32 * 1e-12).collect();
+    let mut entries = Entries { width: 1, keys, params };
+    for model in LARGE {
+        let registry = Registry::open(model, &data.join("models").join(model).join("versions"))?;
+        let (small, meta) = (registry.load(1)?, registry.meta(1)?);
+        let snapshot = Snapshot { entries, ..small };
+        registry.add(&VersionMeta { version: 2, ..meta }, &snapshot)?;
+        entries = snapshot.entries;
+    }
+    Ok(())
+}
