@@ -124,7 +124,7 @@ impl Trainer {
 
     /// An entry's parameters as versions and replicas have them: rounded, where that was asked for.
     fn published(&self, entry: &EntryRef, (all, of_slots): &(Precision, Vec<Precision>), params: &mut [f32]) {
-        self.read_params(&entry, params);
+        self.read_params(entry, params);
         of_slots.get(usize::from(entry.slot)).unwrap_or(all).round(params);
     }
 

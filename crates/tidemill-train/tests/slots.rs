@@ -217,7 +217,9 @@ fn only(slot: u16, rows: &Rows) -> Rows {
 #[test]
 fn a_slot_learns_by_its_own_settings_and_by_no_other() {
     let rows = clicks(4, 4_000);
-    let cases: &[(&str, &[(&str, &str, &str)])] = &[
+    // A setting, its value for all, and the slot's own.
+    type Of = [(&'static str, &'static str, &'static str)];
+    let cases: &[(&str, &Of)] = &[
         ("LogisticRegression", &[("model.optimizer", "ftrl", "adagrad"), ("model.alpha", "0.1", "0.03")]),
         ("LogisticRegression", &[("model.l1", "0", "0.5"), ("model.beta", "1", "2"), ("model.l2", "0", "0.1")]),
         ("LogisticRegression", &[("model.optimizer", "ftrl", "sgd"), ("model.schedule", "constant", "halve:900")]),

@@ -153,10 +153,7 @@ impl Engine {
         beside: &mut dyn FnMut(&mut Shaped),
     ) -> Result<()> {
         let mut shaped = self.line.shape(samples)?;
-        // Of the stream, whatever becomes of the model.
-        let kinds = self.line.counts().kinds;
         self.learn_shaped(&mut shaped, rejected);
-        self.line.keep_kinds(kinds);
         beside(&mut shaped);
         Ok(())
     }
@@ -185,6 +182,7 @@ impl Engine {
         self.sequencer.follow(cut.record.mini_batch);
         self.line.count(cut);
         if let Some(shaped) = shaped {
+            self.line.count_joined(shaped);
             self.learn_shaped(shaped, rejected);
         }
     }

@@ -14,6 +14,7 @@ mod leaving;
 mod meter;
 mod part;
 mod picture;
+mod publish;
 mod replicas;
 mod rows_parts;
 mod save;
@@ -40,7 +41,7 @@ use tidemill_serve::{
     follow::{self, feed::Base},
     live::LiveModel,
     live_views::LiveViews,
-    registry::{Live, Outcome, Registry, Verdict},
+    registry::{Live, Outcome, Registry},
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
@@ -50,7 +51,7 @@ use tidemill_stream::{
     source,
     window::END_OF_TIME,
 };
-use tidemill_train::{Health, TrainSpec};
+use tidemill_train::TrainSpec;
 
 use crate::{
     engine::{Compare, Engine, Entries, Rejected},
@@ -267,6 +268,7 @@ impl Job {
         }
         let rests = together::why_stopped(&dir)?;
         if let Some(why) = &rests {
+            together::check_rests(&bound, why)?;
             engine.stop(why.clone(), &spec)?;
         }
         let version = registry.list().last().map_or(0, |v| v.version);
@@ -421,14 +423,6 @@ impl Job {
         status
     }
 
-    /// What is to be published at the end of a run.
-    fn publish_last(&mut self, bounded: bool) -> Result<()> {
-        if (bounded && self.nothing_usable().is_none()) || self.has_learned_more() {
-            self.publish_version()?;
-        }
-        self.publish_live()
-    }
-
     /// Why nothing was learned although there were events: all of them were refused. Then no version is published.
     pub fn nothing_usable(&mut self) -> Option<Error> {
         let counts = self.engine.line.counts();
@@ -556,20 +550,6 @@ impl Job {
         self.for_models(Self::publish_counted)
     }
 
-    /// A version that is due by the number of samples.
-    fn publish_counted(&mut self) -> Result<()> {
-        match self.spec.publish_every {
-            Some(every) if self.rows_learned() - self.version_rows >= every => self.try_publish_version(),
-            _ => Ok(()),
-        }
-    }
-
-    /// A version that is due by the clock.
-    fn publish_in_time(&mut self, now: Duration) -> Result<()> {
-        let is_due = now - self.timing.versioned >= millis(self.spec.publish_interval_ms);
-        if is_due && self.has_learned_more() { self.try_publish_version() } else { Ok(()) }
-    }
-
     fn tick(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
         let now = self.clock.elapsed();
         self.keep_turned_away();
@@ -608,99 +588,6 @@ impl Job {
         for line in self.turned_away.take() {
             self.dead_letter.put(&format!("pushed to {}", line.source), None, &line.reason, &line.excerpt);
         }
-    }
-
-    fn publish_live(&mut self) -> Result<()> {
-        self.timing.published = self.clock.elapsed();
-        let Some(live) = &self.live else { return Ok(()) };
-        self.engine.publish(live, self.version)?;
-        if let Some((at, ts)) = self.timing.pace
-            && let Some(read_to) = self.read_to()
-        {
-            let now_ms = ts as f64 + (self.clock.elapsed() - at).as_secs_f64() * 1e3;
-            self.timing.staleness_ms = Some((now_ms - read_to as f64).max(0.0));
-        }
-        Ok(())
-    }
-
-    /// Publishes, unless the disk is full: that is said and tried again, while learning and serving go on.
-    fn try_publish_version(&mut self) -> Result<()> {
-        let now = self.clock.elapsed();
-        if self.timing.disk_full.is_some_and(|at| now - at < RETRY_DISK_EVERY) {
-            return Ok(());
-        }
-        match self.publish_version() {
-            Err(e) if e.kind() == Kind::Exhausted => {
-                self.timing.disk_full = Some(now);
-                self.not_published = Some(format!("version not published: {e}; trying again"));
-                Ok(())
-            }
-            other => {
-                self.timing.disk_full = None;
-                other
-            }
-        }
-    }
-
-    /// Writes what is learned as a version, unless the last version is just that, or the learner diverges: then the last
-    /// good version stays, and learning goes on.
-    fn publish_version(&mut self) -> Result<()> {
-        self.timing.versioned = self.clock.elapsed();
-        self.engine.line.learning.settle()?;
-        let health = self.engine.line.learning.trainer().validation().health().clone();
-        if let Health::Diverging { why } = health {
-            self.not_published = Some(format!("version not published: the learner diverges: {why}"));
-            self.version_rows = self.rows_learned();
-            return Ok(());
-        }
-        let mini_batch = self.engine.mini_batch_number();
-        if let Some(last) = self.registry.list().into_iter().rev().find(|v| v.mini_batch == mini_batch)
-            && last.fingerprint == self.bound.fingerprint
-            && last.state_hash == self.engine.state_hash()?
-        {
-            // A run that was killed behind it has published it, and the checkpoint before does not know.
-            self.engine.line.learning.trainer().version_published();
-            (self.version, self.version_rows) = (last.version, self.rows_learned());
-            self.not_published = None;
-            return Ok(());
-        }
-        if self.is_held()? {
-            return Ok(());
-        }
-        // What leaves the engine waits until the records it depends on are durable.
-        self.journal.sync()?;
-        let version = self.registry.next_version();
-        self.engine.version(&self.registry, version, self.bound.fingerprint, self.clock.wall_ms())?;
-        // Replicas have exactly this when they are told that it is a version.
-        self.publish_live()?;
-        if let Some(live) = &self.live {
-            live.published(version, self.registry.manifest_text(version)?);
-        }
-        let keep_since_ms = self.spec.publish_keep_for_ms.map_or(i64::MIN, |age| self.clock.wall_ms() - age);
-        self.registry.retain_since(self.spec.publish_keep, keep_since_ms)?;
-        (self.version, self.version_rows) = (version, self.rows_learned());
-        Ok(())
-    }
-
-    /// Whether the gate holds what is learned now. Then that is told, and stays told; learning goes on.
-    fn is_held(&mut self) -> Result<bool> {
-        let summary = self.engine.line.learning.trainer().validation().summary();
-        let beside_live = self.engine.line.compared().and_then(Compare::take_quality);
-        let Some(why) = self.gate.why_held(&summary, beside_live.as_ref()) else {
-            self.not_published = None;
-            return Ok(false);
-        };
-        let version = self.registry.next_version();
-        let told = format!("{why}: version {version} not published");
-        let last = self.registry.routing().verdicts.pop();
-        // Once for each version that was held, however often it is tried.
-        if !last.is_some_and(|last| last.version == version && last.outcome == Outcome::Held) {
-            let verdict = Verdict { at_ms: self.clock.wall_ms(), version, outcome: Outcome::Held, reason: why };
-            self.registry.reroute(|routing| routing.tell(verdict))?;
-        }
-        self.not_published = Some(told);
-        self.version_rows = self.rows_learned();
-        Ok(true)
     }
 
     /// Begins a checkpoint as of now and has it written. Short: what is long leaves and is written later.

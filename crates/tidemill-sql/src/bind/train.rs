@@ -138,7 +138,7 @@ fn check_slots(settings: &Settings, written: &[Written], columns: &[ColumnSpec])
     let slots: Vec<String> = columns.iter().map(ColumnSpec::slot_name).chain([BIAS_SLOT.to_string()]).collect();
     for w in written {
         let Some(name) = settings.names().find(|name| name.eq_ignore_ascii_case(&w.name.text)) else { continue };
-        for (slot, _) in settings.by_slot(name).iter().filter(|(slot, _)| !slots.contains(slot)) {
+        if let Some((slot, _)) = settings.by_slot(name).iter().find(|(slot, _)| !slots.contains(slot)) {
             let fault = Fault::new(w.value_span, format!("{name}: no slot '{slot}' in COLUMN"));
             return Err(match nearest(slot, slots.iter().map(String::as_str)) {
                 Some(near) => fault.hint(format!("did you mean '{near}'?")),

@@ -296,9 +296,9 @@ impl Line {
         self.counts
     }
 
-    /// The rows by kind as they were counted in the join.
-    pub fn keep_kinds(&mut self, kinds: [u64; SampleKind::ALL.len()]) {
-        self.counts.kinds = kinds;
+    /// Counts rows that another line has joined.
+    pub fn count_joined(&mut self, shaped: &Shaped) {
+        shaped.samples.kinds.iter().for_each(|kind| self.counts.kinds[*kind as usize] += 1);
     }
 
     /// What the join has counted; zeros without one.
@@ -513,7 +513,6 @@ impl Line {
     /// Takes samples that another line has joined and shaped. Features that were extracted for the same columns are used
     /// again; those extracted here are left for the next.
     pub fn take_shaped(&mut self, shaped: &mut Shaped, rejected: &mut Vec<Rejected>) -> Result<Samples> {
-        shaped.samples.kinds.iter().for_each(|kind| self.counts.kinds[*kind as usize] += 1);
         let is_there = shaped.features.as_ref().is_some_and(|(columns, _)| *columns == self.columns);
         if !is_there {
             let mut features = Features::new();

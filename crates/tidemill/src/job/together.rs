@@ -57,7 +57,18 @@ pub fn leader_of(job_dir: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Refuses a model on another stream than the one it was learned from before, and keeps which one that is.
+/// A model that has stopped rests while others go on; alone it would be a job that does nothing.
+pub(super) fn check_rests(bound: &TrainJob, why: &str) -> Result<()> {
+    match bound.together.is_empty() {
+        false => Ok(()),
+        true => Err(Error::conflict(format!(
+            "model '{}' has stopped: {why}; take another name, or --from-scratch to forget what it learned",
+            bound.model
+        ))),
+    }
+}
+
+/// Refuses a model on another stream than the one it was learned from before.
 pub(super) fn check_leader(job_dir: &Path, model: &str, leader: Option<&str>) -> Result<()> {
     let was = leader_of(job_dir)?;
     match (was.as_deref(), leader) {
@@ -69,7 +80,6 @@ pub(super) fn check_leader(job_dir: &Path, model: &str, leader: Option<&str>) ->
             "model '{model}' was learned alone, from a journal of its own, and not together with '{leader}'; put it into a \
              program of its own, or take another name, or --from-scratch to forget what it learned"
         ))),
-        (None, Some(leader)) => atomic_file::replace(&job_dir.join(BESIDE), format!("{leader}\n").as_bytes()),
         _ => Ok(()),
     }
 }
@@ -99,6 +109,7 @@ pub(super) struct Opening {
     registry: Arc<Registry>,
     checkpoints: Checkpoints,
     engine: Engine,
+    threads: usize,
     stopped: Option<String>,
     found: Option<(Checkpoint, Restoring)>,
 }
@@ -119,12 +130,23 @@ impl Opening {
         leaving::forget_unusable(&checkpoints, &Sinks::open(&bound, 0)?)?;
         let engine = Engine::beside(&bound, &spec, options.threads)?;
         let stopped = why_stopped(&dir)?;
-        Ok(Self { bound, spec, dir, program, registry, checkpoints, engine, stopped, found: None })
+        Ok(Self {
+            bound,
+            spec,
+            dir,
+            program,
+            registry,
+            checkpoints,
+            engine,
+            threads: options.threads,
+            stopped,
+            found: None,
+        })
     }
 
     /// Reads its checkpoint at this mini-batch; the mini-batch of the newest one up to there that is usable.
-    fn load(&mut self, at: u64, threads: usize) -> Result<u64> {
-        let (checkpoints, engine, spec) = (&self.checkpoints, &self.engine, &self.spec);
+    fn load(&mut self, at: u64) -> Result<u64> {
+        let (checkpoints, engine, spec, threads) = (&self.checkpoints, &self.engine, &self.spec, self.threads);
         let load = |c: &Checkpoint| checkpoints.entries(c, || engine.line.restoring(spec, threads));
         self.found = checkpoints.newest(at, load, |_| ())?;
         Ok(self.found.as_ref().map_or(0, |(c, _)| c.mini_batch))
@@ -132,6 +154,7 @@ impl Opening {
 
     /// The job where its checkpoint is, or at the beginning.
     pub fn open(mut self, journal: &Journal, options: &Options, push: &PushHub, clock: &Arc<dyn Clock>) -> Result<Job> {
+        atomic_file::replace(&self.dir.join(BESIDE), format!("{}\n", self.bound.together[0]).as_bytes())?;
         if let Some(text) = &self.program {
             atomic_file::replace(&self.dir.join("program.sql"), text.as_bytes())?;
         }
@@ -209,7 +232,7 @@ pub(super) fn newest_common<T>(
         let mut least = checkpoint.mini_batch;
         if least == at {
             for job in beside.iter_mut().filter(goes_on) {
-                least = least.min(job.load(at, 1)?);
+                least = least.min(job.load(at)?);
             }
         }
         if least == at {

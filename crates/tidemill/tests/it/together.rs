@@ -160,6 +160,21 @@ fn a_model_that_panics_stops_alone() {
     }
 }
 
+/// One that diverges publishes nothing and says so; the others do not notice.
+#[test]
+fn a_model_that_diverges_is_held_alone() {
+    let scratch = Scratch::new("together-diverges");
+    let one = run(&program(15_000, &["a"]), &scratch.path("alone"), &[]);
+    let wild = "SELECT * FROM samples TO TRAIN LogisticRegression
+        WITH model.optimizer = 'sgd', model.alpha = 1000, publish.every = 4000 COLUMN NUMERIC(I1), NUMERIC(I2), C1 LABEL clicked INTO wild;";
+    let out = run(&(program(15_000, &["a"]) + wild), &scratch.path("together"), &[]);
+    assert!(out.status.success(), "{}", text(&out));
+    let (one, both) = (summaries(&one), summaries(&out));
+    assert_eq!(learned(&both["a"]), learned(&one["a"]));
+    assert_eq!(both["wild"]["version"], 0, "{}", both["wild"]);
+    assert!(both["wild"]["warning"].as_str().unwrap().contains("the learner diverges"), "{}", both["wild"]);
+}
+
 /// All are served by one process, and it is told which has stopped.
 #[test]
 fn models_on_one_endless_stream_are_served_together() {
