@@ -21,9 +21,17 @@ const EDGES: [&[u8]; 12] = [
     b"\r\n",
 ];
 
+/// How many times as long as in every test: `TIDEMILL_FUZZ=100`.
+#[allow(clippy::disallowed_methods, reason = "asked for by whoever runs the test")]
+fn times() -> usize {
+    let asked = std::env::var("TIDEMILL_FUZZ").ok();
+    asked.map_or(1, |text| text.parse().unwrap_or_else(|e| panic!("TIDEMILL_FUZZ: '{text}': {e}")))
+}
+
 /// Runs `run` on every seed, and on `rounds` variants of them. It says of each whether it was taken: where all are, or none
 /// is, nothing is tried.
 pub fn drive(number: u64, seeds: &[Vec<u8>], rounds: usize, mut run: impl FnMut(&[u8]) -> bool) {
+    let rounds = rounds * times();
     let mut taken = seeds.iter().filter(|seed| run(seed)).count();
     assert!(taken > 0, "no seed means anything");
     let mut rng = Rng::seeded(number);

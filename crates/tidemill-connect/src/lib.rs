@@ -1,4 +1,4 @@
-//! Floor 2: partitions that live on other people's servers.
+//! Floor 2: what lives on other people's servers: partitions, sinks, and the objects of a store.
 //!
 //! In: a source's settings and the names of partitions that earlier runs opened. Out: partitions whose offsets are the
 //! server's own numbers. A partition's name says where it begins (`clicks/3@81220`) and, if it is bounded, where it ends
@@ -14,6 +14,8 @@ pub mod mock;
 mod name;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "s3")]
+pub mod s3;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 

@@ -18,6 +18,7 @@ pub mod rollout;
 mod scan;
 pub mod server;
 pub mod split;
+mod strict_json;
 pub mod trial;
 pub mod versions;
 

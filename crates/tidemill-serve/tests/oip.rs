@@ -141,6 +141,26 @@ fn tensors_get_the_predictions_of_rows() {
     assert_ne!(data(&infer(&site, &null)), [p]);
 }
 
+/// B45: a vector of more or fewer numbers than there are columns is refused with both numbers, and one that is not as long as
+/// its shape says.
+#[test]
+fn b45_a_vector_of_another_length_is_refused() {
+    let site = open("oip-vector");
+    for (shape, data, error) in [
+        (json!([1, 2]), json!([1.0, 2.0]), "input 'features' has shape [1,2]; send [n,1], a column for each"),
+        (json!([2]), json!([1.0, 2.0]), "input 'features' has shape [2]; send [n,1], a column for each"),
+        (json!([1, 0]), json!([]), "input 'features' has shape [1,0]; send [n,1], a column for each"),
+        (json!([1, 1]), json!([1.0, 2.0]), "input 'features' has 2 values; shape [1,1] says otherwise"),
+        (json!([128, 1]), json!(vec![0.5; 127]), "input 'features' has 127 values; shape [128,1] says otherwise"),
+    ] {
+        let vector = json!({"name": "features", "shape": shape, "datatype": "FP32", "data": data});
+        let body = json!({"inputs": [tensors(1)[0], tensors(1)[1], vector]}).to_string();
+        let answer = site.post("/v2/models/ctr/infer", &body);
+        let told = answer.json()["error"].as_str().unwrap_or_default().to_string();
+        assert!(answer.status == 400 && told.starts_with(error), "{error}: {} {told}", answer.status);
+    }
+}
+
 /// Every field wrong in turn: one sentence and 400.
 #[test]
 fn what_is_wrong_with_a_request_is_said() {

@@ -23,6 +23,9 @@ pub const END_OF_TIME: i64 = i64::MAX;
 /// The latest event time let in: the end of the year 9999.
 pub const EVENT_TIME_MAX_MS: i64 = 253_402_300_799_999;
 
+/// Bytes of an event's id at most.
+pub const EVENT_ID_BYTES_MAX: usize = 1_024;
+
 /// How the events of one input are widened.
 #[derive(Clone)]
 pub struct Window {
@@ -30,6 +33,8 @@ pub struct Window {
     pub computed: Option<Arc<dyn Transform>>,
     /// Column of what `computed` gives that holds the event time; `None`: the order of rows is their time.
     pub event_time: Option<usize>,
+    /// Source column that identifies an event, if one does: an event without it is refused.
+    pub id: Option<usize>,
     /// Projection and filter of the views over the source.
     pub view: Option<Arc<dyn Transform>>,
 }
@@ -56,7 +61,7 @@ pub struct WideChunk {
 }
 
 impl Window {
-    /// Widens a chunk. An event whose time is missing or out of range is refused.
+    /// Widens a chunk. An event whose id is missing, or whose time is missing or out of range, is refused.
     pub fn widen(&self, chunk: Chunk) -> Result<WideChunk> {
         let mut offsets: Vec<u64> = match chunk.offsets {
             Some(offsets) => offsets,
@@ -71,23 +76,27 @@ impl Window {
             keep(&mut offsets, t.kept.as_deref());
             rows = t.rows;
         }
-        let event_times = match self.event_time {
+        let mut bad = self.id.map_or(Vec::new(), |column| bad_ids(&rows, column));
+        let mut event_times = match self.event_time {
             None => vec![0; rows.num_rows()],
             Some(column) => {
-                let (times, bad) = event_times(&rows, column)?;
-                if !bad.is_empty() {
-                    refuse(&mut refused, &bad, &offsets, &rows);
-                    let kept: Vec<u32> =
-                        (0..rows.num_rows() as u32).filter(|i| bad.binary_search_by_key(i, |b| b.0).is_err()).collect();
-                    keep(&mut offsets, Some(&kept));
-                    rows = arrow::compute::take_record_batch(&rows, &UInt32Array::from(kept.clone()))
-                        .map_err(|e| Error::internal(format!("window: {e}")))?;
-                    kept.iter().map(|&i| times[i as usize]).collect()
-                } else {
-                    times
-                }
+                let (times, out_of_range) = event_times(&rows, column)?;
+                bad.extend(out_of_range);
+                times
             }
         };
+        if !bad.is_empty() {
+            // The first reason of a row is the one that is told.
+            bad.sort_by_key(|b| b.0);
+            bad.dedup_by_key(|b| b.0);
+            refuse(&mut refused, &bad, &offsets, &rows);
+            let kept: Vec<u32> =
+                (0..rows.num_rows() as u32).filter(|i| bad.binary_search_by_key(i, |b| b.0).is_err()).collect();
+            keep(&mut offsets, Some(&kept));
+            event_times = kept.iter().map(|&i| event_times[i as usize]).collect();
+            rows = arrow::compute::take_record_batch(&rows, &UInt32Array::from(kept))
+                .map_err(|e| Error::internal(format!("window: {e}")))?;
+        }
         let mut rows_before = None;
         if let Some(view) = &self.view {
             let t = view.apply(&rows)?;
@@ -182,6 +191,32 @@ fn keep(offsets: &mut Vec<u64>, kept: Option<&[u32]>) {
 
 /// Rows by index, each with the reason why it is not let in.
 type Bad = Vec<(u32, String)>;
+
+/// Rows whose id is missing, or no id.
+fn bad_ids(rows: &RecordBatch, column: usize) -> Bad {
+    let array = rows.column(column);
+    let name = rows.schema_ref().field(column).name();
+    let mut bad: Bad = Vec::new();
+    if array.null_count() > 0 {
+        let missing = (0..array.len()).filter(|&i| array.is_null(i));
+        bad.extend(missing.map(|i| (i as u32, format!("event id '{name}' is missing"))));
+    }
+    if let Some(text) = array.as_string_opt::<i32>() {
+        for (i, ends) in text.value_offsets().windows(2).enumerate() {
+            match (ends[1] - ends[0]) as usize {
+                0 if text.is_valid(i) => bad.push((i as u32, format!("event id '{name}' is empty"))),
+                bytes if bytes > EVENT_ID_BYTES_MAX => {
+                    bad.push((
+                        i as u32,
+                        format!("event id '{name}' has {bytes} bytes; at most {EVENT_ID_BYTES_MAX} are taken"),
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+    bad
+}
 
 /// Event times of all rows, and the rows whose time cannot be.
 fn event_times(rows: &RecordBatch, column: usize) -> Result<(Vec<i64>, Bad)> {

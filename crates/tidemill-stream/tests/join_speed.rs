@@ -14,7 +14,7 @@ use arrow::{
 };
 use tidemill_base::{Clock, Rng, SystemClock, rng::mix64};
 use tidemill_stream::{
-    join::{Correction, Emit, FeedbackSpec, JoinSpec, LabelJoin, SampleKind, Take},
+    join::{Correction, Emit, FeedbackSpec, JoinSpec, LabelJoin, SampleKind, Take, WhenFull},
     window::END_OF_TIME,
 };
 
@@ -122,6 +122,7 @@ fn joined(steps: &[Step]) -> (usize, usize) {
         allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
+        when_full: WhenFull::Release,
         dedup: Some(0),
     };
     let mut join = LabelJoin::new(spec, &schema(false), &[schema(true)]).unwrap();

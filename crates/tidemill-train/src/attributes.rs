@@ -38,7 +38,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 55] = [
+pub static ATTRIBUTES: [Attribute; 56] = [
     by_slot("model.optimizer", &Type::Choice(OPTIMIZERS), None, "optimizer of weights; ftrl unless said otherwise"),
     by_slot("model.alpha", &RATE, None, "learning rate of weights: 0.1, for momentum 0.01, for adam and amsgrad 0.001"),
     by_slot(
@@ -258,6 +258,13 @@ pub static ATTRIBUTES: [Attribute; 55] = [
         ty: Type::Bytes,
         default: None,
         doc: "bytes that may wait for feedback; beyond it the oldest leaves as with join.pending_max",
+    },
+    Attribute {
+        name: "join.when_full",
+        ty: Type::Choice(&["release", "spill", "stop"]),
+        default: Some("release"),
+        doc: "what happens beyond these bounds: the oldest leaves (release); rows beyond join.bytes_max go to files in the job's \
+              directory, and that is the bound of those in memory (spill); the job ends, and goes on once a bound is raised (stop)",
     },
     duration(
         "join.correction_ttl",

@@ -7,6 +7,7 @@ use tidemill_model::{
     optimizer::{Adagrad, Adam, Clip, Ftrl, GradientFilter, Momentum, Optimizer, Penalty, Schedule, Sgd},
     precision::Precisions,
 };
+use tidemill_stream::join::WhenFull;
 
 use crate::{Task, attributes::ATTRIBUTES};
 
@@ -93,6 +94,8 @@ pub struct TrainSpec {
     pub pending_max: usize,
     /// `join.bytes_max`
     pub pending_bytes_max: usize,
+    /// `join.when_full`
+    pub join_when_full: WhenFull,
     /// `join.correction_ttl`
     pub correction_ttl_ms: i64,
     /// `join.allowed_lateness`
@@ -175,6 +178,11 @@ impl TrainSpec {
             validate_window: s.integer("validate.window") as u64,
             pending_max: s.integer("join.pending_max") as usize,
             pending_bytes_max: s.integer_opt("join.bytes_max").map_or(usize::MAX, |bytes| bytes as usize),
+            join_when_full: match s.text("join.when_full").as_deref() {
+                Some("spill") => WhenFull::Spill,
+                Some("stop") => WhenFull::Stop,
+                _ => WhenFull::Release,
+            },
             correction_ttl_ms: s.integer("join.correction_ttl"),
             allowed_lateness_ms: s.integer("join.allowed_lateness"),
             slots: Vec::new(),
@@ -210,7 +218,20 @@ impl TrainSpec {
                 "model.schedule: ftrl derives its weights from one rate; use another model.optimizer, or constant",
             ));
         }
+        if self.join_when_full == WhenFull::Spill && self.pending_bytes_max == usize::MAX {
+            return Err(Error::invalid(
+                "join.when_full = 'spill': say how many bytes of rows may be in memory, as in join.bytes_max = '1GiB'",
+            ));
+        }
         Ok(self)
+    }
+
+    /// The same for deriving again what was learned: a join that stops at its bounds did not reach them.
+    pub fn never_stopping(mut self) -> Self {
+        if self.join_when_full == WhenFull::Stop {
+            (self.pending_max, self.pending_bytes_max) = (usize::MAX, usize::MAX);
+        }
+        self
     }
 
     /// The same with the slots' names.

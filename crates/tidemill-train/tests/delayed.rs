@@ -21,7 +21,7 @@ use tidemill_model::{Features, math::exp};
 use tidemill_stream::{
     join::{
         Correction, Emit, FeedbackSpec, JoinOutput, JoinSpec, LabelJoin, Matured, NegativeSample, SampleKind,
-        SamplingMode, Take,
+        SamplingMode, Take, WhenFull,
     },
     source::{self, Connector, FileFormat, FileSettings, Read, SourceSpec},
     window::END_OF_TIME,
@@ -152,6 +152,7 @@ fn join(stream: &Stream, emit: Emit, correction: Correction, sample: Option<(f64
         allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
+        when_full: WhenFull::Release,
         dedup: Some(0),
     };
     LabelJoin::new(spec, &schema(), &[schema()]).unwrap()
@@ -241,12 +242,22 @@ fn state(policy: (Emit, Correction, Option<(f64, SamplingMode)>), threads: usize
         trainer.mature(&out.matured);
         if i % restore_every == restore_every - 1 {
             let (mut of_join, mut of_trainer) = (Encoder::new(), Encoder::new());
-            join.encode(&mut of_join).encode(&mut of_join).unwrap();
+            let saved = join.encode(true, &mut of_join);
+            saved.encode(&mut of_join);
+            let mut blocks = Vec::new();
+            saved
+                .blocks(|block| {
+                    blocks.push(block);
+                    true
+                })
+                .unwrap();
             trainer.encode(&mut of_trainer);
             let (of_join, of_trainer) = (of_join.finish(), of_trainer.finish());
             join = self::join(&B, emit, correction, sample);
             let mut d = Decoder::new(&of_join, "join");
-            join.restore(&mut d).and_then(|()| join.restore_rows(&mut d)).unwrap();
+            let mut rows = join.restoring();
+            blocks.iter().try_for_each(|block| rows.take(block)).unwrap();
+            join.restore(&mut d).and_then(|()| join.restore_rows(&mut d, rows)).unwrap();
             trainer = Trainer::decode(&spec, threads, &mut Decoder::new(&of_trainer, "trainer")).unwrap();
         }
     }

@@ -16,12 +16,14 @@ mod token;
 use std::{
     fmt::Display,
     io::{Write, stderr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{Args, Parser, Subcommand};
-use tidemill_base::{Error, Result};
+use tidemill_base::{Error, Result, store::bucket::News};
+
+use crate::data::{Data, address};
 
 /// Online learning in SQL: event streams go in, predictions that already know the last second come out.
 #[derive(Parser)]
@@ -70,9 +72,40 @@ struct ProgramText {
 /// Where a command keeps or finds its state.
 #[derive(Args, Clone)]
 struct DataDirectory {
-    /// Data directory: journals, checkpoints, versions
-    #[arg(long, value_name = "DIR", default_value = "./tidemill-data")]
+    /// Journals, checkpoints, versions: a directory, or s3://BUCKET/PREFIX with credentials from the environment (AWS_*)
+    #[arg(long, visible_alias = "data", value_name = "DIR", default_value = "./tidemill-data")]
     data_dir: PathBuf,
+    /// Where files of a bucket are worked with; as large as they are [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+}
+
+impl DataDirectory {
+    /// Takes it over, to change it; `replaced` is called when somebody else does.
+    fn own(&self, replaced: impl Fn() + Send + Sync + 'static) -> Result<Data> {
+        let store = self.data_dir.display().to_string();
+        let listener = move |news: &News| match news {
+            News::Away(why) => say(format!("waiting for {store}: {why}; nothing is lost, trying again")),
+            News::Back => say(format!("{store} answers again")),
+            News::Replaced(_) => replaced(),
+        };
+        Data::own(&self.data_dir, self.scratch.as_deref(), Box::new(listener))
+    }
+
+    /// Looks into it, whoever owns it; of a bucket at the files whose paths end as `wanted` has it.
+    fn read(&self, is_wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Data> {
+        Data::read(&self.data_dir, self.scratch.as_deref(), is_wanted)
+    }
+
+    /// The directory, for what cannot be done with a bucket.
+    fn directory(&self, what: &str, instead: &str) -> Result<&Path> {
+        match address(&self.data_dir) {
+            None => Ok(&self.data_dir),
+            Some(url) => {
+                Err(Error::invalid(format!("{what} is not supported with data in a store ({url}); {instead}")))
+            }
+        }
+    }
 }
 
 /// Serving beside learning.

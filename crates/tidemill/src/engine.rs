@@ -36,7 +36,7 @@ use tidemill_serve::{
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
-    join::JoinRows,
+    join::{JoinRows, RestoringRows},
     journal::CutRecord,
     sequencer::{Cut, Sequencer},
     source::Connector,
@@ -349,22 +349,29 @@ impl Engine {
         self.sequencer.replay(record)
     }
 
-    /// Begins a checkpoint: appends everything a restarted engine needs to go on bit for bit, but for the rows that wait,
-    /// which come behind it, and for the entries, which leave while learning goes on.
-    pub fn begin_checkpoint(&self, entries: Entries, out: &mut Encoder) -> Result<(Option<JoinRows>, Walked)> {
+    /// Begins a checkpoint: appends everything a restarted engine needs to go on bit for bit, but for who waits, which comes
+    /// behind it, for the rows they wait with, and for the entries, which leave while learning goes on.
+    pub fn begin_checkpoint(&mut self, entries: Entries, out: &mut Encoder) -> Result<(Option<JoinRows>, Walked)> {
         self.line.learning.settle()?;
         let walked = self.line.begin_checkpoint(entries, out);
         out.put_u64(self.passes.begun).put_u64(self.passes.lessons).put_u64(self.passes.lessons_total);
         self.sequencer.encode(out);
-        Ok((self.line.encode(out), walked))
+        Ok((self.line.encode(walked == Walked::All, out), walked))
     }
 
-    /// Takes back what [`Engine::begin_checkpoint`] and the rows behind it wrote; the partitions must have been added.
-    pub fn restore(&mut self, spec: &TrainSpec, threads: usize, d: &mut Decoder, entries: Restoring) -> Result<()> {
+    /// Takes back what [`Engine::begin_checkpoint`] and what came behind it wrote; the partitions must have been added.
+    pub fn restore(
+        &mut self,
+        spec: &TrainSpec,
+        threads: usize,
+        d: &mut Decoder,
+        entries: Restoring,
+        rows: Option<RestoringRows>,
+    ) -> Result<()> {
         self.line.restore_learned(spec, threads, d, entries)?;
         self.passes = Progress { begun: d.u64()?, lessons: d.u64()?, lessons_total: d.u64()? };
         self.sequencer.restore(d)?;
-        self.line.restore(d)
+        self.line.restore(d, rows)
     }
 }
 

@@ -63,7 +63,8 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
         Evaluated { version, summary: Validation::new(task, 10, 1).summary(), refused: 0, first_refusal: None };
     let mut validation = Validation::new(task, 100_000, 1);
     let left = &job.pipeline.left;
-    let window = Window { computed: left.computed.clone(), event_time: left.event_time, view: left.view.clone() };
+    let (id, view) = (left.source.primary_key, left.view.clone());
+    let window = Window { computed: left.computed.clone(), event_time: left.event_time, id, view };
     let mut sequencer = Sequencer::new(vec![(window, left.source.watermark_bound_ms)], source::CHUNK_ROWS_MAX);
     let mut opened = source::open(&left.source, &[])?;
     opened.extend(Connections::default().open(0, &left.source, &[])?);

@@ -1,6 +1,6 @@
 //! What the server is given of a running program.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -22,7 +22,11 @@ pub struct AppHost {
     push: PushHub,
     shown: Mutex<Shown>,
     feed: Option<Value>,
+    /// Why what is to be durable waits for its store, if it has one and does.
+    waits: OnceLock<Trouble>,
 }
+
+type Trouble = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 #[derive(Default)]
 struct Shown {
@@ -35,7 +39,16 @@ impl AppHost {
     /// A host without models yet. `feed` is what the page lets a person click on, if anything.
     pub fn new(push: PushHub, feed: Option<Value>) -> Self {
         let shown = Shown { page: json!({"state": "starting"}), ..Shown::default() };
-        Self { push, shown: Mutex::new(shown), feed }
+        Self { push, shown: Mutex::new(shown), feed, waits: OnceLock::new() }
+    }
+
+    /// Tells from now on what the store of the data is waited for, even while the job stands still because of it.
+    pub fn waits_for(&self, trouble: Trouble) {
+        let _ = self.waits.set(trouble);
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.waits.get().and_then(|trouble| trouble())
     }
 
     /// The push logs.
@@ -103,11 +116,19 @@ impl Host for AppHost {
         if let Some(model) = models.iter().find(|m| page["model"] == m.name()) {
             page["rollout"] = model.versions().page_json();
         }
+        if let Some(why) = self.trouble() {
+            page["state"] = format!("waiting: {why}").into();
+        }
         page
     }
 
     fn metrics(&self) -> String {
-        self.shown().metrics.clone()
+        let mut text = self.shown().metrics.clone();
+        if self.waits.get().is_some() {
+            let is_away = u8::from(self.trouble().is_some());
+            text.push_str(&format!("# TYPE tidemill_store_away gauge\ntidemill_store_away {is_away}\n"));
+        }
+        text
     }
 
     fn feed(&self) -> Option<Value> {

@@ -16,6 +16,7 @@ mod part;
 mod picture;
 mod publish;
 mod replicas;
+mod rows_parts;
 mod save;
 pub mod together;
 
@@ -44,6 +45,7 @@ use tidemill_serve::{
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
+    join::SpillDir,
     journal::{PartitionId, Record},
     sequencer::Cut,
     source,
@@ -217,11 +219,13 @@ impl Job {
         }
         let mut beside = jobs.map(|job| Opening::of(data, job, &bound.model, &options)).collect::<Result<Vec<_>>>()?;
         let mut engine = Engine::new(&bound, &spec, options.threads)?;
+        engine.line.spill_to(&SpillDir::open(&dir.join("spill"))?);
         let load = |c: &Checkpoint| {
             leaving::check_resumable(&sinks, c)?;
-            checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))
+            let rows = engine.line.restoring_rows().map(|rows| checkpoints.rows(c, rows)).transpose()?;
+            Ok((checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))?, rows))
         };
-        let warn = |e: &Error| warning = Some(format!("{e}; using the one before it"));
+        let warn = |e: &Error| warning = Some(e.to_string());
         let checkpoint = match beside.is_empty() {
             true => checkpoints.newest(u64::MAX, load, warn)?,
             false => newest_common(&checkpoints, load, warn, &mut beside)?,
@@ -243,7 +247,7 @@ impl Job {
         let mut dead_letter_bytes = 0;
         let mut version_rows = 0;
         let mut states = States::new();
-        if let Some((c, entries)) = checkpoint {
+        if let Some((c, (entries, rows))) = checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
             let body;
             (body, states) = leaving::parts(&sinks, &c)?;
@@ -251,7 +255,7 @@ impl Job {
             d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
-            engine.restore(&spec, options.threads, &mut d, entries)?;
+            engine.restore(&spec, options.threads, &mut d, entries, rows)?;
             d.end()?;
         }
         sinks.start(after, &states, &|| journal.sync_handle(), &clock)?;

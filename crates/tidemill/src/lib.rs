@@ -7,6 +7,7 @@ pub mod bench;
 pub mod catalog;
 pub mod checkpoints;
 pub mod cli;
+pub mod data;
 pub mod engine;
 pub mod evaluate;
 pub mod failpoint;

@@ -2,7 +2,7 @@
 //! then tells each; then it wakes the learning thread.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -38,6 +38,8 @@ type Logs = BTreeMap<String, PushLog>;
 /// The push logs of a program's sources.
 pub struct PushHub {
     logs: Arc<Mutex<Logs>>,
+    /// Sources that have a log. The logs themselves are locked while what came is made durable, which may take a while.
+    open: BTreeSet<String>,
     declared: Vec<String>,
     queue: Option<SyncSender<Request>>,
     waiting_bytes: Arc<AtomicUsize>,
@@ -64,6 +66,7 @@ impl PushHub {
                 logs.insert(source.name.clone(), log.with_door(door(input)));
             }
         }
+        let open = logs.keys().cloned().collect();
         let declared = inputs.iter().map(|i| i.source.name.clone()).collect();
         let logs = Arc::new(Mutex::new(logs));
         let (queue, requests) = sync_channel(WAITING_MAX);
@@ -81,13 +84,14 @@ impl PushHub {
             .name("push".into())
             .spawn(move || writer.run())
             .map_err(|e| Error::unavailable(format!("cannot start the push thread: {e}")))?;
-        Ok(Self { logs, declared, queue: Some(queue), waiting_bytes, turned_away, reading: None })
+        Ok(Self { logs, open, declared, queue: Some(queue), waiting_bytes, turned_away, reading: None })
     }
 
     /// Only reads what earlier runs were pushed.
     pub fn reading(data_root: &Path) -> Self {
         Self {
             logs: Arc::default(),
+            open: BTreeSet::new(),
             declared: Vec::new(),
             queue: None,
             waiting_bytes: Arc::default(),
@@ -118,7 +122,7 @@ impl PushHub {
 
     /// Queues a body; the receiver hears once its good lines are durable.
     pub fn push(&self, source: &str, body: Bytes) -> Result<oneshot::Receiver<Result<PushReply>>> {
-        if !lock(&self.logs).contains_key(source) {
+        if !self.open.contains(source) {
             return Err(match self.declared.iter().any(|d| d == source) {
                 true => Error::conflict(format!(
                     "source '{source}' takes no pushed events; declare it WITH (..., push = true)"
@@ -199,7 +203,8 @@ pub fn believed(wall_ms: i64) -> Option<i64> {
 }
 
 fn door(input: &Input) -> Door {
-    let window = Window { computed: input.computed.clone(), event_time: input.event_time, view: None };
+    let (event_time, id) = (input.event_time, input.source.primary_key);
+    let window = Window { computed: input.computed.clone(), event_time, id, view: None };
     Door { window, ahead_max_ms: input.source.ahead_max_ms }
 }
 

@@ -282,6 +282,7 @@ impl Status {
             "late_let_in": self.join.late_let_in,
             "late_feedback": self.join.late_feedback,
             "duplicate": self.join.duplicate_impressions,
+            "conflicting": self.join.conflicting_impressions,
             "unmatched": self.join.unmatched_feedback,
             "corrections": self.join.corrections,
             "released_early": self.join.released_early,
@@ -343,6 +344,12 @@ impl Status {
             "counter",
             "Impressions with a key still known.",
             j.duplicate_impressions as f64,
+        );
+        put(
+            "impressions_conflicting_total",
+            "counter",
+            "Those of them that said something else than the first.",
+            j.conflicting_impressions as f64,
         );
         put(
             "feedback_late_total",

@@ -1,10 +1,15 @@
 //! Deriving a version again: from the journal and the sources, with nothing of what was stored of its weights.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use tidemill_base::{Error, Kind, Result, StateHash, codec::Decoder};
 use tidemill_connect::Connections;
 use tidemill_serve::registry::{Registry, VersionMeta};
+use tidemill_stream::join::SpillDir;
 use tidemill_train::TrainSpec;
 
 use crate::{
@@ -45,11 +50,17 @@ pub fn verify(
             "version {version} of '{model}' was learned by an earlier program, whose journal is gone; it cannot be derived again"
         )));
     }
-    let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
+    // The bounds of a join that stops may have been raised since: they change nothing.
+    let spec = TrainSpec::from_settings(&job.learner, &job.settings)?.never_stopping();
     let checkpoints = Checkpoints::reading(&dir.join("job"), job.state_fingerprint);
     // One before it: the checkpoint at the version itself would only prove that it can be read.
     let mut engine = Engine::new(&job, &spec, threads)?;
-    let load = |c: &Checkpoint| checkpoints.entries(c, || engine.line.restoring(&spec, threads));
+    let scratch = Scratch::new();
+    engine.line.spill_to(&SpillDir::open(&scratch.0)?);
+    let load = |c: &Checkpoint| {
+        let rows = engine.line.restoring_rows().map(|rows| checkpoints.rows(c, rows)).transpose()?;
+        Ok((checkpoints.entries(c, || engine.line.restoring(&spec, threads))?, rows))
+    };
     // A model that learns beside another stands on the other's journal, and its checkpoints hold nothing of the stream.
     let leader = together::leader_of(&dir.join("job"))?;
     let journal_dir = match &leader {
@@ -75,11 +86,11 @@ pub fn verify(
     }
     let mut connections = Connections::default();
     open_partitions(&mut engine, &job, &past, &PushHub::reading(data_root), &mut connections, None)?;
-    if let Some((c, entries)) = checkpoint {
+    if let Some((c, (entries, rows))) = checkpoint {
         let what = format!("checkpoint {}", c.mini_batch);
         let mut d = Decoder::new(c.body(), &what);
         let _ = (d.u64()?, d.u64()?, d.u64()?);
-        engine.restore(&spec, threads, &mut d, entries)?;
+        engine.restore(&spec, threads, &mut d, entries, rows)?;
     }
     let mini_batches = past.cuts.len() as u64;
     for (i, record) in past.cuts.into_iter().enumerate() {
@@ -96,4 +107,21 @@ pub fn verify(
         }
     }
     Ok(Verified { derived: engine.state_hash()?, meta, from_mini_batch: from, mini_batches })
+}
+
+/// A directory for rows that find no room in memory: that of the job belongs to its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("tidemill-verify-{}-{number}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }

@@ -1,9 +1,11 @@
-//! The door to the disk for everything that is written: what `std::fs` does, and a place where a test can stand in between.
+//! The door to the disk for everything that is written: what `std::fs` does, a place where a test can stand in between, and
+//! one where something else can stand behind that keeps the files.
 //!
 //! In: paths and bytes. Out: what the operating system says. A test that owns a directory may put [`Faults`] over it
 //! ([`inject`]): they are told of every access below it before it happens, and refuse it, cut it short or note what a loss of
-//! power would leave. Then nothing is synced for real: what would be durable is theirs to know. Without any of them an
-//! access costs one look at a number more.
+//! power would leave. Then nothing is synced for real: what would be durable is theirs to know. What stands behind a directory
+//! ([`Behind`], [`stand_behind`]) is told of what has been written, and nothing appears, and no sync returns, before it has
+//! it durable; the directory itself is then scratch. Without any of them an access costs one look at a number more.
 
 use std::{
     fs, io,
@@ -65,11 +67,34 @@ pub trait Faults: Send + Sync {
     fn access(&self, access: Access) -> io::Result<u64>;
 }
 
+/// What keeps the files of a directory somewhere else. Its errors are those of the access.
+pub trait Behind: Send + Sync {
+    /// Bytes have been written into a file.
+    fn written(&self, path: &Path, at: u64, bytes: u64) -> io::Result<()>;
+    /// A file has been cut off.
+    fn set_len(&self, path: &Path, len: u64) -> io::Result<()>;
+    /// What is in a file is to be durable when this returns.
+    fn sync(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory are to be.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// A file is about to get a name, and is to be durable under it when this returns.
+    fn put(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// A file's name is about to go.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// A directory is about to go, with everything in it.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+}
+
 /// Faults over a directory, until it is dropped.
 pub struct Injected(Arc<dyn Faults>);
 
+/// Something behind a directory, until it is dropped.
+pub struct Standing(Arc<dyn Behind>);
+
 static INJECTED: AtomicUsize = AtomicUsize::new(0);
 static BY_ROOT: RwLock<Vec<(PathBuf, Arc<dyn Faults>)>> = RwLock::new(Vec::new());
+static STANDING: AtomicUsize = AtomicUsize::new(0);
+static BEHIND: RwLock<Vec<(PathBuf, Arc<dyn Behind>)>> = RwLock::new(Vec::new());
 
 /// Puts faults over everything below `root`. Files that are open already are not concerned.
 pub fn inject(root: &Path, faults: Arc<dyn Faults>) -> Injected {
@@ -84,6 +109,29 @@ impl Drop for Injected {
         let mut all = BY_ROOT.write().unwrap_or_else(PoisonError::into_inner);
         all.retain(|(_, faults)| !Arc::ptr_eq(faults, &self.0));
     }
+}
+
+/// Puts something behind everything below `root`. Files that are open already are not concerned.
+pub fn stand_behind(root: &Path, behind: Arc<dyn Behind>) -> Standing {
+    BEHIND.write().unwrap_or_else(PoisonError::into_inner).push((root.to_path_buf(), behind.clone()));
+    STANDING.fetch_add(1, Ordering::SeqCst);
+    Standing(behind)
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        STANDING.fetch_sub(1, Ordering::SeqCst);
+        let mut all = BEHIND.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, behind)| !Arc::ptr_eq(behind, &self.0));
+    }
+}
+
+fn behind(path: &Path) -> Option<Arc<dyn Behind>> {
+    if STANDING.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    let all = BEHIND.read().unwrap_or_else(PoisonError::into_inner);
+    all.iter().find(|(root, _)| path.starts_with(root)).map(|(_, behind)| behind.clone())
 }
 
 fn over(path: &Path) -> Option<Arc<dyn Faults>> {
@@ -106,6 +154,20 @@ fn tell(path: &Path, access: Access) -> io::Result<bool> {
 pub struct File {
     file: fs::File,
     watched: Option<Watched>,
+    kept: Option<Kept>,
+}
+
+/// A file that something behind its directory keeps.
+#[derive(Clone)]
+struct Kept {
+    behind: Arc<dyn Behind>,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "kept elsewhere: {}", self.path.display())
+    }
 }
 
 #[derive(Clone)]
@@ -139,28 +201,45 @@ impl File {
                 Some(Watched { faults, number })
             }
         };
-        Ok(Self { file: options.open(path)?, watched })
+        let file = options.open(path)?;
+        let kept = behind(path).map(|behind| Kept { behind, path: path.to_path_buf() });
+        Ok(Self { file, watched, kept })
     }
 
     /// Makes what is in the file durable.
     pub fn sync_all(&self) -> io::Result<()> {
-        self.tell(|file| Access::Sync { file })?.map_or_else(|| self.file.sync_all(), |_| Ok(()))
+        self.sync_by(fs::File::sync_all)
     }
 
     /// As [`File::sync_all`], without what is not needed to read it back.
     pub fn sync_data(&self) -> io::Result<()> {
-        self.tell(|file| Access::Sync { file })?.map_or_else(|| self.file.sync_data(), |_| Ok(()))
+        self.sync_by(fs::File::sync_data)
+    }
+
+    fn sync_by(&self, sync: impl FnOnce(&fs::File) -> io::Result<()>) -> io::Result<()> {
+        let is_watched = self.tell(|file| Access::Sync { file })?.is_some();
+        match &self.kept {
+            Some(kept) => kept.behind.sync(&kept.path),
+            None if is_watched => Ok(()),
+            None => sync(&self.file),
+        }
+    }
+
+    /// Whether the file is kept somewhere else, and this one is scratch.
+    pub fn is_kept_elsewhere(&self) -> bool {
+        self.kept.is_some()
     }
 
     /// Cuts the file off, or fills it up with zeros.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
         self.tell(|file| Access::SetLen { file, len })?;
-        self.file.set_len(len)
+        self.file.set_len(len)?;
+        self.kept.as_ref().map_or(Ok(()), |kept| kept.behind.set_len(&kept.path, len))
     }
 
     /// A second handle on the file.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()?, watched: self.watched.clone() })
+        Ok(Self { file: self.file.try_clone()?, watched: self.watched.clone(), kept: self.kept.clone() })
     }
 
     /// Bytes in it.
@@ -180,12 +259,15 @@ impl File {
 
 impl io::Write for File {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.watched.is_none() {
+        if self.watched.is_none() && self.kept.is_none() {
             return self.file.write(bytes);
         }
         let at = io::Seek::stream_position(&mut self.file)?;
-        let through = self.tell(|file| Access::Write { file, at, bytes })?.unwrap_or(0) as usize;
+        let through = self.tell(|file| Access::Write { file, at, bytes })?.map_or(bytes.len(), |n| n as usize);
         self.file.write_all(&bytes[..through])?;
+        if let Some(kept) = &self.kept {
+            kept.behind.written(&kept.path, at, through as u64)?;
+        }
         Ok(through)
     }
 
@@ -206,9 +288,20 @@ impl io::Seek for File {
     }
 }
 
+impl File {
+    /// Fills `out` with the bytes from `at` on; an error where the file ends before them. Moves no other reader or writer.
+    pub fn read_exact_at(&self, out: &mut [u8], at: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, out, at)
+    }
+}
+
 /// Makes the names in a directory durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    if tell(dir, Access::SyncDir(dir))? {
+    let is_watched = tell(dir, Access::SyncDir(dir))?;
+    if let Some(behind) = behind(dir) {
+        return behind.sync_dir();
+    }
+    if is_watched {
         return Ok(());
     }
     fs::File::open(dir).and_then(|d| d.sync_all())
@@ -237,30 +330,36 @@ pub fn sync_name(path: &Path) -> io::Result<()> {
 /// Gives a file another name, over what had it.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     tell(to, Access::Rename(from, to))?;
+    behind(to).map_or(Ok(()), |behind| behind.put(from, to))?;
     fs::rename(from, to)
 }
 
 /// Gives a file a second name, which must be free.
 pub fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
-    if over(to).is_some() && to.exists() {
+    let behind = behind(to);
+    if (over(to).is_some() || behind.is_some()) && to.exists() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     tell(to, Access::Link(from, to))?;
+    behind.map_or(Ok(()), |behind| behind.put(from, to))?;
     fs::hard_link(from, to)
 }
 
 /// Removes a file.
 pub fn remove_file(path: &Path) -> io::Result<()> {
-    if over(path).is_some() && !path.exists() {
+    let behind = behind(path);
+    if (over(path).is_some() || behind.is_some()) && !path.exists() {
         return Err(io::ErrorKind::NotFound.into());
     }
     tell(path, Access::Remove(path))?;
+    behind.map_or(Ok(()), |behind| behind.remove(path))?;
     fs::remove_file(path)
 }
 
 /// Removes a directory with everything in it.
 pub fn remove_dir_all(dir: &Path) -> io::Result<()> {
     tell(dir, Access::RemoveDir(dir))?;
+    behind(dir).map_or(Ok(()), |behind| behind.remove_dir(dir))?;
     fs::remove_dir_all(dir)
 }
 

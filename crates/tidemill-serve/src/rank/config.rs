@@ -13,7 +13,7 @@ use super::{
     parse::{Tree, parse},
     token::{Source, Token, short},
 };
-use crate::moment;
+use crate::{moment, strict_json};
 
 /// What can be called; functions of a config may not be named so.
 pub(super) const BUILT_IN: [&str; 18] = [
@@ -115,7 +115,7 @@ impl Decay {
 impl Config {
     /// Reads a config from JSON text.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        let value = serde_json::from_slice(json).map_err(|e| Error::invalid(format!("ranking is not JSON: {e}")))?;
+        let value = strict_json::from_slice(json).map_err(|e| e.at("ranking is not JSON"))?;
         Self::from_value(&value)
     }
 

@@ -64,7 +64,9 @@ pub(crate) fn fingerprint(
     label: &str,
 ) -> u64 {
     let mut text = format!("learner {learner}\nlabel {label}\n");
-    render_settings(&mut text, settings, known.train_attributes.iter().map(|a| a.name));
+    let passed_over = when_full(settings);
+    let names = known.train_attributes.iter().map(|a| a.name);
+    render_settings(&mut text, settings, names.filter(|name| !passed_over.contains(name)));
     let mut features: Vec<String> = columns.iter().map(ColumnSpec::to_string).collect();
     features.sort_unstable();
     line(&mut text, format_args!("columns {}", features.join(", ")));
@@ -179,6 +181,22 @@ fn source(text: &mut String, name: &str, source: &BoundSource) {
 fn render_columns(columns: &SchemaRef) -> String {
     let one = |f: &arrow::datatypes::FieldRef| format!("{} {} {}", f.name(), type_name(f.data_type()), f.is_nullable());
     columns.fields().iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether impressions leave by the bytes that wait.
+pub(super) fn counts_bytes(settings: &Settings) -> bool {
+    settings.is_written("join.bytes_max") && !when_full(settings).contains(&"join.bytes_max")
+}
+
+/// What does not count of the join's bounds. Bytes beyond which rows spill change nothing that is learned, and a join that
+/// stops at its bounds has not reached them; so either may be raised. The default is not written, for the sake of programs
+/// from before there was a choice.
+fn when_full(settings: &Settings) -> &'static [&'static str] {
+    match settings.names().any(|name| name == "join.when_full").then(|| settings.text("join.when_full")) {
+        Some(Some(choice)) if choice == "spill" => &["join.bytes_max"],
+        Some(Some(choice)) if choice == "stop" => &["join.bytes_max", "join.pending_max"],
+        _ => &["join.when_full"],
+    }
 }
 
 fn render_settings(text: &mut String, settings: &Settings, names: impl Iterator<Item = &'static str>) {

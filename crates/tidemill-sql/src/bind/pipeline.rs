@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::{common::DFSchema, logical_expr::Expr, sql::sqlparser::tokenizer::Span};
 use tidemill_stream::{
     Transform,
-    join::{Correction, Emit, FeedbackSpec, JoinSpec, Take},
+    join::{Correction, Emit, FeedbackSpec, JoinSpec, Take, WhenFull},
 };
 
 use super::{
@@ -189,6 +189,7 @@ impl Build<'_> {
             allowed_lateness_ms: 0,
             pending_count_max,
             pending_bytes_max: usize::MAX,
+            when_full: WhenFull::Release,
             dedup: needed.iter().position(|&f| key_of(f)),
         };
         self.check_emission(join, &spec)?;

@@ -10,7 +10,7 @@ use tidemill_stream::join::Take;
 
 use super::{
     Catalog, features,
-    fingerprint::fingerprint,
+    fingerprint::{self, fingerprint},
     pipeline::{self, is_primary_key},
     relation::{JoinRelation, Relation, base, feedback_of, reads, right},
     sink::{self, BoundSink, Leaving},
@@ -69,7 +69,7 @@ pub(crate) fn train(
     let sinks: Vec<SinkJob> = sinks.iter().map(plan).collect::<Checked<_>>()?;
     let label_name = names[label].to_string();
     // Where the bytes that wait are bounded, what is carried along lets others leave earlier.
-    let counted = if settings.is_written("join.bytes_max") { &all } else { &wanted };
+    let counted = if fingerprint::counts_bytes(&settings) { &all } else { &wanted };
     let fingerprint = fingerprint(learner, &settings, known, relation, counted, &columns, &label_name);
     let planned = Planned {
         relation: relation.clone(),

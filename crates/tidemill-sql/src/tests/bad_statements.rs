@@ -119,6 +119,33 @@ fn b1_to_b4_b18_b24_statements() {
     );
 }
 
+/// B24: what depends on itself is refused with the whole ring, whichever of its members a query asks for.
+#[test]
+fn b24_views_and_streams_that_depend_on_themselves() {
+    check(
+        &[
+            "+CREATE VIEW a AS SELECT * FROM a",
+            "+CREATE STREAM a AS SELECT * FROM a; SELECT * FROM a TO TRAIN FTRLClassifier LABEL clicked INTO m",
+            "+CREATE VIEW a AS SELECT * FROM b; CREATE VIEW b AS SELECT * FROM a; SELECT * FROM b TO TRAIN FTRLClassifier LABEL clicked INTO m",
+            "+CREATE STREAM a AS SELECT i.*, (c.imp_id IS NOT NULL) AS clicked FROM impressions i LEFT JOIN b c ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '1' HOUR; CREATE VIEW b AS SELECT * FROM a",
+        ],
+        expect![[r#"
+            line 9 col 32: view 'a' depends on itself: a -> a
+              9 | CREATE VIEW a AS SELECT * FROM a
+                |                                ^
+            line 9 col 34: view 'a' depends on itself: a -> a
+              9 | CREATE STREAM a AS SELECT * FROM a; SELECT * FROM a TO TRAIN FTRLClassifier LABEL clicked INTO m
+                |                                  ^
+            line 9 col 66: view 'a' depends on itself: a -> b -> a
+              9 | …E VIEW a AS SELECT * FROM b; CREATE VIEW b AS SELECT * FROM a; SELECT * FROM b TO TRAIN FTRLClassifier LABEL clicked INT…
+                |                                                              ^
+            line 9 col 205: view 'a' depends on itself: a -> b -> a
+              9 | …ND i.rt + INTERVAL '1' HOUR; CREATE VIEW b AS SELECT * FROM a
+                |                                                              ^
+        "#]],
+    );
+}
+
 /// What a source's declaration can get wrong.
 #[test]
 fn b21_sources() {

@@ -332,6 +332,27 @@ fn the_fingerprint_ignores_what_does_not_matter_and_nothing_else() {
     }
 }
 
+/// Bounds of what waits count where impressions leave by them; others may be raised.
+#[test]
+fn the_fingerprint_has_the_bounds_by_which_impressions_leave() {
+    let of = |bounds: &str| {
+        let sql = format!(
+            "{STREAMS}SELECT * FROM samples TO TRAIN FTRLClassifier WITH model.l1 = 0{bounds} LABEL clicked INTO m"
+        );
+        train_job(&sql).fingerprint
+    };
+    let choice = |choice: &str, bounds: &str| of(&format!(", join.when_full = '{choice}'{bounds}"));
+    let (bytes, count) = (", join.bytes_max = '1MiB'", ", join.pending_max = 9");
+    assert_eq!(of(""), choice("release", ""));
+    assert_eq!(of(bytes), choice("RELEASE", bytes));
+    assert!(of("") != of(bytes) && of("") != of(count));
+    assert!(choice("spill", bytes) != of(bytes) && choice("spill", bytes) != of(""));
+    assert_eq!(choice("spill", bytes), choice("spill", ", join.bytes_max = '2GiB'"));
+    assert_ne!(choice("spill", bytes), choice("spill", &[bytes, count].concat()));
+    assert_eq!(choice("stop", ""), choice("stop", &[bytes, count].concat()));
+    assert_ne!(choice("stop", ""), of(""));
+}
+
 /// A name means its last definition before the statement.
 #[test]
 fn a_replaced_view_means_its_last_definition() {

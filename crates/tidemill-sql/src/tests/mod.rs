@@ -17,7 +17,7 @@ use tidemill_base::attribute::{Attribute, Type};
 use crate::{Known, Program, Statement, TrainJob, bind};
 
 /// A few attributes in the shapes that a learner's have.
-static ATTRIBUTES: [Attribute; 6] = [
+static ATTRIBUTES: [Attribute; 8] = [
     Attribute { name: "model.alpha", ty: Type::Number { min: 1e-6, max: 100.0 }, default: Some("0.1"), doc: "" },
     Attribute { name: "model.l1", ty: Type::Number { min: 0.0, max: 1e6 }, default: Some("0"), doc: "" },
     Attribute { name: "train.batch_size", ty: Type::Integer { min: 1, max: 1 << 20 }, default: Some("64"), doc: "" },
@@ -27,6 +27,13 @@ static ATTRIBUTES: [Attribute; 6] = [
         name: "join.pending_max",
         ty: Type::Integer { min: 1, max: 1 << 32 },
         default: Some("1000000"),
+        doc: "",
+    },
+    Attribute { name: "join.bytes_max", ty: Type::Bytes, default: None, doc: "" },
+    Attribute {
+        name: "join.when_full",
+        ty: Type::Choice(&["release", "spill", "stop"]),
+        default: Some("release"),
         doc: "",
     },
 ];

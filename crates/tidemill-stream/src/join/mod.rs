@@ -6,7 +6,8 @@
 //! the first by event time, or the last, the count, the sum or the largest. Feedback that comes before its impression waits
 //! until no impression of its time can come.
 //! At most `pending_count_max` impressions wait, and at most `pending_bytes_max` bytes; beyond either the oldest leaves with
-//! the label known so far and is counted. The keys of those that left are remembered until the watermark passes their
+//! the label known so far and is counted, or the join says so and stops, or, beyond the bytes, rows go to files
+//! ([`WhenFull`]). The keys of those that left are remembered until the watermark passes their
 //! window, so that a second event with the key is a duplicate; behind that it is late, or, with a newer time, an impression
 //! of its own. Of more than twice `pending_count_max` and 65,536 the oldest keys are forgotten. Samples that may still be
 //! corrected are remembered with their rows for `correction_ttl_ms` more; they count among those that wait.
@@ -14,13 +15,17 @@
 //! keys are remembered so much longer, and what falls due before it came does so at once.
 //! Never reads the clock; the order of what comes out follows from event times and arrival numbers alone.
 
+mod conflict;
 mod emit;
 mod index;
+mod parts;
 mod rows;
 mod side;
 mod spec;
+mod spill;
 mod state;
 mod time_queue;
+mod wire;
 
 use std::sync::Arc;
 
@@ -32,12 +37,14 @@ use tidemill_base::{Error, Result};
 
 use emit::Collected;
 use index::{NULL_KEY, hash_keys};
+pub use parts::{RestoringRows, SavedBatch};
 use rows::{KeptRows, RowRef};
 use side::Side;
 pub use spec::{
     Correction, Emit, FeedbackSpec, JoinCounts, JoinOutput, JoinSpec, JoinState, Matured, NegativeSample, NotLetIn,
-    SampleKind, SamplingMode, Take,
+    SampleKind, SamplingMode, Take, WhenFull,
 };
+pub use spill::SpillDir;
 pub use state::JoinRows;
 use time_queue::{Due, TimeQueue};
 
@@ -78,6 +85,8 @@ pub struct LabelJoin {
     window_ms: i64,
     is_fixed_at_match: bool,
     output: SchemaRef,
+    /// Columns that tell two impressions of one key apart.
+    compared: Vec<usize>,
     watermark: i64,
     next_seq: u64,
     counts: JoinCounts,
@@ -109,23 +118,25 @@ impl LabelJoin {
         if spec.feedback.is_empty() || spec.feedback.len() != right.len() {
             return Err(Error::internal(format!("{} types of feedback, {} schemas", spec.feedback.len(), right.len())));
         }
-        let measures = spec.pending_bytes_max < usize::MAX;
+        let measures = spec.pending_bytes_max < usize::MAX && spec.when_full != WhenFull::Spill;
         let mut sides = Vec::new();
         for (feedback, right) in spec.feedback.iter().zip(right) {
             check_keys(left, feedback.left_key, right, feedback.right_key)?;
             sides.push(Side::new(feedback.clone(), right, spec.allowed_lateness_ms, measures)?);
         }
         let fields: Vec<_> = left.fields().iter().cloned().chain(sides.iter().flat_map(|s| s.fields())).collect();
+        let text_keys: Vec<usize> = sides.iter().filter(|s| s.key_is_text).map(|s| s.spec.left_key).collect();
         let window_ms = spec.window_ms();
         let kept_ms = window_ms.saturating_add(spec.correction_ttl_ms).saturating_add(spec.allowed_lateness_ms);
         Ok(Self {
             output: Arc::new(Schema::new(fields)),
             window_ms,
             is_fixed_at_match: spec.is_fixed_at_match(),
+            compared: (0..left.fields().len()).collect(),
             watermark: i64::MIN,
             next_seq: 0,
             counts: JoinCounts::default(),
-            left_rows: KeptRows::new(left.clone(), measures),
+            left_rows: KeptRows::new(left.clone(), measures, text_keys),
             sides,
             pending: Vec::new(),
             pending_free: Vec::new(),
@@ -162,7 +173,10 @@ impl LabelJoin {
                 refused.push((i as u32, NotLetIn::Late));
             } else if self.spec.dedup.is_some_and(|side| self.is_known(side, keys[side][i], row)) {
                 self.counts.duplicate_impressions += 1;
-                refused.push((i as u32, NotLetIn::Duplicate));
+                let conflict = self.spec.dedup.map(|side| self.conflict(side, keys[side][i], ts, row));
+                let conflict = conflict.transpose()?.flatten();
+                self.counts.conflicting_impressions += u64::from(conflict.is_some());
+                refused.push((i as u32, conflict.map_or(NotLetIn::Duplicate, NotLetIn::Conflict)));
             } else {
                 self.counts.late_let_in += (ts <= self.watermark) as u64;
                 self.let_in(keys.iter().map(|keys| keys[i]), ts, row);
@@ -214,7 +228,7 @@ impl LabelJoin {
                 self.finish(due.slot, Stage::Done);
             }
         }
-        self.release();
+        self.keep_bounds()?;
         if corrected > self.forgotten_ts {
             self.remembered.pop_through(corrected, &mut all_due);
             for due in all_due.drain(..) {
@@ -228,6 +242,11 @@ impl LabelJoin {
             self.forget(due);
         }
         let known_count_max = self.spec.pending_count_max.saturating_mul(2).saturating_add(KNOWN_COUNT_MIN);
+        if self.spec.when_full == WhenFull::Stop && self.known_count > known_count_max {
+            // A job that stops is one that no bound has changed anything of.
+            let what = format!("{} keys of impressions that left", self.known_count);
+            return Err(full(&what, "join.pending_max", self.spec.pending_count_max));
+        }
         while self.known_count > known_count_max {
             let Some(due) = self.known.pop_first() else { break };
             self.forget(due);
@@ -242,7 +261,27 @@ impl LabelJoin {
             }
         }
         self.due = all_due;
-        self.gather()
+        let out = self.gather()?;
+        self.make_room()?;
+        Ok(out)
+    }
+
+    /// Where rows go that find no room in memory; [`WhenFull::Spill`] needs it to keep its bound.
+    pub fn spill_to(&mut self, dir: &SpillDir) {
+        if self.spec.when_full == WhenFull::Spill {
+            self.left_rows.spill_to(dir.clone());
+            self.sides.iter_mut().for_each(|side| side.rows.spill_to(dir.clone()));
+        }
+    }
+
+    /// Brings the rows in memory within their bound.
+    fn make_room(&mut self) -> Result<()> {
+        if self.spec.when_full != WhenFull::Spill {
+            return Ok(());
+        }
+        let mut all: Vec<&mut KeptRows> =
+            std::iter::once(&mut self.left_rows).chain(self.sides.iter_mut().map(|side| &mut side.rows)).collect();
+        rows::make_room(&mut all, self.spec.pending_bytes_max)
     }
 
     /// No event of this time or an earlier one is let in.
@@ -275,6 +314,8 @@ impl LabelJoin {
             feedback: self.sides.iter().map(Side::waiting).sum(),
             impression_bytes: self.left_rows.bytes(),
             feedback_bytes: self.sides.iter().map(|side| side.rows.bytes()).sum(),
+            spilled_bytes: self.left_rows.spilled_bytes()
+                + self.sides.iter().map(|side| side.rows.spilled_bytes()).sum::<usize>(),
             known_bytes,
             index_bytes: slots.saturating_sub(known_bytes),
         }
@@ -295,13 +336,20 @@ impl LabelJoin {
     }
 
     /// What is over a bound leaves: samples that are only remembered, then the oldest impressions, then the oldest feedback
-    /// that waits for its impression.
-    fn release(&mut self) {
+    /// that waits for its impression. Or the join says what is full.
+    fn keep_bounds(&mut self) -> Result<()> {
         let (count_max, bytes_max) = (self.spec.pending_count_max, self.spec.pending_bytes_max);
+        let measures = bytes_max < usize::MAX && self.spec.when_full != WhenFull::Spill;
         let is_over = |join: &Self| {
-            join.open_count + join.remembered_count > count_max
-                || (bytes_max < usize::MAX && join.held_bytes() > bytes_max)
+            join.open_count + join.remembered_count > count_max || (measures && join.held_bytes() > bytes_max)
         };
+        if self.spec.when_full == WhenFull::Stop && is_over(self) {
+            let count = self.open_count + self.remembered_count;
+            return Err(match count > count_max {
+                true => full(&format!("{count} impressions"), "join.pending_max", count_max),
+                false => full(&format!("{} bytes", self.held_bytes()), "join.bytes_max", bytes_max),
+            });
+        }
         while is_over(self) {
             if let Some(due) = self.remembered.pop_first() {
                 if self.holds(due) && self.pending[due.slot as usize].stage == Stage::Remembered {
@@ -316,6 +364,7 @@ impl LabelJoin {
                 break;
             }
         }
+        Ok(())
     }
 
     /// Whether there was any.
@@ -337,7 +386,7 @@ impl LabelJoin {
         key != NULL_KEY
             && side.index.chain(key, &side.links).any(|slot| {
                 let p = &self.pending[slot as usize];
-                p.stage.is_final() || self.left_rows.same_value(side.spec.left_key, p.row, row)
+                p.stage.is_final() || !side.key_is_text || self.left_rows.same_text(side.spec.left_key, p.row, row)
             })
     }
 
@@ -469,6 +518,13 @@ impl Stage {
     fn has_row(self) -> bool {
         matches!(self, Stage::Waiting | Stage::Early | Stage::Remembered)
     }
+}
+
+fn full(what: &str, name: &str, bound: usize) -> Error {
+    Error::exhausted(format!(
+        "label join: {what} wait for feedback, {name} is {bound}, and join.when_full is 'stop'; raise {name} and start again: \
+         the job goes on where it was, and nothing is lost"
+    ))
 }
 
 fn check_keys(left: &Schema, left_key: usize, right: &Schema, right_key: usize) -> Result<()> {

@@ -84,6 +84,8 @@ pub(super) struct Taken {
 /// One type of feedback.
 pub(super) struct Side {
     pub spec: FeedbackSpec,
+    /// Whether rows of one hash may have two keys. Of other types the hash is a bijection.
+    pub key_is_text: bool,
     pub rows: KeptRows,
     /// Impressions by their key for this feedback.
     pub index: Index,
@@ -125,8 +127,11 @@ impl Side {
                 return Err(Error::invalid(format!("{take:?} of '{name}', which is {ty}; cast it to DOUBLE")));
             }
         }
+        let key_is_text = *schema.field(spec.right_key).data_type() == DataType::Utf8;
+        let compared = counted.iter().map(|(column, _)| *column).chain(key_is_text.then_some(spec.right_key));
         Ok(Self {
-            rows: KeptRows::new(schema.clone(), measures),
+            key_is_text,
+            rows: KeptRows::new(schema.clone(), measures, compared),
             index: Index::default(),
             links: Vec::new(),
             taken: Vec::new(),
@@ -273,12 +278,13 @@ impl Side {
 
     /// Whether the two rows have one key: equal hashes are known.
     pub fn same_key(&self, left: &KeptRows, impression: RowRef, feedback: RowRef) -> bool {
-        super::rows::same_value(
-            left.column(self.spec.left_key, impression.batch),
-            impression.row,
-            self.rows.column(self.spec.right_key, feedback.batch),
-            feedback.row,
-        )
+        !self.key_is_text
+            || super::rows::same_text(
+                left.column(self.spec.left_key, impression.batch),
+                impression.row,
+                self.rows.column(self.spec.right_key, feedback.batch),
+                feedback.row,
+            )
     }
 
     /// Keeps a feedback row for impressions that are still to come.

@@ -101,6 +101,19 @@ pub struct NegativeSample {
     pub seed: u64,
 }
 
+/// What happens when more waits than may (`join.when_full`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WhenFull {
+    /// The oldest leaves with the label known so far, and is counted.
+    #[default]
+    Release,
+    /// Rows beyond the bytes go to files and come back when they leave; `pending_bytes_max` is that of rows in memory. Beyond
+    /// the count the oldest leaves.
+    Spill,
+    /// The join says so and takes nothing more.
+    Stop,
+}
+
 /// What an impression takes from a column of the feedback that matches it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Take {
@@ -151,6 +164,8 @@ pub struct JoinSpec {
     pub pending_count_max: usize,
     /// Bytes that may wait, by [`super::LabelJoin::held_bytes`].
     pub pending_bytes_max: usize,
+    /// What happens beyond either.
+    pub when_full: WhenFull,
     /// The feedback whose key identifies the impression, if one does: a second impression with that key is a duplicate.
     pub dedup: Option<usize>,
 }
@@ -205,6 +220,8 @@ pub struct JoinCounts {
     pub closed_late_positives: u64,
     /// Impressions let in although the watermark had passed them.
     pub late_let_in: u64,
+    /// Those of `duplicate_impressions` that said something else than the one that was let in.
+    pub conflicting_impressions: u64,
 }
 
 impl JoinCounts {
@@ -226,10 +243,12 @@ pub struct JoinState {
     pub known: usize,
     /// Feedback that may yet meet its impression.
     pub feedback: usize,
-    /// Bytes of the impressions' rows.
+    /// Bytes of the impressions' rows in memory.
     pub impression_bytes: usize,
-    /// Bytes of the feedback's rows.
+    /// Bytes of the feedback's rows in memory.
     pub feedback_bytes: usize,
+    /// Bytes of rows in spill files.
+    pub spilled_bytes: usize,
     /// Bytes of those keys.
     pub known_bytes: usize,
     /// Bytes of slots, indexes and queues beside them.
@@ -237,7 +256,7 @@ pub struct JoinState {
 }
 
 impl JoinState {
-    /// All bytes.
+    /// All bytes in memory.
     pub fn bytes(&self) -> usize {
         self.impression_bytes + self.feedback_bytes + self.known_bytes + self.index_bytes
     }
@@ -259,10 +278,12 @@ pub struct JoinOutput {
 }
 
 /// Why an impression was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotLetIn {
     /// The watermark had passed it.
     Late,
     /// An equal key is still known.
     Duplicate,
+    /// The same, and the impression that has it says something else: what, in words.
+    Conflict(String),
 }

@@ -1,35 +1,34 @@
-//! The join's part of a checkpoint: what waits, with its rows, in arrival order.
+//! The join's part of a checkpoint: who waits, in arrival order. The rows they wait with are in parts ([`super::parts`]).
 //!
-//! A restored join answers every later push bit for bit as the one that was saved: slots and batches are numbered anew,
-//! arrival numbers and event times are kept, and only those decide. Saving is in two halves: [`LabelJoin::encode`] copies
-//! who waits as it lies in memory and takes hold of the batches, which never change, so that [`JoinRows::encode`] can put
-//! all of it in order and write it on another thread while the join goes on.
+//! A restored join answers every later push bit for bit as the one that was saved: slots are numbered anew, batches, arrival
+//! numbers and event times are kept, and only those decide. Saving is in two halves: [`LabelJoin::encode`] copies who waits
+//! as it lies in memory and takes hold of the new batches, which never change, so that [`JoinRows::encode`] and
+//! [`JoinRows::blocks`] can put all of it in order and write it on another thread while the join goes on. Times and numbers
+//! are written as the distance from what stands before them, so most are a byte or two.
 
-use arrow::{array::RecordBatch, compute::concat_batches, datatypes::SchemaRef};
 use tidemill_base::{
     Error, Result,
     codec::{Decoder, Encoder},
 };
 
 use super::{
-    JoinCounts, LabelJoin, NO_SEQ, Pending, RowRef, Stage,
+    JoinCounts, LabelJoin, NO_SEQ, Pending, RestoringRows, RowRef, Stage,
     index::NONE,
-    rows::Held,
+    rows::{Held, KeptRows},
     side::{Feedback, Link, Side, Taken},
 };
 
-const GONE: RowRef = RowRef { batch: 0, row: 0 };
-/// Instead of a row: there is none.
-const NO_ROW: u64 = u64::MAX;
-/// Bytes of an impression and of its part for each feedback, and of a feedback row, at least.
-const PENDING_BYTES: usize = 25;
-const FEEDBACK_BYTES: usize = 33;
+/// Bytes of an impression, of its part for each feedback, and of a feedback row, at least.
+const PENDING_BYTES: usize = 3;
+const LINK_BYTES: usize = 10;
+const FEEDBACK_BYTES: usize = 13;
 
-/// What waits, with its rows, as of the moment of saving.
+/// What waits, as of the moment of saving.
 pub struct JoinRows {
     pending: Vec<Pending>,
-    left: Held,
     sides: Vec<Waiting>,
+    /// Impressions first, then feedback, type by type.
+    pub(super) rows: Vec<Held>,
 }
 
 /// What waits on one side.
@@ -42,36 +41,41 @@ struct Waiting {
     feedback: Vec<Feedback>,
     feedback_free: Vec<u32>,
     next_feedback: u64,
-    rows: Held,
 }
 
 impl JoinRows {
-    /// Appends who waits, then all rows: impressions, then feedback, type by type.
-    pub fn encode(&self, out: &mut Encoder) -> Result<()> {
+    /// Appends who waits.
+    pub fn encode(&self, out: &mut Encoder) {
+        self.rows.iter().for_each(|side| _ = out.put_u64(side.next));
         let mut pending: Vec<usize> = (0..self.pending.len()).filter(|&i| self.pending[i].seq != NO_SEQ).collect();
         pending.sort_unstable_by_key(|&i| self.pending[i].seq);
         out.put_varint(pending.len() as u64);
+        let (mut ts, mut seq, mut left) = (Near(0), Near(0), Near(0));
+        let mut rows = vec![Near(0); self.sides.len()];
         for slot in pending {
             let p = &self.pending[slot];
-            let left = if p.stage.has_row() { self.left.index(p.row) } else { NO_ROW };
-            out.put_i64(p.ts).put_u64(p.seq).put_u8(p.stage as u8).put_u64(left);
-            self.sides.iter().for_each(|side| side.encode_link(slot, out));
+            ts.put(p.ts, out);
+            seq.put(p.seq as i64, out);
+            out.put_u8(p.stage as u8);
+            if p.stage.has_row() {
+                left.put_row(p.row, out);
+            }
+            self.sides.iter().zip(&mut rows).for_each(|(side, near)| side.encode_link(slot, p.ts, near, out));
         }
-        self.sides.iter().for_each(|side| side.encode_feedback(out));
-        put_rows(out, &self.left)?;
-        self.sides.iter().try_for_each(|side| put_rows(out, &side.rows))
+        self.sides.iter().zip(&mut rows).for_each(|(side, near)| side.encode_feedback(near, out));
     }
 }
 
 impl LabelJoin {
-    /// Appends what was counted, and takes hold of what waits as it is now.
-    pub fn encode(&self, out: &mut Encoder) -> JoinRows {
+    /// Appends what was counted, and takes hold of what waits as it is now; of the rows those that no part has yet, or all.
+    pub fn encode(&mut self, whole: bool, out: &mut Encoder) -> JoinRows {
         out.put_i64(self.watermark).put_u64(self.next_seq);
         for count in self.counts.as_array() {
             out.put_u64(count);
         }
-        let sides = self.sides.iter().map(Side::waiting_now).collect();
-        JoinRows { pending: self.pending.clone(), left: self.left_rows.held(), sides }
+        let rows = std::iter::once(&mut self.left_rows).chain(self.sides.iter_mut().map(|side| &mut side.rows));
+        let rows = rows.map(|rows| rows.held(whole)).collect();
+        JoinRows { pending: self.pending.clone(), sides: self.sides.iter().map(Side::waiting_now).collect(), rows }
     }
 
     /// Takes back what was counted; [`LabelJoin::restore_rows`] must follow.
@@ -86,29 +90,69 @@ impl LabelJoin {
         Ok(())
     }
 
-    /// Fills an empty join with who waits and their rows: what [`JoinRows::encode`] wrote.
-    pub fn restore_rows(&mut self, d: &mut Decoder) -> Result<()> {
-        for _ in 0..d.count(PENDING_BYTES)? {
-            let (ts, seq, stage, left) = (d.i64()?, d.u64()?, stage_of(d.u8()?)?, d.u64()?);
-            if stage.has_row() == (left == NO_ROW) {
-                return Err(Error::corrupt("label join: an impression waits without its row"));
-            }
-            let links: Vec<_> = self.sides.iter().map(|side| side.decode_link(d)).collect::<Result<_>>()?;
-            let slot =
-                self.insert_pending(Pending { ts, seq, stage, row: row(left) }, links.iter().map(|link| link.key));
-            self.sides.iter_mut().zip(links).for_each(|(side, link)| side.restore_link(slot as usize, link));
+    /// Fills an empty join with who waits, what [`JoinRows::encode`] wrote, and the rows of all parts.
+    pub fn restore_rows(&mut self, d: &mut Decoder, rows: RestoringRows) -> Result<()> {
+        let mut rows = rows.sides.into_iter();
+        self.left_rows = rows.next().ok_or_else(|| Error::internal("label join: restored without rows"))?;
+        self.sides.iter_mut().zip(rows).for_each(|(side, rows)| side.rows = rows);
+        self.left_rows.skip_to(d.u64()?)?;
+        self.sides.iter_mut().try_for_each(|side| side.rows.skip_to(d.u64()?))?;
+        let (mut ts, mut seq, mut left) = (Near(0), Near(0), Near(0));
+        let mut near = vec![Near(0); self.sides.len()];
+        for _ in 0..d.count(PENDING_BYTES + LINK_BYTES * self.sides.len())? {
+            let (ts, seq, stage) = (ts.get(d)?, seq.get(d)? as u64, stage_of(d.u8()?)?);
+            let row = if stage.has_row() { hold(&mut self.left_rows, left.get_row(d)?)? } else { RowRef::NONE };
+            let links: Vec<_> = self
+                .sides
+                .iter()
+                .zip(&mut near)
+                .map(|(side, near)| side.decode_link(ts, near, d))
+                .collect::<Result<_>>()?;
+            let slot = self.insert_pending(Pending { ts, seq, stage, row }, links.iter().map(|link| link.key));
+            self.sides.iter_mut().zip(links).try_for_each(|(side, link)| side.restore_link(slot as usize, link))?;
         }
-        self.sides.iter_mut().try_for_each(|side| side.decode_feedback(d))?;
-        let left = get_rows(d, self.left_rows.schema())?;
-        let count = left.num_rows();
-        let batch = self.left_rows.add(left);
-        for p in self.pending.iter_mut().filter(|p| p.stage.has_row()) {
-            p.row = placed(p.row, batch, count)?;
-            self.left_rows.hold(p.row);
-        }
-        self.left_rows.settle(batch);
-        self.sides.iter_mut().try_for_each(|side| side.restore_rows(d))
+        self.sides.iter_mut().zip(&mut near).try_for_each(|(side, near)| side.decode_feedback(near, d))?;
+        self.left_rows.settle_all();
+        self.sides.iter_mut().for_each(|side| side.rows.settle_all());
+        self.make_room()
     }
+}
+
+/// A number that is near the one before it.
+#[derive(Clone, Copy)]
+struct Near(i64);
+
+impl Near {
+    fn put(&mut self, x: i64, out: &mut Encoder) {
+        let distance = x.wrapping_sub(std::mem::replace(&mut self.0, x));
+        out.put_varint((distance << 1 ^ distance >> 63) as u64);
+    }
+
+    fn get(&mut self, d: &mut Decoder) -> Result<i64> {
+        let folded = d.varint()?;
+        self.0 = self.0.wrapping_add((folded >> 1) as i64 ^ -((folded & 1) as i64));
+        Ok(self.0)
+    }
+
+    fn put_row(&mut self, RowRef { batch, row }: RowRef, out: &mut Encoder) {
+        self.put(batch as i64, out);
+        out.put_varint(row.into());
+    }
+
+    fn get_row(&mut self, d: &mut Decoder) -> Result<RowRef> {
+        let (batch, row) = (self.get(d)? as u64, d.varint()?);
+        // A row beyond is in no batch, and is refused there.
+        Ok(RowRef { batch, row: row.min(u32::MAX.into()) as u32 })
+    }
+}
+
+fn hold(rows: &mut KeptRows, at: RowRef) -> Result<RowRef> {
+    if !rows.has(at) {
+        let RowRef { batch, row } = at;
+        return Err(Error::corrupt(format!("label join: row {row} of batch {batch} is in no part of the checkpoint")));
+    }
+    rows.hold(at);
+    Ok(at)
 }
 
 /// What an impression has of one feedback, as it was saved.
@@ -121,19 +165,19 @@ struct SavedLink {
 }
 
 impl Waiting {
-    fn encode_link(&self, slot: usize, out: &mut Encoder) {
+    fn encode_link(&self, slot: usize, ts: i64, near: &mut Near, out: &mut Encoder) {
         let link = &self.links[slot];
         let taken = self.taken.get(link.taken as usize).copied().unwrap_or_default();
-        out.put_u64(link.key).put_u32(link.matches);
         let has = |taken: &Option<(i64, RowRef)>, flag: u8| if taken.is_some() { flag } else { 0 };
-        out.put_u8(has(&taken.first, 1) | has(&taken.last, 2));
-        for (ts, row) in taken.first.iter().chain(&taken.last) {
-            out.put_i64(*ts).put_u64(self.rows.index(*row));
+        out.put_u64(link.key).put_varint(link.matches.into()).put_u8(has(&taken.first, 1) | has(&taken.last, 2));
+        for (at, row) in taken.first.iter().chain(&taken.last) {
+            Near(ts).put(*at, out);
+            near.put_row(*row, out);
         }
         self.numbers[slot * self.width..][..self.width].iter().for_each(|number| _ = out.put_f64(*number));
     }
 
-    fn encode_feedback(&self, out: &mut Encoder) {
+    fn encode_feedback(&self, near: &mut Near, out: &mut Encoder) {
         out.put_u64(self.next_feedback);
         let mut is_free = vec![false; self.feedback.len()];
         self.feedback_free.iter().for_each(|i| is_free[*i as usize] = true);
@@ -141,8 +185,13 @@ impl Waiting {
             self.feedback.iter().zip(is_free).filter(|(_, is_free)| !is_free).map(|(f, _)| f).collect();
         feedback.sort_unstable_by_key(|f| f.arrival);
         out.put_varint(feedback.len() as u64);
+        let (mut ts, mut arrival) = (Near(0), Near(0));
         for f in &feedback {
-            out.put_u64(f.key).put_i64(f.ts).put_u64(f.arrival).put_u8(f.matched as u8).put_u64(self.rows.index(f.row));
+            out.put_u64(f.key);
+            ts.put(f.ts, out);
+            arrival.put(f.arrival as i64, out);
+            out.put_u8(f.matched as u8);
+            near.put_row(f.row, out);
         }
     }
 }
@@ -157,70 +206,46 @@ impl Side {
             feedback: self.feedback.clone(),
             feedback_free: self.feedback_free.clone(),
             next_feedback: self.next_feedback,
-            rows: self.rows.held(),
         }
     }
 
-    fn decode_link(&self, d: &mut Decoder) -> Result<SavedLink> {
-        let (key, matches, has) = (d.u64()?, d.u32()?, d.u8()?);
+    fn decode_link(&self, ts: i64, near: &mut Near, d: &mut Decoder) -> Result<SavedLink> {
+        let (key, matches, has) = (d.u64()?, d.varint()?.min(u32::MAX.into()) as u32, d.u8()?);
         if has > 3 {
             return Err(Error::corrupt(format!("label join: an impression has {has} of its feedback")));
         }
-        let mut taken = |flag: u8| (has & flag != 0).then(|| Ok((d.i64()?, row(d.u64()?)))).transpose();
+        let mut taken = |flag: u8| (has & flag != 0).then(|| Ok((Near(ts).get(d)?, near.get_row(d)?))).transpose();
         let (first, last) = (taken(1)?, taken(2)?);
         let numbers = self.counted.iter().map(|_| d.f64()).collect::<Result<_>>()?;
         Ok(SavedLink { key, matches, first, last, numbers })
     }
 
-    fn restore_link(&mut self, slot: usize, saved: SavedLink) {
+    fn restore_link(&mut self, slot: usize, saved: SavedLink) -> Result<()> {
         self.links[slot].matches = saved.matches;
+        for (_, row) in saved.first.iter().chain(&saved.last) {
+            hold(&mut self.rows, *row)?;
+        }
         if saved.first.is_some() || saved.last.is_some() {
             *self.taken_mut(slot as u32) = Taken { first: saved.first, last: saved.last };
         }
         let width = self.counted.len();
         self.numbers[slot * width..][..width].copy_from_slice(&saved.numbers);
+        Ok(())
     }
 
-    fn decode_feedback(&mut self, d: &mut Decoder) -> Result<()> {
+    fn decode_feedback(&mut self, near: &mut Near, d: &mut Decoder) -> Result<()> {
         self.next_feedback = d.u64()?;
+        let (mut times, mut arrivals) = (Near(0), Near(0));
         for _ in 0..d.count(FEEDBACK_BYTES)? {
-            let (key, ts, arrival, matched) = (d.u64()?, d.i64()?, d.u64()?, d.u8()? != 0);
-            self.insert_feedback(Feedback { key, ts, arrival, row: row(d.u64()?), matched, next: NONE });
+            let (key, ts, arrival, matched) = (d.u64()?, times.get(d)?, arrivals.get(d)? as u64, d.u8()? != 0);
+            let row = hold(&mut self.rows, near.get_row(d)?)?;
+            self.insert_feedback(Feedback { key, ts, arrival, row, matched, next: NONE });
         }
         Ok(())
     }
-
-    fn restore_rows(&mut self, d: &mut Decoder) -> Result<()> {
-        let rows = get_rows(d, self.rows.schema())?;
-        let count = rows.num_rows();
-        let batch = self.rows.add(rows);
-        for taken in &mut self.taken {
-            for (_, row) in taken.first.iter_mut().chain(&mut taken.last) {
-                *row = placed(*row, batch, count)?;
-                self.rows.hold(*row);
-            }
-        }
-        for f in &mut self.feedback {
-            f.row = placed(f.row, batch, count)?;
-            self.rows.hold(f.row);
-        }
-        self.rows.settle(batch);
-        Ok(())
-    }
 }
 
-fn row(index: u64) -> RowRef {
-    if index == NO_ROW { GONE } else { RowRef { batch: 0, row: index.min(u32::MAX as u64) as u32 } }
-}
-
-fn placed(row: RowRef, batch: u64, count: usize) -> Result<RowRef> {
-    if row.row as usize >= count {
-        return Err(Error::corrupt(format!("label join: row {} of {count}", row.row)));
-    }
-    Ok(RowRef { batch, row: row.row })
-}
-
-const COUNTS: usize = 17;
+const COUNTS: usize = 18;
 
 macro_rules! counts {
     ($($name:ident),*) => {
@@ -254,7 +279,8 @@ counts!(
     feedback_released,
     closed_positives,
     closed_late_positives,
-    late_let_in
+    late_let_in,
+    conflicting_impressions
 );
 
 fn stage_of(byte: u8) -> Result<Stage> {
@@ -262,26 +288,4 @@ fn stage_of(byte: u8) -> Result<Stage> {
         .into_iter()
         .find(|s| *s as u8 == byte)
         .ok_or_else(|| Error::corrupt(format!("label join: no stage {byte}")))
-}
-
-fn put_rows(out: &mut Encoder, held: &Held) -> Result<()> {
-    let rows = concat_batches(&held.schema, &held.batches).map_err(internal)?;
-    let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &held.schema).map_err(internal)?;
-    writer.write(&rows).map_err(internal)?;
-    out.put_bytes(&writer.into_inner().map_err(internal)?);
-    Ok(())
-}
-
-fn get_rows(d: &mut Decoder, schema: &SchemaRef) -> Result<RecordBatch> {
-    let corrupt = |e| Error::corrupt(format!("label join rows: {e}"));
-    let mut reader = arrow::ipc::reader::StreamReader::try_new(d.bytes()?, None).map_err(corrupt)?;
-    let batch = reader.next().ok_or_else(|| Error::corrupt("label join rows: missing"))?.map_err(corrupt)?;
-    if batch.schema().fields() != schema.fields() {
-        return Err(Error::conflict("the checkpoint's columns are not those of this program"));
-    }
-    Ok(batch)
-}
-
-fn internal(e: arrow::error::ArrowError) -> Error {
-    Error::internal(format!("label join: {e}"))
 }

@@ -13,7 +13,7 @@
 //! begun behind the checkpoint, and its rows are derived again.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -24,7 +24,10 @@ use serde_json::json;
 use tidemill_base::{
     Error, Kind, Result,
     codec::{Decoder, Encoder},
-    store::atomic_file,
+    store::{
+        atomic_file,
+        disk::{self, File},
+    },
 };
 
 use super::{
@@ -60,7 +63,7 @@ impl FileOutlet {
     /// The directory, made if need be; refused where it holds rows of another sink, or of another lineage.
     pub fn open(settings: &FileSinkSettings, format: RowFormat, owner: &Owner, columns: &SchemaRef) -> Result<Self> {
         let dir = PathBuf::from(&settings.path);
-        fs::create_dir_all(&dir).map_err(|e| match dir.exists() {
+        disk::make_dir(&dir).map_err(|e| match dir.exists() {
             true => Error::invalid(format!("path '{}' is no directory", dir.display())),
             false => Error::io("create", &dir, e),
         })?;
@@ -150,7 +153,7 @@ impl FileOutlet {
         for begin in self.begins("ready")? {
             let open = self.hidden(begin, "open");
             if open.exists() {
-                fs::remove_file(&open).map_err(|e| Error::io("remove", &open, e))?;
+                disk::remove_file(&open).map_err(|e| Error::io("remove", &open, e))?;
             }
             // There is always a newer open file: it was made before this one was complete.
             let through = end_of(begin).ok_or_else(|| self.torn(begin))?;
@@ -163,7 +166,7 @@ impl FileOutlet {
                 let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
                 let ready = self.hidden(begin, "ready");
                 atomic_file::replace(&ready, &self.parquet(&bytes)?)?;
-                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+                disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
                 self.publish(&ready, begin, through)?;
             } else {
                 self.publish(&path, begin, through)?;
@@ -184,7 +187,7 @@ impl FileOutlet {
 
     fn publish(&self, from: &Path, begin: u64, through: u64) -> Result<()> {
         let to = self.dir.join(format!("{}-{begin:012}-{through:012}.{}", self.name, self.format.extension()));
-        fs::rename(from, &to).map_err(|e| Error::io("rename into", &to, e))?;
+        disk::rename(from, &to).map_err(|e| Error::io("rename into", &to, e))?;
         atomic_file::sync_parent(&to)
     }
 
@@ -267,7 +270,7 @@ impl Outlet for FileOutlet {
         };
         let path = self.hidden(begin, "open");
         let cut = || {
-            let mut file = OpenOptions::new().write(true).open(&path)?;
+            let mut file = File::open(&path)?;
             file.set_len(kept.bytes)?;
             file.seek(SeekFrom::End(0))?;
             Ok(file)

@@ -127,14 +127,20 @@ impl Reading {
 
 /// `name=value` pairs between semicolons or on lines of their own; a line that begins with `#` says nothing.
 pub fn parse_properties(text: &str) -> Result<Vec<(String, String)>> {
-    let mut properties = Vec::new();
-    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+    let mut properties: Vec<(String, String)> = Vec::new();
+    let is_file = text.lines().nth(1).is_some();
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#')) {
+        let place = if is_file { format!("line {}: ", i + 1) } else { String::new() };
         for pair in line.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
             // Not the pair itself: it may be a password.
             let (name, value) = pair.split_once('=').ok_or_else(|| {
-                Error::invalid(format!("properties: pair {} has no '='; write name=value", properties.len() + 1))
+                Error::invalid(format!("{place}properties: pair {} has no '='; write name=value", properties.len() + 1))
             })?;
-            properties.push((name.trim().to_string(), value.trim().to_string()));
+            let name = name.trim();
+            if properties.iter().any(|(known, _)| known == name) {
+                return Err(Error::invalid(format!("{place}properties: '{name}' is there twice; leave one out")));
+            }
+            properties.push((name.to_string(), value.trim().to_string()));
         }
     }
     Ok(properties)

@@ -99,6 +99,10 @@ fn libsvm_feature(part: &[u8]) -> Option<(u64, f32)> {
 
 #[cold]
 fn bad_feature(part: &[u8]) -> String {
+    let index = part.rsplitn(2, |b| *b == b':').nth(1).and_then(|head| head.rsplit(|b| *b == b':').next());
+    if let Some(index) = index.filter(|i| !i.is_empty() && i.iter().all(u8::is_ascii_digit) && parse_u64(i).is_err()) {
+        return format!("index {} of a feature exceeds {}", show(index), thousands(u64::MAX));
+    }
     format!("'{}' is not a feature index:value with a finite value", show(part))
 }
 

@@ -6,14 +6,15 @@ use arrow::{
     array::{Array, AsArray, Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
 };
-use tidemill_base::{
-    Rng,
-    codec::{Decoder, Encoder},
-};
+use tidemill_base::Rng;
 use tidemill_stream::{
-    join::{Correction, Emit, FeedbackSpec, JoinSpec, LabelJoin, NegativeSample, SampleKind, SamplingMode, Take},
+    join::{
+        Correction, Emit, FeedbackSpec, JoinSpec, LabelJoin, NegativeSample, SampleKind, SamplingMode, Take, WhenFull,
+    },
     window::END_OF_TIME,
 };
+
+use super::join_spill::Saved;
 
 const WINDOW_MS: i64 = 600;
 
@@ -21,13 +22,13 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("key", DataType::Utf8, true), Field::new("ts", DataType::Int64, false)]))
 }
 
-fn rows(events: &[(Option<String>, i64)]) -> RecordBatch {
+pub fn rows(events: &[(Option<String>, i64)]) -> RecordBatch {
     let keys: StringArray = events.iter().map(|e| e.0.as_deref()).collect();
     let times: Int64Array = events.iter().map(|e| Some(e.1)).collect();
     RecordBatch::try_new(schema(), vec![Arc::new(keys), Arc::new(times)]).unwrap()
 }
 
-fn spec(emit: Emit) -> JoinSpec {
+pub fn spec(emit: Emit) -> JoinSpec {
     let takes = vec![Take::First; 2];
     JoinSpec {
         feedback: vec![FeedbackSpec { left_key: 0, right_key: 0, window_ms: WINDOW_MS, takes }],
@@ -39,11 +40,12 @@ fn spec(emit: Emit) -> JoinSpec {
         allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
+        when_full: WhenFull::Release,
         dedup: Some(0),
     }
 }
 
-fn open(spec: &JoinSpec) -> LabelJoin {
+pub fn open(spec: &JoinSpec) -> LabelJoin {
     LabelJoin::new(spec.clone(), &schema(), &[schema()]).unwrap()
 }
 
@@ -52,38 +54,29 @@ fn join(emit: Emit, pending_count_max: usize) -> LabelJoin {
 }
 
 /// The same out of what it saves.
-fn restored(join: &LabelJoin, spec: &JoinSpec) -> LabelJoin {
-    let saved = |join: &LabelJoin| {
-        let mut out = Encoder::new();
-        join.encode(&mut out).encode(&mut out).unwrap();
-        out.finish()
-    };
-    let bytes = saved(join);
-    let (mut again, mut d) = (open(spec), Decoder::new(&bytes, "join"));
-    again.restore(&mut d).unwrap();
-    again.restore_rows(&mut d).unwrap();
-    d.end().unwrap();
-    assert!(saved(&again) == bytes, "what is restored saves as it was");
-    again
+fn restored(join: &mut LabelJoin, spec: &JoinSpec) -> LabelJoin {
+    let mut saved = Saved::default();
+    saved.save(join);
+    saved.restored(open(spec))
 }
 
 /// One mini-batch of events and the watermark behind it.
-struct Step {
+pub struct Step {
     impressions: Vec<(Option<String>, i64)>,
     feedback: Vec<(Option<String>, i64)>,
     watermark: i64,
 }
 
 /// A sample row as it left: kind, key, time of the matched feedback.
-type Row = (SampleKind, u64, Option<String>, Option<i64>);
+pub type Row = (SampleKind, u64, Option<String>, Option<i64>);
 
 #[derive(Default)]
-struct Seen {
-    rows: Vec<Row>,
-    matured: Vec<(u64, bool)>,
+pub struct Seen {
+    pub rows: Vec<Row>,
+    pub matured: Vec<(u64, bool)>,
 }
 
-fn step(join: &mut LabelJoin, s: &Step, seen: &mut Seen) {
+pub fn step(join: &mut LabelJoin, s: &Step, seen: &mut Seen) {
     let times = |events: &[(Option<String>, i64)]| events.iter().map(|e| e.1).collect::<Vec<_>>();
     join.push_impressions(&rows(&s.impressions), &times(&s.impressions)).unwrap();
     join.push_feedback(0, &rows(&s.feedback), &times(&s.feedback)).unwrap();
@@ -100,7 +93,7 @@ fn step(join: &mut LabelJoin, s: &Step, seen: &mut Seen) {
 
 /// A stream with disorder up to `jitter_ms`, watermarks that promise just that, feedback before and after its impression,
 /// in and out of the window, repeated, and for impressions that do not exist.
-fn stream(seed: u64, jitter_ms: u64) -> Vec<Step> {
+pub fn stream(seed: u64, jitter_ms: u64) -> Vec<Step> {
     let mut rng = Rng::seeded(seed);
     let mut arrivals: Vec<(i64, bool, Option<String>, i64)> = Vec::new();
     for i in 0..300u64 {
@@ -217,9 +210,14 @@ fn restored_behind_any_mini_batch_the_join_goes_on_as_before() {
         steps.iter().for_each(|s| step(&mut undisturbed, s, &mut whole));
         let mut seen = Seen::default();
         let mut current = open(&spec);
+        let mut saved = Saved::default();
         for s in &steps {
             step(&mut current, s, &mut seen);
-            current = restored(&current, &spec);
+            saved.save(&mut current);
+            current = saved.restored(open(&spec));
+            let before = saved.body.clone();
+            saved.save(&mut current);
+            assert!(saved.body == before, "what is restored saves as it was");
         }
         assert_eq!(seen.rows, whole.rows);
         assert_eq!(seen.matured, whole.matured);
@@ -298,7 +296,7 @@ fn f21_with_lateness_allowed_and_corrected_the_labels_are_those_of_a_patient_wat
             for (i, s) in steps.iter().enumerate() {
                 step(&mut join, s, &mut seen);
                 if i % 3 == 0 {
-                    join = restored(&join, &allowed);
+                    join = restored(&mut join, &allowed);
                 }
             }
             let mut labels: BTreeMap<String, (f32, f32)> = BTreeMap::new();

@@ -6,34 +6,34 @@ use arrow::{
     array::{Array, AsArray, Float64Array, Int64Array, RecordBatch},
     datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef},
 };
-use tidemill_base::{
-    Rng,
-    codec::{Decoder, Encoder},
-};
+use tidemill_base::Rng;
 use tidemill_stream::{
     join::{
-        Correction, Emit, FeedbackSpec, JoinCounts, JoinSpec, LabelJoin, NegativeSample, SampleKind, SamplingMode, Take,
+        Correction, Emit, FeedbackSpec, JoinCounts, JoinSpec, LabelJoin, NegativeSample, SampleKind, SamplingMode,
+        Take, WhenFull,
     },
     window::END_OF_TIME,
 };
 
-const WINDOW_MS: i64 = 600;
+use super::join_spill::Saved;
+
+pub const WINDOW_MS: i64 = 600;
 const IMPRESSIONS: u64 = 400;
 const JITTER_MS: u64 = 45;
 
 /// Time, and for feedback a value; the key is the number of the impression.
 #[derive(Clone, Copy, Debug)]
-struct Event {
+pub struct Event {
     key: i64,
-    ts: i64,
+    pub ts: i64,
     value: Option<f64>,
 }
 
 #[derive(Clone, Default)]
-struct Step {
-    impressions: Vec<Event>,
-    feedback: [Vec<Event>; 2],
-    watermark: i64,
+pub struct Step {
+    pub impressions: Vec<Event>,
+    pub feedback: [Vec<Event>; 2],
+    pub watermark: i64,
 }
 
 fn left() -> SchemaRef {
@@ -47,15 +47,15 @@ fn right() -> SchemaRef {
     Arc::new(Schema::new(vec![key, value("first"), value("last"), value("count"), value("sum"), value("max")]))
 }
 
-const TAKES: [Take; 6] = [Take::First, Take::First, Take::Last, Take::Count, Take::Sum, Take::Max];
+pub const TAKES: [Take; 6] = [Take::First, Take::First, Take::Last, Take::Count, Take::Sum, Take::Max];
 
-fn left_rows(events: &[Event]) -> RecordBatch {
+pub fn left_rows(events: &[Event]) -> RecordBatch {
     let keys: Int64Array = events.iter().map(|e| Some(e.key)).collect();
     let times: Int64Array = events.iter().map(|e| Some(e.ts)).collect();
     RecordBatch::try_new(left(), vec![Arc::new(keys), Arc::new(times)]).unwrap()
 }
 
-fn right_rows(events: &[Event]) -> RecordBatch {
+pub fn right_rows(events: &[Event]) -> RecordBatch {
     let keys: Int64Array = events.iter().map(|e| Some(e.key)).collect();
     let values: Arc<Float64Array> = Arc::new(events.iter().map(|e| e.value).collect());
     let mut columns: Vec<Arc<dyn Array>> = vec![Arc::new(keys)];
@@ -63,7 +63,7 @@ fn right_rows(events: &[Event]) -> RecordBatch {
     RecordBatch::try_new(right(), columns).unwrap()
 }
 
-fn spec(emit: Emit, takes: &[Take], feedback: usize) -> JoinSpec {
+pub fn spec(emit: Emit, takes: &[Take], feedback: usize) -> JoinSpec {
     let of = |i: usize| FeedbackSpec {
         left_key: 0,
         right_key: 0,
@@ -80,15 +80,16 @@ fn spec(emit: Emit, takes: &[Take], feedback: usize) -> JoinSpec {
         allowed_lateness_ms: 0,
         pending_count_max: usize::MAX,
         pending_bytes_max: usize::MAX,
+        when_full: WhenFull::Release,
         dedup: Some(0),
     }
 }
 
 /// What feedback gave a row: first, last, count, sum and largest value, of each type.
-type Given = Vec<(Option<f64>, Option<f64>, i64, Option<f64>, Option<f64>)>;
+pub type Given = Vec<(Option<f64>, Option<f64>, i64, Option<f64>, Option<f64>)>;
 
 #[derive(Debug, PartialEq)]
-struct Row {
+pub struct Row {
     kind: SampleKind,
     seq: u64,
     key: i64,
@@ -97,19 +98,19 @@ struct Row {
 }
 
 #[derive(Debug, Default, PartialEq)]
-struct Seen {
-    rows: Vec<Row>,
-    matured: Vec<(u64, String)>,
-    counts: JoinCounts,
-    pending_max: usize,
+pub struct Seen {
+    pub rows: Vec<Row>,
+    pub matured: Vec<(u64, String)>,
+    pub counts: JoinCounts,
+    pub pending_max: usize,
     bytes_max: usize,
 }
 
-fn open(spec: &JoinSpec) -> LabelJoin {
+pub fn open(spec: &JoinSpec) -> LabelJoin {
     LabelJoin::new(spec.clone(), &left(), &vec![right(); spec.feedback.len()]).unwrap()
 }
 
-fn step(join: &mut LabelJoin, spec: &JoinSpec, step: &Step, seen: &mut Seen) {
+pub fn step(join: &mut LabelJoin, spec: &JoinSpec, step: &Step, seen: &mut Seen) {
     let times = |events: &[Event]| events.iter().map(|e| e.ts).collect::<Vec<_>>();
     join.push_impressions(&left_rows(&step.impressions), &times(&step.impressions)).unwrap();
     for (i, _) in spec.feedback.iter().enumerate() {
@@ -143,7 +144,7 @@ fn step(join: &mut LabelJoin, spec: &JoinSpec, step: &Step, seen: &mut Seen) {
     seen.counts = *join.counts();
 }
 
-fn run(spec: &JoinSpec, steps: &[Step]) -> Seen {
+pub fn run(spec: &JoinSpec, steps: &[Step]) -> Seen {
     let (mut join, mut seen) = (open(spec), Seen::default());
     steps.iter().for_each(|s| step(&mut join, spec, s, &mut seen));
     assert_eq!(join.pending_count(), 0, "everything left");
@@ -151,7 +152,7 @@ fn run(spec: &JoinSpec, steps: &[Step]) -> Seen {
 }
 
 /// Impressions in disorder, with feedback of two types in and out of the window; whole values, so that sums are exact.
-fn stream(seed: u64) -> Vec<Step> {
+pub fn stream(seed: u64) -> Vec<Step> {
     let mut rng = Rng::seeded(seed);
     let mut arrivals: Vec<(i64, usize, Event)> = Vec::new();
     for i in 0..IMPRESSIONS as i64 {
@@ -204,7 +205,7 @@ fn truth(steps: &[Step], feedback: usize) -> BTreeMap<i64, Given> {
     impressions.map(|i| (i.key, (0..feedback).map(|f| of(i.ts, i.key, f)).collect())).collect()
 }
 
-const EMITS: [Emit; 5] = [
+pub const EMITS: [Emit; 5] = [
     Emit::OnWindowClose,
     Emit::OnMatch,
     Emit::Early { delay_ms: 0 },
@@ -389,17 +390,11 @@ fn bytes_that_wait_are_bounded() {
 }
 
 fn restored_at_every_step(spec: &JoinSpec, steps: &[Step]) -> Seen {
-    let (mut join, mut seen) = (open(spec), Seen::default());
+    let (mut join, mut seen, mut saved) = (open(spec), Seen::default(), Saved::default());
     for s in steps {
         step(&mut join, spec, s, &mut seen);
-        let mut saved = Encoder::new();
-        join.encode(&mut saved).encode(&mut saved).unwrap();
-        let bytes = saved.finish();
-        join = open(spec);
-        let mut d = Decoder::new(&bytes, "join");
-        join.restore(&mut d).unwrap();
-        join.restore_rows(&mut d).unwrap();
-        d.end().unwrap();
+        saved.save(&mut join);
+        join = saved.restored(open(spec));
     }
     seen
 }

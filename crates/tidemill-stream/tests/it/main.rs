@@ -3,4 +3,5 @@
 mod aggregate;
 mod join;
 mod join_policies;
+mod join_spill;
 mod sequencer;

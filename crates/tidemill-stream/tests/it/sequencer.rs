@@ -72,7 +72,7 @@ fn times(seed: u64, n: usize) -> Vec<i64> {
 }
 
 fn sequencer(chunk_rows: usize) -> Sequencer {
-    let window = || Window { computed: None, event_time: Some(0), view: None };
+    let window = || Window { computed: None, event_time: Some(0), id: None, view: None };
     let mut s = Sequencer::new(vec![(window(), 20), (window(), 20)], 16);
     for (input, seed, n) in [(0, 1, 200), (0, 2, 333), (1, 3, 77), (1, 4, 0)] {
         let fake = Fake { name: format!("p{seed}"), times: times(seed, n), at: 0, chunk_rows, live: false };
@@ -195,7 +195,7 @@ fn the_journal_gives_back_the_cuts_that_were_decided() {
 /// it is idle.
 #[test]
 fn a_live_partition_holds_the_watermark_only_while_it_speaks() {
-    let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+    let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), id: None, view: None }, 10)], 4);
     let fixed = Fake {
         name: "file".into(),
         times: (0..12).map(|i| 1_000 + i * 10).collect(),
@@ -206,7 +206,7 @@ fn a_live_partition_holds_the_watermark_only_while_it_speaks() {
     s.add_partition(0, Box::new(fixed), true);
     let pushed = Fake { name: "push".into(), times: vec![1_005], at: 0, chunk_rows: 5, live: true };
     let id = s.add_partition(0, Box::new(pushed), false);
-    let mut other = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+    let mut other = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), id: None, view: None }, 10)], 4);
     let fixed = Fake {
         name: "file".into(),
         times: (0..12).map(|i| 1_000 + i * 10).collect(),
@@ -242,7 +242,7 @@ fn second_max(cut: &Cut) -> i64 {
 /// when the other speaks, move the watermark. It does not pass the one that is silent: its events may be under way (F23).
 #[test]
 fn f23_a_silent_source_holds_the_watermark_where_it_has_come() {
-    let window = || Window { computed: None, event_time: Some(0), view: None };
+    let window = || Window { computed: None, event_time: Some(0), id: None, view: None };
     let live = |times: &[i64]| Fake { name: "push".into(), times: times.to_vec(), at: 0, chunk_rows: 5, live: true };
     let mut s = Sequencer::new(vec![(window(), 10), (window(), 10)], 4);
     let says = |s: &mut Sequencer, idle: &[PartitionId]| s.cut(false, idle).unwrap().map(|cut| cut.watermark);
@@ -294,7 +294,7 @@ impl Partition for Slow {
 fn fast_and_slow() -> (Sequencer, Arc<AtomicBool>, Arc<AtomicBool>) {
     let live =
         |name: &str, times: &[i64]| Fake { name: name.into(), times: times.to_vec(), at: 0, chunk_rows: 5, live: true };
-    let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+    let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), id: None, view: None }, 10)], 4);
     let (is_let, trouble) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
     s.add_partition(0, Box::new(live("fast", &[1_000, 5_000, 9_000])), false);
     let slow = Slow { rows: live("slow", &[1_100, 1_200]), is_let: is_let.clone(), trouble: trouble.clone() };
@@ -344,7 +344,7 @@ fn a_partition_far_ahead_waits_for_one_that_has_unread_events() {
         cut.takes.iter().filter(|take| take.id.partition == partition).map(|take| take.event_times.len()).sum()
     };
     for drift_max_ms in [Some(60_000), None] {
-        let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+        let mut s = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), id: None, view: None }, 10)], 4);
         s.bound_drift(0, drift_max_ms);
         let old = s.add_partition(0, Box::new(slow("old", 0)), false);
         let new = s.add_partition(0, Box::new(slow("new", 36_000_000)), false);
@@ -364,7 +364,8 @@ fn a_partition_far_ahead_waits_for_one_that_has_unread_events() {
             Some(_) => assert!(new_at_end_of_old < Some(8_500), "{new_at_end_of_old:?}"),
             None => assert!(new_at_end_of_old > Some(14_000), "{new_at_end_of_old:?}"),
         }
-        let mut again = Sequencer::new(vec![(Window { computed: None, event_time: Some(0), view: None }, 10)], 4);
+        let mut again =
+            Sequencer::new(vec![(Window { computed: None, event_time: Some(0), id: None, view: None }, 10)], 4);
         again.add_partition(0, Box::new(slow("old", 0)), false);
         again.add_partition(0, Box::new(slow("new", 36_000_000)), false);
         let replayed: u64 = records.into_iter().map(|record| again.replay(record).unwrap().events).sum();

@@ -15,6 +15,7 @@ use tidemill_base::{Clock, Error, Result, Rng, SystemClock};
 use super::join::expected;
 
 const WINDOW_MS: i64 = 600_000;
+const LONG_WINDOW_MS: i64 = 3_600_000;
 const START_MS: i64 = 1_700_000_000_000;
 const HEADER: &str = "imp_id,user_id,item_id,ts,slot,device,geo,campaign,bid,score";
 
@@ -26,6 +27,8 @@ pub struct Events {
     pub impressions: u64,
     /// Those with a click in their window.
     pub positives: u64,
+    /// Those with a click within an hour, where that is known.
+    pub clicked: Option<u64>,
 }
 
 impl Events {
@@ -37,6 +40,7 @@ impl Events {
             dir: dir.to_path_buf(),
             impressions: expected(&text, "impressions", &place)?,
             positives: expected(&text, "positives_in_window", &place)?,
+            clicked: None,
         })
     }
 
@@ -71,6 +75,8 @@ impl Events {
                 clicks.push((ts + delay, i as u64 + 1));
             }
         }
+        let within_an_hour = |(at, id): &&(i64, u64)| at - rows[*id as usize - 1].0 <= LONG_WINDOW_MS;
+        let clicked = Some(clicks.iter().filter(within_an_hour).count() as u64);
         clicks.sort_unstable();
         let mut merged: Vec<(i64, String)> = Vec::with_capacity(rows.len() + clicks.len());
         for (i, (ts, row)) in rows.iter().enumerate() {
@@ -84,7 +90,7 @@ impl Events {
         let clicks = clicks.into_iter().map(|(ts, id)| format!("{id},{},{ts},1.5", id % 1000));
         write(&dir.join("clicks.csv"), "imp_id,user_id,ts,dwell", clicks)?;
         write(&dir.join("events-p0.csv"), &format!("kind,event_id,{HEADER}"), merged.into_iter().map(|(_, row)| row))?;
-        Ok(Self { dir: dir.to_path_buf(), impressions, positives })
+        Ok(Self { dir: dir.to_path_buf(), impressions, positives, clicked })
     }
 
     /// Writes what lies there as CSV as JSON lines, too: an object an event, numbers as numbers.

@@ -1,23 +1,27 @@
 //! `tidemill bench join`: impressions and delayed clicks become labelled samples, and nothing is learned from them.
 //!
 //! Each case binds a SQL text and takes the events through steps 1 to 3 of the line, on one thread: read, order, cut, join,
-//! SELECT. The samples are counted, and the count is compared with what is known to be right before any speed is told. The
+//! SELECT. Two cases have a window of an hour, so that half of all impressions wait: once in memory, once with their rows in
+//! spill files but for a few MiB; their peak is that before the last mini-batch, with which all leave that still wait. The
+//! samples are counted, and the count is compared with what is known to be right before any speed is told. The
 //! ceiling is reading the same bytes once and finding the lines in them.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread::JoinHandle,
 };
 
 use serde_json::Value;
 use tidemill_base::{Clock, Error, Result, SystemClock, codec::Encoder};
 use tidemill_connect::Connections;
 use tidemill_sql::{Statement, TrainJob};
+use tidemill_stream::join::SpillDir;
 use tidemill_train::TrainSpec;
 
 use super::{Case, events::Events};
 use crate::{
-    engine::{Engine, Entries},
+    engine::Engine,
     job::{Past, open_partitions},
     program,
     push::PushHub,
@@ -45,15 +49,60 @@ struct Layout {
     merged: bool,
     /// The state is encoded, as for a checkpoint, every second.
     saves: bool,
+    /// How much waits, and where.
+    waits: Waits,
 }
 
-const LAYOUTS: [Layout; 6] = [
-    Layout { name: "csv, two files", extension: "csv", merged: false, saves: false },
-    Layout { name: "csv, two files, checkpoint every second", extension: "csv", merged: false, saves: true },
-    Layout { name: "csv, as they arrived", extension: "csv", merged: true, saves: false },
-    Layout { name: "parquet, two files", extension: "parquet", merged: false, saves: false },
-    Layout { name: "json lines, two files", extension: "jsonl", merged: false, saves: false },
-    Layout { name: "json lines, as they arrived", extension: "jsonl", merged: true, saves: false },
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    TenMinutes,
+    AnHour,
+    AnHourSpilled,
+}
+
+/// Bytes of rows in memory where they spill.
+const SPILL_BEYOND: &str = "8MiB";
+
+const LAYOUTS: [Layout; 9] = [
+    Layout { name: "csv, two files", extension: "csv", merged: false, saves: false, waits: Waits::TenMinutes },
+    Layout {
+        name: "csv, two files, checkpoint every second",
+        extension: "csv",
+        merged: false,
+        saves: true,
+        waits: Waits::TenMinutes,
+    },
+    Layout { name: "csv, as they arrived", extension: "csv", merged: true, saves: false, waits: Waits::TenMinutes },
+    Layout { name: "parquet, two files", extension: "parquet", merged: false, saves: false, waits: Waits::TenMinutes },
+    Layout { name: "json lines, two files", extension: "jsonl", merged: false, saves: false, waits: Waits::TenMinutes },
+    Layout {
+        name: "json lines, as they arrived",
+        extension: "jsonl",
+        merged: true,
+        saves: false,
+        waits: Waits::TenMinutes,
+    },
+    Layout {
+        name: "csv, an hour waits in memory",
+        extension: "csv",
+        merged: false,
+        saves: false,
+        waits: Waits::AnHour,
+    },
+    Layout {
+        name: "csv, an hour waits in spill files",
+        extension: "csv",
+        merged: false,
+        saves: false,
+        waits: Waits::AnHourSpilled,
+    },
+    Layout {
+        name: "csv, an hour waits in spill files, checkpoint every second",
+        extension: "csv",
+        merged: false,
+        saves: true,
+        waits: Waits::AnHourSpilled,
+    },
 ];
 
 /// What came of a run.
@@ -64,6 +113,10 @@ struct Joined {
     seconds: f64,
     /// The longest stop for a checkpoint.
     longest_save_ms: f64,
+    /// What the largest checkpoint but the first has of the join.
+    saved_mib: Option<f64>,
+    /// Before the last mini-batch.
+    peak_mib: Option<f64>,
 }
 
 /// Runs the plan; `tell` hears what is going on.
@@ -84,8 +137,9 @@ fn measure(plan: &Plan, scratch: &Path, tell: &mut dyn FnMut(&str)) -> Result<Ve
         }
     };
     let wanted = |layout: &&Layout| plan.only.as_ref().is_none_or(|only| layout.name.contains(only.as_str()));
+    let known = |layout: &&Layout| layout.waits == Waits::TenMinutes || events.clicked.is_some();
     let there = |layout: &&Layout| events.dir.join(format!("impressions.{}", layout.extension)).is_file();
-    let layouts: Vec<&Layout> = LAYOUTS.iter().filter(wanted).filter(there).collect();
+    let layouts: Vec<&Layout> = LAYOUTS.iter().filter(wanted).filter(known).filter(there).collect();
     if layouts.is_empty() {
         let names: Vec<&str> = LAYOUTS.iter().map(|layout| layout.name).collect();
         return Err(Error::not_found(format!(
@@ -94,19 +148,18 @@ fn measure(plan: &Plan, scratch: &Path, tell: &mut dyn FnMut(&str)) -> Result<Ve
             names.join("; ")
         )));
     }
-    let mut all: Vec<[Case; 3]> = layouts
-        .iter()
-        .map(|layout| ["events/s", "peak MiB", "longest stop, ms"].map(|unit| Case::new(layout.name, unit)))
-        .collect();
+    let units = ["events/s", "peak MiB", "longest stop, ms", "MiB a checkpoint"];
+    let mut all: Vec<[Case; 4]> = layouts.iter().map(|layout| units.map(|unit| Case::new(layout.name, unit))).collect();
     for round in 1..=plan.rounds {
-        for (layout, [speed, memory, stop]) in layouts.iter().zip(&mut all) {
+        for (layout, [speed, memory, stop, saved]) in layouts.iter().zip(&mut all) {
             tell(&format!("round {round} of {}: {}", plan.rounds, layout.name));
             let ceiling = events.lines_per_second(layout.merged, layout.extension)?;
             forget_peak();
-            let joined = joined(&events, layout)?;
+            let joined = joined(&events, layout, scratch)?;
             speed.values.push(joined.events as f64 / joined.seconds);
             speed.ceilings.extend(ceiling);
-            memory.values.extend(peak_mib());
+            memory.values.extend(joined.peak_mib);
+            saved.values.extend(joined.saved_mib);
             if layout.saves {
                 stop.values.push(joined.longest_save_ms);
             }
@@ -118,35 +171,51 @@ fn measure(plan: &Plan, scratch: &Path, tell: &mut dyn FnMut(&str)) -> Result<Ve
 /// The events in two files of JSON lines, joined and counted: events a second.
 pub(super) fn json_lines_per_second(events: &Events) -> Result<f64> {
     let layout = LAYOUTS.iter().find(|layout| layout.extension == "jsonl" && !layout.merged);
-    let joined = joined(events, layout.expect("there is such a layout"))?;
+    let joined = joined(events, layout.expect("there is such a layout"), &events.dir)?;
     Ok(joined.events as f64 / joined.seconds)
 }
 
 /// Takes all events through steps 1 to 3, and counts what came of them.
-fn joined(events: &Events, layout: &Layout) -> Result<Joined> {
-    let joined = join(events, layout)?;
-    if (joined.samples, joined.positives) != (events.impressions, events.positives) {
+fn joined(events: &Events, layout: &Layout, scratch: &Path) -> Result<Joined> {
+    let joined = join(events, layout, scratch)?;
+    let positives = match layout.waits {
+        Waits::TenMinutes => events.positives,
+        Waits::AnHour | Waits::AnHourSpilled => events.clicked.unwrap_or_default(),
+    };
+    if (joined.samples, joined.positives) != (events.impressions, positives) {
         return Err(Error::internal(format!(
             "{}: {} samples, {} of them positive, where {} and {} are right",
-            layout.name, joined.samples, joined.positives, events.impressions, events.positives
+            layout.name, joined.samples, joined.positives, events.impressions, positives
         )));
     }
     Ok(joined)
 }
 
 /// Takes all events through steps 1 to 3.
-fn join(events: &Events, layout: &Layout) -> Result<Joined> {
+fn join(events: &Events, layout: &Layout, scratch: &Path) -> Result<Joined> {
     let clock = SystemClock::new();
     let begin = clock.elapsed();
     let job = bind(&program_of(events, layout))?;
     let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
     let mut engine = Engine::new(&job, &spec, 1)?;
+    engine.line.spill_to(&SpillDir::open(&scratch.join("spill"))?);
     let push = PushHub::reading(&events.dir);
     open_partitions(&mut engine, &job, &Past::default(), &push, &mut Connections::default(), None)?;
-    let mut joined = Joined { events: 0, samples: 0, positives: 0, seconds: 0.0, longest_save_ms: 0.0 };
-    let (mut rejected, mut saved) = (Vec::new(), begin);
+    let mut joined = Joined {
+        events: 0,
+        samples: 0,
+        positives: 0,
+        seconds: 0.0,
+        longest_save_ms: 0.0,
+        saved_mib: None,
+        peak_mib: None,
+    };
+    let (mut rejected, mut saved, mut saves) = (Vec::new(), begin, Vec::new());
     while let Some(cut) = engine.sequencer.cut(true, &[])? {
         joined.events += cut.events;
+        if cut.is_last && layout.waits != Waits::TenMinutes {
+            joined.peak_mib = peak_mib();
+        }
         if let Some(samples) = engine.line.join(&cut, &mut rejected)? {
             let samples = engine.line.select(samples, &mut rejected)?;
             joined.samples += samples.labels.len() as u64;
@@ -155,7 +224,7 @@ fn join(events: &Events, layout: &Layout) -> Result<Joined> {
         let now = clock.elapsed();
         // The last one, too: a short run has no other.
         if layout.saves && ((now - saved).as_secs_f64() >= 1.0 || cut.is_last) {
-            save(&engine)?;
+            saves.push(save(&mut engine, saves.is_empty()));
             joined.longest_save_ms = joined.longest_save_ms.max((clock.elapsed() - now).as_secs_f64() * 1e3);
             saved = now;
         }
@@ -164,20 +233,30 @@ fn join(events: &Events, layout: &Layout) -> Result<Joined> {
         }
     }
     joined.seconds = (clock.elapsed() - begin).as_secs_f64();
+    joined.peak_mib = joined.peak_mib.or_else(peak_mib);
+    let panicked = |_| Err(Error::internal("the thread that encodes rows panicked"));
+    let sizes = saves.into_iter().map(|save| save.join().unwrap_or_else(panicked));
+    let sizes = sizes.collect::<Result<Vec<usize>>>()?;
+    joined.saved_mib =
+        sizes.get(1..).and_then(|sizes| sizes.iter().max()).map(|bytes| *bytes as f64 / (1 << 20) as f64);
     Ok(joined)
 }
 
-/// What a job does for a checkpoint, but for the file: what waits is encoded on a thread beside it.
-fn save(engine: &Engine) -> Result<()> {
-    let (mut out, mut head) = (Encoder::new(), Encoder::new());
-    let (blocks, entries) = std::sync::mpsc::sync_channel(1);
-    let leaving = Entries { whole: true, blocks, head: &mut head };
-    let rows = engine.begin_checkpoint(leaving, &mut out)?.0;
+/// What a job does with a join for a checkpoint, but for the file: what waits is encoded on a thread beside it, which answers
+/// its bytes. Nothing is learned here, so there are no entries.
+fn save(engine: &mut Engine, whole: bool) -> JoinHandle<Result<usize>> {
+    let mut out = Encoder::new();
+    let rows = engine.line.encode(whole, &mut out);
     std::thread::spawn(move || {
-        entries.iter().take_while(|block| !block.is_empty()).for_each(drop);
-        rows.map(|rows| rows.encode(&mut out))
-    });
-    Ok(())
+        let Some(rows) = rows else { return Ok(0) };
+        let (mut bytes, before) = (0, out.as_slice().len());
+        rows.blocks(|block| {
+            bytes += block.len();
+            true
+        })?;
+        rows.encode(&mut out);
+        Ok(bytes + out.as_slice().len() - before)
+    })
 }
 
 pub(super) fn bind(text: &str) -> Result<TrainJob> {
@@ -212,14 +291,22 @@ fn program_of(events: &Events, layout: &Layout) -> String {
             with("events-p*")
         ),
     };
+    let minutes = if layout.waits == Waits::TenMinutes { 10 } else { 60 };
+    let bounds = match layout.waits {
+        Waits::TenMinutes => String::new(),
+        Waits::AnHour => "WITH join.pending_max = 4294967296".into(),
+        Waits::AnHourSpilled => {
+            format!("WITH join.pending_max = 4294967296, join.when_full = 'spill', join.bytes_max = '{SPILL_BEYOND}'")
+        }
+    };
     format!(
         "{sources}\n\
          SELECT i.user_id, i.item_id, i.slot, i.device, i.geo, i.campaign, i.bid, i.score, \
          (c.imp_id IS NOT NULL) AS clicked\n\
          FROM impressions i LEFT JOIN clicks c\n\
-         ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '10' MINUTE\n\
+         ON i.imp_id = c.imp_id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '{minutes}' MINUTE\n\
          EMIT ON WINDOW CLOSE\n\
-         TO TRAIN LogisticRegression COLUMN user_id LABEL clicked INTO bench;\n"
+         TO TRAIN LogisticRegression {bounds} COLUMN user_id LABEL clicked INTO bench;\n"
     )
 }
 

@@ -7,7 +7,10 @@ use serde_json::json;
 use tidemill_base::{Error, Result, thousands};
 
 use super::{DataDirectory, models::table, run::print_line};
-use crate::checkpoints::Inspect;
+use crate::{checkpoints::Inspect, data::Data};
+
+/// Ends of the names of what a checkpoint is made of, and of what says how to read it.
+const EVERY_BYTE: &[&str] = &["program.sql", ".ck", ".part"];
 
 #[derive(Subcommand)]
 pub(super) enum Checkpoints {
@@ -42,7 +45,7 @@ impl Checkpoints {
             Checkpoints::Ls(common) => list(common),
             Checkpoints::Verify(common) => verify(common),
             Checkpoints::Export { common, to } => {
-                let (inspect, mini_batch) = common.open()?;
+                let (_data, inspect, mini_batch) = common.open(EVERY_BYTE)?;
                 let exported = inspect.export(mini_batch, to)?;
                 let (mini_batch, entries) = (exported.mini_batch, exported.entries);
                 match common.json {
@@ -62,7 +65,8 @@ impl Checkpoints {
 }
 
 impl Common {
-    fn open(&self) -> Result<(Inspect, Option<u64>)> {
+    /// Opens the checkpoints; of a bucket the files come that end so, as long as the first is held.
+    fn open(&self, wanted: &[&str]) -> Result<(Data, Inspect, Option<u64>)> {
         let (model, mini_batch) = match self.name.split_once('@') {
             None => (self.name.as_str(), None),
             Some((model, number)) => {
@@ -71,12 +75,16 @@ impl Common {
                 (model, Some(number.parse().map_err(bad)?))
             }
         };
-        Ok((Inspect::open(&self.data.data_dir, model)?, mini_batch))
+        let of_model = format!("models/{model}/job/");
+        let data =
+            self.data.read(&|path| path.starts_with(&of_model) && wanted.iter().any(|end| path.ends_with(end)))?;
+        let inspect = Inspect::open(data.root(), model)?;
+        Ok((data, inspect, mini_batch))
     }
 }
 
 fn list(common: &Common) -> Result<()> {
-    let (inspect, only) = common.open()?;
+    let (_data, inspect, only) = common.open(&["program.sql", ".ck"])?;
     let mut lines = vec![["mini-batch", "bytes", "parts", "bytes of parts", "entries"].map(str::to_string)];
     for listed in inspect.list().into_iter().filter(|listed| only.is_none_or(|only| only == listed.mini_batch)) {
         let (mini_batch, bytes) = (listed.mini_batch, listed.bytes);
@@ -115,7 +123,7 @@ fn list(common: &Common) -> Result<()> {
 
 /// Goes through all of them, and fails at the end if any was damaged.
 fn verify(common: &Common) -> Result<()> {
-    let (inspect, only) = common.open()?;
+    let (_data, inspect, only) = common.open(EVERY_BYTE)?;
     let all: Vec<u64> = match only {
         Some(one) => vec![one],
         None => inspect.list().into_iter().map(|listed| listed.mini_batch).collect(),

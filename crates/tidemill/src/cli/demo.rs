@@ -2,7 +2,7 @@
 //!
 //! The demo is a SQL program like any other; `--print` shows it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use super::{
     Serving,
     run::{Common, Session, print_line},
 };
-use crate::{job::Options, program};
+use crate::{data::address, job::Options, program};
 use tidemill_sql::{Program, Statement};
 
 /// Generate a click stream, learn from it, serve it and show it
@@ -54,10 +54,15 @@ impl Demo {
             return print_line(&text);
         }
         let program = program::bind(&text, &[])?;
+        if let Some(url) = address(&self.data_dir) {
+            return Err(Error::invalid(format!(
+                "the demo is not supported with data in a store ({url}); give it a directory"
+            )));
+        }
         let data = DataDir::open(&self.data_dir)?;
         forget(data.root())?;
         let feed = generator_settings(&program).map(feed);
-        let session = Session::start(data, &program, &self.serving, &self.common, feed)?;
+        let session = Session::start(data, &program, &self.serving, &self.common, feed, Arc::default())?;
         let options = Options {
             threads: self.common.threads(),
             from_scratch: true,

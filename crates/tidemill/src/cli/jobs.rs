@@ -37,7 +37,7 @@ pub(super) struct Jobs {
 
 impl Jobs {
     pub fn run(&self) -> Result<()> {
-        let root = &self.data.data_dir;
+        let root = self.data.directory("jobs", "ask the process that learns there: GET /v1/status, /metrics")?;
         match &self.model {
             Some(model) => {
                 check_name("model", model)?;

@@ -103,30 +103,36 @@ pub(super) enum Models {
 
 impl Models {
     pub fn run(&self) -> Result<()> {
+        let changed = |data: &DataDirectory| {
+            let instead = "ask the process that learns or serves there, over HTTP";
+            data.directory("changing a model from outside", instead).map(Path::to_path_buf)
+        };
+        let small = |path: &str| ![".part", ".ck", ".snapshot", ".log"].iter().any(|end| path.ends_with(end));
         match self {
-            Models::List { data } => list(&data.data_dir),
-            Models::Show { name, data } => show(&data.data_dir, name),
+            Models::List { data } => list(data.read(&small)?.root()),
+            Models::Show { name, data } => show(data.read(&small)?.root(), name),
             Models::Rollback { name, data } => {
-                let (model, version) = model_and_version(&data.data_dir, name)?;
-                routing::change(
-                    &data.data_dir,
-                    model,
-                    &ModelChange::Label { label: "live".into(), version: Some(version) },
-                )?;
+                let root = &changed(data)?;
+                let (model, version) = model_and_version(root, name)?;
+                routing::change(root, model, &ModelChange::Label { label: "live".into(), version: Some(version) })?;
                 print_line(&format!("{model}@{version} is live"))
             }
             Models::Promote { name, data } => {
-                routing::change(&data.data_dir, name, &ModelChange::Label { label: "live".into(), version: None })?;
+                let change = ModelChange::Label { label: "live".into(), version: None };
+                routing::change(&changed(data)?, name, &change)?;
                 print_line(&format!("{name}: the newest version is live"))
             }
             Models::Labels { name, label, version, remove, data } => {
-                routing::labels(&data.data_dir, name, label.as_deref(), *version, *remove)
+                routing::labels(&changed(data)?, name, label.as_deref(), *version, *remove)
             }
-            Models::Split { name, weights, data } => routing::split(&data.data_dir, name, weights),
-            Models::Rollout { name, start: Some(plan), data, .. } => rollout::start(&data.data_dir, name, plan),
-            Models::Rollout { name, abort: true, data, .. } => rollout::abort(&data.data_dir, name),
-            Models::Rollout { name, data, .. } => rollout::show(&data.data_dir, name),
-            Models::Verify { name, data } => verify(&data.data_dir, name),
+            Models::Split { name, weights, data } => routing::split(&changed(data)?, name, weights),
+            Models::Rollout { name, start: Some(plan), data, .. } => rollout::start(&changed(data)?, name, plan),
+            Models::Rollout { name, abort: true, data, .. } => rollout::abort(&changed(data)?, name),
+            Models::Rollout { name, data, .. } => rollout::show(&changed(data)?, name),
+            Models::Verify { name, data } => {
+                let wanted = |path: &str| !path.ends_with(".part") && !path.ends_with(".ck");
+                verify(data.read(&wanted)?.root(), name)
+            }
         }
     }
 }

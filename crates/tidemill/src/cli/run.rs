@@ -4,12 +4,13 @@ use std::{io::Write, sync::Arc};
 
 use clap::Args;
 use serde_json::Value;
-use tidemill_base::{Clock, Error, Result, SystemClock, store::data_dir::DataDir, thousands};
+use tidemill_base::{Clock, Error, Kind, Result, SystemClock, store::data_dir::DataDir, thousands};
 use tidemill_serve::{registry::Registry, server::Host};
 use tidemill_sql::{Input, Program, Statement, TrainJob};
 
 use super::{DataDirectory, ProgramText, Serving, door::Servers, models, say, screen::Screen};
 use crate::{
+    data::address,
     evaluate::evaluate,
     failpoint, figures,
     host::AppHost,
@@ -59,6 +60,9 @@ impl Common {
 impl Run {
     pub fn run(&self) -> Result<()> {
         let text = self.text.read()?;
+        if address(&self.data.data_dir).is_some() {
+            return self.run_in_store(&text);
+        }
         // What only changes or shows versions needs not own the directory: a process that serves does it at once.
         let only_alters = |s: &Statement| matches!(s, Statement::AlterModel(_) | Statement::ShowModels);
         let upper = text.to_ascii_uppercase();
@@ -81,9 +85,37 @@ impl Run {
         let _failpoint = failpoint::arm(&self.data.data_dir)?;
         let data = DataDir::open(&self.data.data_dir)?;
         let program = program::bind(&text, &data.models())?;
-        let session = Session::start(data, &program, &self.serving, &self.common, None)?;
-        let options = Options { from_scratch: self.from_scratch, threads: self.common.threads(), ..Options::default() };
-        session.run(program, &options)
+        let session = Session::start(data, &program, &self.serving, &self.common, None, Arc::default())?;
+        session.run(program, &self.options())
+    }
+
+    fn options(&self) -> Options {
+        Options { from_scratch: self.from_scratch, threads: self.common.threads(), ..Options::default() }
+    }
+
+    /// With data in a bucket: what is wrong with the program is told before whoever owns the bucket is replaced.
+    fn run_in_store(&self, text: &str) -> Result<()> {
+        let models = match self.data.read(&|path| path.ends_with("program.sql")) {
+            Ok(there) => program::models(there.root()),
+            Err(e) if e.kind() == Kind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let program = program::bind(text, &models)?;
+        if !program.statements.iter().any(|s| matches!(s, Statement::Train(_) | Statement::Evaluate(_))) {
+            let instead = "ask the process that learns there, over HTTP";
+            self.data.directory("a program that learns and evaluates nothing", instead)?;
+        }
+        // Who is replaced stops, as if asked to; what it then wants to keep is refused, and says why.
+        let signal = Arc::new(Signal::default());
+        let replaced = signal.clone();
+        let owned = self.data.own(move || replaced.stop())?;
+        let _failpoint = failpoint::arm(owned.root())?;
+        let data = DataDir::open(owned.root())?;
+        let session = Session::start(data, &program, &self.serving, &self.common, None, signal)?;
+        if let Some(bucket) = owned.bucket() {
+            session.host.waits_for(bucket.trouble_handle());
+        }
+        session.run(program, &self.options())
     }
 }
 
@@ -106,9 +138,9 @@ impl Session {
         serving: &Serving,
         common: &Common,
         feed: Option<Value>,
+        signal: Arc<Signal>,
     ) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let signal = Arc::new(Signal::default());
         stop_on_signals(signal.clone())?;
         let inputs: Vec<&Input> = train_jobs(program).flat_map(inputs).collect();
         let push = PushHub::open(&data, &inputs, signal.clone(), clock.clone())?;

@@ -66,7 +66,8 @@ impl Serve {
         if let Some(address) = &self.follow {
             return self.follow(address);
         }
-        let root = &self.data.data_dir;
+        let there = self.data.read(&|path| !path.ends_with(".part") && !path.ends_with(".ck"))?;
+        let root = there.root();
         if !root.is_dir() {
             return Err(Error::not_found(format!("no data directory {}; say which with --data-dir", root.display())));
         }
@@ -82,7 +83,7 @@ impl Serve {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let signal = Arc::new(Signal::default());
         stop_on_signals(signal.clone())?;
-        let data = DataDir::open(&self.data.data_dir)?;
+        let data = DataDir::open(self.data.directory("following", "keep what is followed in a directory")?)?;
         let upstream = self.upstream(address)?;
         let replica = Replica::open(upstream, &self.model, data, clock, signal.clone(), self.stale_max)?;
         let servers = self.door.open(self.port, replica.data(), Arc::new(replica.clone()))?;

@@ -30,7 +30,7 @@ use tidemill_stream::{
     aggregate::Views,
     join::{
         Correction, JoinCounts, JoinRows, JoinSpec, JoinState, LabelJoin, Matured, NegativeSample, NotLetIn,
-        SampleKind, SamplingMode,
+        RestoringRows, SampleKind, SamplingMode, SpillDir,
     },
     sequencer::{Cut, Take},
     window::Window,
@@ -192,7 +192,12 @@ pub fn windows(pipeline: &Pipeline) -> Vec<(Window, i64)> {
     let inputs = std::iter::once(&pipeline.left).chain(pipeline.join.iter().flat_map(|j| &j.right));
     inputs
         .map(|i| {
-            let window = Window { computed: i.computed.clone(), event_time: i.event_time, view: i.view.clone() };
+            let window = Window {
+                computed: i.computed.clone(),
+                event_time: i.event_time,
+                id: i.source.primary_key,
+                view: i.view.clone(),
+            };
             (window, i.source.watermark_bound_ms)
         })
         .collect()
@@ -215,13 +220,18 @@ impl Line {
                 let spec = JoinSpec {
                     pending_count_max: spec.pending_max,
                     pending_bytes_max: spec.pending_bytes_max,
+                    when_full: spec.join_when_full,
                     correction_ttl_ms: spec.correction_ttl_ms,
                     allowed_lateness_ms: spec.allowed_lateness_ms,
                     sample: join.spec.sample.map(|sample| NegativeSample { seed: spec.seed, ..sample }),
                     ..join.spec.clone()
                 };
                 let (left, rights) = (job.pipeline.left_output(), job.pipeline.right_outputs());
-                Joining::Label(Box::new(LabelJoin::new(spec, &left, &rights)?))
+                let mut join = LabelJoin::new(spec, &left, &rights)?;
+                let carried = job.pipeline.left.output();
+                let own = (0..left.fields().len()).filter(|&c| carried.index_of(left.field(c).name()).is_ok());
+                join.compare_columns(own.collect());
+                Joining::Label(Box::new(join))
             }
             _ => Joining::None(0),
         };
@@ -322,22 +332,22 @@ impl Line {
         self.learning.trainer().begin_checkpoint(entries.whole, entries.blocks, out, entries.head)
     }
 
-    /// Appends the rest of the state but for the rows that wait in the join: those are for [`JoinRows::encode`], behind it,
-    /// on any thread.
-    pub fn encode(&self, out: &mut Encoder) -> Option<JoinRows> {
+    /// Appends the rest of the state but for what waits in the join: who does is for [`JoinRows::encode`], behind it, with
+    /// which rows for [`JoinRows::blocks`], on any thread. `whole`: all rows, and not those that have come since.
+    pub fn encode(&mut self, whole: bool, out: &mut Encoder) -> Option<JoinRows> {
         self.counts.encode(out);
         out.put_u64(self.lessons);
         if let Some(views) = &self.views {
             views.encode(out);
         }
-        let rows = match &self.joining {
+        let rows = match &mut self.joining {
             Joining::None(next) => {
                 out.put_u8(0).put_u64(*next);
                 None
             }
             Joining::Label(join) => {
                 out.put_u8(1);
-                Some(join.encode(out))
+                Some(join.encode(whole, out))
             }
         };
         if let Some(groups) = &self.groups {
@@ -379,8 +389,23 @@ impl Line {
         Ok(())
     }
 
-    /// Takes back what [`Line::encode`] and the rows behind it wrote.
-    pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
+    /// Where rows that wait go when they find no room in memory.
+    pub fn spill_to(&mut self, dir: &SpillDir) {
+        if let Joining::Label(join) = &mut self.joining {
+            join.spill_to(dir);
+        }
+    }
+
+    /// What the rows of a checkpoint are given to before [`Line::restore`]; `None` without a join.
+    pub fn restoring_rows(&self) -> Option<RestoringRows> {
+        match &self.joining {
+            Joining::None(_) => None,
+            Joining::Label(join) => Some(join.restoring()),
+        }
+    }
+
+    /// Takes back what [`Line::encode`] and what came behind it wrote.
+    pub fn restore(&mut self, d: &mut Decoder, rows: Option<RestoringRows>) -> Result<()> {
         self.counts = LineCounts::decode(d)?;
         self.lessons = d.u64()?;
         if let Some(views) = &mut self.views {
@@ -394,9 +419,10 @@ impl Line {
         if let Some(groups) = &mut self.groups {
             groups.decode(d)?;
         }
-        match &mut self.joining {
-            Joining::None(_) => Ok(()),
-            Joining::Label(join) => join.restore_rows(d),
+        match (&mut self.joining, rows) {
+            (Joining::None(_), _) => Ok(()),
+            (Joining::Label(join), Some(rows)) => join.restore_rows(d, rows),
+            (Joining::Label(_), None) => Err(Error::internal("a label join is restored without its rows")),
         }
     }
 
@@ -439,6 +465,7 @@ impl Line {
                                 format!("late: event time {} is behind the watermark", take.event_times[row as usize])
                             }
                             NotLetIn::Duplicate => continue,
+                            NotLetIn::Conflict(reason) => reason,
                         };
                         rejected.push(Rejected { place: "impressions".into(), reason });
                     }

@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is one file, `checkpoints/NNNNNNNNNNNNNNNNNNNN.ck`, named after its mini-batch, made visible by one link
 //! and never changed; and the parts it names ([`super::part`]), which were there before it: one with all entries of the
-//! parameter table, then those with what changed since. Layout: magic `TIDECKPT`, format u32, fingerprint u64, mini-batch
+//! parameter table, then those with what changed since, and those with rows that wait. Layout: magic `TIDECKPT`, format u32, fingerprint u64, mini-batch
 //! u64, body length u64, xxh3 of all that u64; then chunks of 64 KiB, each behind its xxh3 seeded with the header's check and
 //! its number, so that damage is found and named. The body begins with the parts.
 //! The newest two are kept, and the newest that shares no part with them; a damaged one is passed over for the one before
@@ -27,6 +27,7 @@ use tidemill_base::{
 };
 
 use tidemill_model::params::{Restoring, RestoringPart};
+use tidemill_stream::join::RestoringRows;
 
 use super::{
     journal::older,
@@ -35,7 +36,7 @@ use super::{
 
 const MAGIC: &[u8; 8] = b"TIDECKPT";
 /// Format of what this program writes and goes on from.
-const FORMAT: u32 = 6;
+const FORMAT: u32 = 7;
 const HEADER_BYTES: usize = 44;
 /// Chunks of a part that wait for a thread which puts their entries down.
 const CHUNKS_AHEAD: usize = 8;
@@ -52,6 +53,8 @@ pub struct Checkpoint {
     pub mini_batch: u64,
     /// Where its entries are: all of them, then what changed.
     pub parts: Vec<PartRef>,
+    /// Where the rows that wait are.
+    pub rows: Vec<PartRef>,
     bytes: Vec<u8>,
     /// Where the body goes on behind the parts.
     at: usize,
@@ -101,11 +104,13 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint of parts that are there, and lets go what is not needed any more.
-    pub fn write(&self, mini_batch: u64, parts: &[PartRef], body: &[u8]) -> Result<()> {
+    pub fn write(&self, mini_batch: u64, parts: &[PartRef], rows: &[PartRef], body: &[u8]) -> Result<()> {
         let path = self.path(mini_batch);
         let mut bytes = Encoder::new();
-        bytes.put_varint(parts.len() as u64);
-        parts.iter().for_each(|part| part.encode(&mut bytes));
+        for parts in [parts, rows] {
+            bytes.put_varint(parts.len() as u64);
+            parts.iter().for_each(|part| part.encode(&mut bytes));
+        }
         let bytes = [bytes.as_slice(), body].concat();
         if path.exists() {
             // It could not be used, or the job would not have come here again.
@@ -123,7 +128,8 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint at or before `at_most` of which `load` could use everything, with what it made of it; `warn`
-    /// hears of those passed over. `None` when there is none at all; an error when there are some and none is usable.
+    /// hears of those passed over, and of one that could be read the second time only. `None` when there is none at all; an
+    /// error when there are some and none is usable, or where there is no room for what is read.
     pub fn newest<T>(
         &self,
         at_most: u64,
@@ -134,12 +140,20 @@ impl Checkpoints {
         let mut reasons = Vec::new();
         for &mini_batch in all.iter().rev() {
             let at = |e: Error| e.at(format!("checkpoint {mini_batch}"));
-            let loaded = self.read(mini_batch).and_then(|c| load(&c).map_err(at).map(|loaded| (c, loaded)));
+            let mut attempt = || self.read(mini_batch).and_then(|c| load(&c).map_err(at).map(|loaded| (c, loaded)));
+            // A disk may fail once, or hand over less than there is: what is good in truth is good the second time.
+            let loaded = attempt().or_else(|first| match first.kind() {
+                Kind::Conflict => Err(first),
+                kind => attempt().inspect(|_| {
+                    warn(&Error::new(kind, format!("{}; read once more it was good", first.message())));
+                }),
+            });
             match loaded {
                 Ok(loaded) => return Ok(Some(loaded)),
-                Err(e) if e.kind() == Kind::Conflict => return Err(e),
+                // Another program, or no room for rows that spill: an older one would be no better.
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exhausted) => return Err(e),
                 Err(e) => {
-                    warn(&e);
+                    warn(&Error::new(e.kind(), format!("{}; using the one before it", e.message())));
                     reasons.push(e.message().to_string());
                 }
             }
@@ -170,6 +184,21 @@ impl Checkpoints {
         Ok(entries)
     }
 
+    /// Gives the rows that wait, as of a checkpoint, to what takes them.
+    pub fn rows(&self, checkpoint: &Checkpoint, mut rows: RestoringRows) -> Result<RestoringRows> {
+        for part in &checkpoint.rows {
+            part::read_ahead(&self.dir, part, self.fingerprint, |chunks| {
+                // Where there is none, the reader tells why.
+                chunks.next().map_or(Ok(()), |head| rows.begin(&head))?;
+                for chunk in chunks {
+                    rows.take(&chunk)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(rows)
+    }
+
     /// A checkpoint without its parts.
     pub fn read(&self, mini_batch: u64) -> Result<Checkpoint> {
         let path = self.path(mini_batch);
@@ -186,9 +215,9 @@ impl Checkpoints {
             )));
         }
         let mut d = Decoder::new(&bytes, "its parts");
-        let parts = parts_in(&mut d).map_err(at)?;
+        let (parts, rows) = (parts_in(&mut d).map_err(at)?, parts_in(&mut d).map_err(at)?);
         let at = bytes.len() - d.left();
-        Ok(Checkpoint { mini_batch, parts, bytes, at })
+        Ok(Checkpoint { mini_batch, parts, rows, bytes, at })
     }
 
     /// Whether a checkpoint is of this program with these sinks, as far as its first bytes say.
@@ -207,7 +236,7 @@ impl Checkpoints {
         remove(&self.path(mini_batch))
     }
 
-    /// The parts of a checkpoint, with no look at what is behind its first chunk.
+    /// The parts of a checkpoint, those with rows last, with no look at what is behind its first chunk.
     pub fn parts_of(&self, mini_batch: u64) -> Result<Vec<PartRef>> {
         let path = self.path(mini_batch);
         let failed = |e| Error::io("read", &path, e);
@@ -217,7 +246,8 @@ impl Checkpoints {
         let header = Header::decode(&bytes, mini_batch)?;
         let mut d = Decoder::new(&bytes[HEADER_BYTES..], "first chunk");
         let chunk = header.chunk(0, &mut d)?;
-        parts_in(&mut Decoder::new(chunk, "its parts"))
+        let mut d = Decoder::new(chunk, "its parts");
+        Ok([parts_in(&mut d)?, parts_in(&mut d)?].concat())
     }
 
     /// Lets checkpoints go that are not kept, then parts that none of them names. Where one cannot be read, nobody knows its
@@ -387,7 +417,7 @@ mod tests {
         }
         let mut parts = before.to_vec();
         parts.push(c.write_part(mini_batch, &[seed; 20], &blocks).unwrap());
-        c.write(mini_batch, &parts, &body(seed)).unwrap();
+        c.write(mini_batch, &parts, &[], &body(seed)).unwrap();
         parts
     }
 
@@ -482,6 +512,38 @@ mod tests {
         fs::write(c.path(20), b"TIDE").unwrap();
         Checkpoints::open(&d, 9).unwrap();
         assert_eq!(c.files(".part").len(), before - 1);
+    }
+
+    /// F14: what a disk fails to hand over once, or hands over in part, is read again; what it fails twice is passed over for
+    /// the checkpoint before it. Both are told.
+    #[test]
+    fn f14_a_checkpoint_that_cannot_be_read_is_read_again_then_passed_over() {
+        let d = dir("read");
+        let c = Checkpoints::open(&d, 9).unwrap();
+        let first = write_both(&c, 41, &[], 1);
+        write_both(&c, 42, &first, 2);
+        let io = || Error::io("read", &c.path(42), io::Error::from_raw_os_error(5));
+        let short = || Error::corrupt("its part 1.part ends too early");
+        for (failure, words) in
+            [(&io as &dyn Fn() -> Error, "Input/output error (os error 5)"), (&short, "its part 1.part ends too early")]
+        {
+            for (failures, used) in [(1, 42), (2, 41)] {
+                let (mut left, mut told) = (failures, Vec::new());
+                let load = |checkpoint: &Checkpoint| match left {
+                    0 => load(&c, checkpoint),
+                    _ => {
+                        left -= 1;
+                        Err(failure())
+                    }
+                };
+                let (got, _) = c.newest(u64::MAX, load, |e| told.push(e.message().to_string())).unwrap().unwrap();
+                assert_eq!(got.mini_batch, used);
+                let then = if used == 42 { "; read once more it was good" } else { "; using the one before it" };
+                assert_eq!(told.len(), 1);
+                assert!(told[0].starts_with("checkpoint 42: "), "{}", told[0]);
+                assert!(told[0].contains(words) && told[0].ends_with(then), "{}", told[0]);
+            }
+        }
     }
 
     /// F11: with nothing usable left the start is refused, naming each reason and the way out.

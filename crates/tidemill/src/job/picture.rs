@@ -182,6 +182,7 @@ fn label_join(counts: &LineCounts, join: &JoinCounts, state: &JoinState, waterma
         ("feedback waiting", state.feedback as u64),
         ("keys remembered", state.known as u64),
         ("samples remembered", state.remembered as u64),
+        ("bytes in spill files", state.spilled_bytes as u64),
     ] {
         if count > 0 {
             notes.push((name, tidemill_base::thousands(count)));

@@ -1,8 +1,8 @@
 //! Writing checkpoints beside the learning: begun in a moment between two mini-batches, written on another thread as the
 //! entries leave the trainer, one at a time.
 //!
-//! Most checkpoints hold what changed since the one before. One in so many holds everything, so that what must be read
-//! back stays within one and a half times the state.
+//! Most checkpoints hold what changed since the one before: entries that changed, rows that came. One in so many holds
+//! everything, so that what must be read back stays within one and a half times the state.
 
 use std::{
     sync::mpsc::{Receiver, SyncSender, sync_channel},
@@ -12,7 +12,7 @@ use std::{
 use tidemill_base::{Error, Result, codec::Encoder, store::log::LogSync};
 use tidemill_stream::join::JoinRows;
 
-use super::{Checkpoints, part::PartRef};
+use super::{Checkpoints, part::PartRef, rows_parts::RowsParts};
 use crate::sinks::Barrier;
 
 /// Parts of a checkpoint at most.
@@ -24,9 +24,9 @@ const BLOCKS_WAITING: usize = 16;
 pub struct Body {
     /// The mini-batch it is of.
     pub mini_batch: u64,
-    /// Everything but the rows and the entries.
+    /// Everything but who waits, with which rows, and the entries.
     pub out: Encoder,
-    /// The rows that wait in the join, if there is one.
+    /// What waits in the join, if there is one.
     pub rows: Option<JoinRows>,
     /// What goes in front of the entries.
     pub head: Encoder,
@@ -39,7 +39,7 @@ pub struct Body {
 impl Body {
     fn finish(mut self) -> Result<Vec<u8>> {
         if let Some(rows) = self.rows {
-            rows.encode(&mut self.out)?;
+            rows.encode(&mut self.out);
         }
         let mut bytes = self.out.finish();
         if let Some(sinks) = self.sinks {
@@ -56,19 +56,22 @@ pub struct Saver {
     in_order: bool,
     /// The parts of the last checkpoint that was written; empty where none was, or something of it was lost.
     chain: Vec<PartRef>,
+    /// Those of them with rows.
+    rows: RowsParts,
     /// The mini-batch of the newest checkpoint.
     newest: Option<u64>,
     begun: Option<Write>,
     running: Option<JoinHandle<Written>>,
 }
 
-type Written = Result<(u64, Vec<PartRef>)>;
+type Written = Result<(u64, Vec<PartRef>, RowsParts)>;
 type Write = Box<dyn FnOnce() -> Written + Send>;
 
 impl Saver {
     /// A saver into this directory, whose newest usable checkpoint is at `newest`.
     pub fn new(checkpoints: Checkpoints, newest: Option<u64>, in_order: bool) -> Self {
-        Self { checkpoints, in_order, chain: Vec::new(), newest, begun: None, running: None }
+        let (chain, rows) = (Vec::new(), RowsParts::default());
+        Self { checkpoints, in_order, chain, rows, newest, begun: None, running: None }
     }
 
     /// Whether the last one is done.
@@ -81,11 +84,12 @@ impl Saver {
         self.newest == Some(mini_batch)
     }
 
-    /// Whether the next one is to hold all entries.
+    /// Whether the next one is to hold all entries and all rows.
     pub fn wants_whole(&self) -> bool {
         let Some((whole, changes)) = self.chain.split_first() else { return true };
         let behind: u64 = changes.iter().map(|part| part.bytes).sum();
-        changes.len() + 1 >= CHAIN_MAX || behind > whole.bytes / 2
+        let (live, dead) = self.rows.live_and_dead_bytes();
+        changes.len() + 1 >= CHAIN_MAX || behind + dead > (whole.bytes + live) / 2
     }
 
     /// Where the trainer's blocks go, and where the writer takes them.
@@ -98,12 +102,14 @@ impl Saver {
         let (checkpoints, mini_batch) = (self.checkpoints.clone(), body.mini_batch);
         // Should this one fail, the next begins anew: what changed was told to this one.
         let chain = std::mem::take(&mut self.chain);
-        let mut chain = if body.is_whole { Vec::new() } else { chain };
+        let rows = std::mem::take(&mut self.rows);
+        let (mut chain, mut rows) = if body.is_whole { Default::default() } else { (chain, rows) };
         let write = move || {
             chain.push(checkpoints.write_part(mini_batch, body.head.as_slice(), &blocks)?);
+            body.rows.as_ref().map_or(Ok(()), |waiting| rows.write(&checkpoints, mini_batch, waiting))?;
             journal.sync()?;
-            checkpoints.write(mini_batch, &chain, &body.finish()?)?;
-            Ok((mini_batch, chain))
+            checkpoints.write(mini_batch, &chain, &rows.refs(), &body.finish()?)?;
+            Ok((mini_batch, chain, rows))
         };
         match self.in_order {
             true => self.begun = Some(Box::new(write)),
@@ -127,6 +133,8 @@ impl Saver {
     pub fn wait(&mut self) -> Option<Result<()>> {
         let handle = self.running.take()?;
         let written = handle.join().unwrap_or_else(|_| Err(Error::internal("the checkpoint writer panicked")));
-        Some(written.map(|(mini_batch, chain)| (self.newest, self.chain) = (Some(mini_batch), chain)))
+        Some(written.map(|(mini_batch, chain, rows)| {
+            (self.newest, self.chain, self.rows) = (Some(mini_batch), chain, rows);
+        }))
     }
 }

@@ -166,7 +166,8 @@ impl Opening {
             d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
-            self.engine.restore(&self.spec, options.threads, &mut d, entries)?;
+            // What waits in the join is the leader's.
+            self.engine.restore(&self.spec, options.threads, &mut d, entries, None)?;
             d.end()?;
         }
         let Self { bound, spec, dir, registry, checkpoints, mut engine, stopped, .. } = self;

@@ -55,20 +55,25 @@ fn check(sql: &str, count: u64, kills: u32) {
     assert!(reference["events"].as_u64().unwrap() > count, "{reference}");
 }
 
-/// A cluster with both topics filled, three partitions each; it lives as long as it is held.
-fn kafka(count: u64) -> (MockCluster<'static, DefaultProducerContext>, String) {
+/// A cluster whose topics hold these events, in partitions of so many by turns; it lives as long as it is held.
+pub fn filled_kafka(topics: &[(&str, i32, Vec<String>)]) -> MockCluster<'static, DefaultProducerContext> {
     let mock = MockCluster::new(1).unwrap();
     let producer: BaseProducer =
         ClientConfig::new().set("bootstrap.servers", mock.bootstrap_servers()).create().unwrap();
-    let (impressions, clicks) = events(count);
-    for (topic, events) in [("impressions", impressions), ("clicks", clicks)] {
-        mock.create_topic(topic, 3, 1).unwrap();
+    for (topic, partitions, events) in topics {
+        mock.create_topic(topic, *partitions, 1).unwrap();
         for (i, event) in events.iter().enumerate() {
-            let to: BaseRecord<(), _> = BaseRecord::to(topic).partition(i as i32 % 3).payload(event);
+            let to: BaseRecord<(), _> = BaseRecord::to(topic).partition(i as i32 % partitions).payload(event);
             producer.send(to).map_err(|e| e.0).unwrap();
         }
     }
     producer.flush(Duration::from_secs(20)).unwrap();
+    mock
+}
+
+fn kafka(count: u64) -> (MockCluster<'static, DefaultProducerContext>, String) {
+    let (impressions, clicks) = events(count);
+    let mock = filled_kafka(&[("impressions", 3, impressions), ("clicks", 3, clicks)]);
     let with =
         |topic: &str| format!("connector = 'kafka', brokers = '{}', topic = '{topic}'", mock.bootstrap_servers());
     let sql = program(&with("impressions"), &with("clicks"));
@@ -90,7 +95,7 @@ fn f3_killed_while_it_opens_the_partitions_of_a_topic_a_run_reads_all_of_them() 
 }
 
 /// A server that ends with the test.
-struct Nats(Child);
+pub struct Nats(Child);
 
 impl Drop for Nats {
     fn drop(&mut self) {
@@ -99,7 +104,8 @@ impl Drop for Nats {
     }
 }
 
-fn nats(scratch: &Scratch, count: u64) -> (Nats, String) {
+/// A server with a stream that holds these events by subject, and its address.
+pub fn filled_nats(scratch: &Scratch, subjects: [(&'static str, Vec<String>); 2]) -> (Nats, String) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut command = Command::new("nats-server");
     command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(scratch.path("nats"));
@@ -107,7 +113,6 @@ fn nats(scratch: &Scratch, count: u64) -> (Nats, String) {
     let server = Nats(child.expect("nats-server is needed: apt-get install nats-server"));
     eventually("the server listens", || TcpStream::connect(("127.0.0.1", port)).ok());
     let url = format!("nats://127.0.0.1:{port}");
-    let (impressions, clicks) = events(count);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let js = async_nats::jetstream::new(async_nats::connect(&url).await.unwrap());
@@ -119,7 +124,7 @@ fn nats(scratch: &Scratch, count: u64) -> (Nats, String) {
         while js.create_stream(config.clone()).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        for (subject, events) in [("shop.impressions", impressions), ("shop.clicks", clicks)] {
+        for (subject, events) in subjects {
             let mut waiting = Vec::new();
             for event in events {
                 waiting.push(js.publish(subject, event.into()).await.unwrap());
@@ -129,6 +134,12 @@ fn nats(scratch: &Scratch, count: u64) -> (Nats, String) {
             }
         }
     });
+    (server, url)
+}
+
+fn nats(scratch: &Scratch, count: u64) -> (Nats, String) {
+    let (impressions, clicks) = events(count);
+    let (server, url) = filled_nats(scratch, [("shop.impressions", impressions), ("shop.clicks", clicks)]);
     let with = |what: &str| format!("connector = 'nats', url = '{url}', subject = 'shop.{what}'");
     (server, program(&with("impressions"), &with("clicks")))
 }

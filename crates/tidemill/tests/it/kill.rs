@@ -29,7 +29,7 @@ pub fn outcome(summary: &Value) -> Value {
 const PLACES: [&str; 4] = ["checkpoints", "versions", "journal.log", "job"];
 
 /// Starts the program in this directory and kills it: at a moment, or at an access to its disk. `Some`: it came to its end.
-fn kill_once(sql: &str, data: &Path, threads: &str, at: Result<Duration, String>) -> Option<Value> {
+pub fn kill_once(sql: &str, data: &Path, threads: &str, at: Result<Duration, String>) -> Option<Value> {
     let mut command = tidemill();
     command.args(["run", "--json", "--quiet", "--no-serve", "-e", sql, "--data-dir"]).arg(data);
     if let Err(failpoint) = &at {

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test watches real processes by the real clock")]
 
 mod bad_input;
+mod bad_values;
 mod bench;
 mod border;
 mod changed_files;
@@ -16,6 +17,7 @@ mod faults;
 mod fuzz;
 mod http;
 mod infer;
+mod join_state;
 mod kill;
 mod large;
 mod reference;
@@ -28,8 +30,13 @@ mod sinks;
 mod slots;
 mod steps;
 mod support;
+mod survival;
 mod switch;
+#[cfg(all(feature = "kafka", feature = "nats"))]
+mod switch_servers;
 mod tidy;
 mod together;
+#[cfg(all(feature = "kafka", feature = "nats"))]
+mod transactions;
 mod versions;
 mod views;

@@ -178,6 +178,33 @@ fn either_side_is_killed_and_both_come_to_the_same_bits() {
     assert_eq!(trainer.end("-INT").0, Some(0), "a replica that reads does not hold the trainer");
 }
 
+/// F39: all processes killed at once, again and again, are as one that is: what was acknowledged is learned once, both hold the
+/// same bits, and the newest version can be derived again from the journal.
+#[test]
+fn f39_all_killed_at_once_come_to_the_same_bits() {
+    let pair = Pair::new("replica-all");
+    let mut trainer = pair.trainer();
+    let mut replica = pair.replica(&trainer.address);
+    for round in 0..4 {
+        push(&trainer, round);
+        // Not waited for anything: both are killed with what has come and is not learned, published or sent.
+        let both = [&trainer, &replica].map(|s| s.child.id().to_string());
+        assert!(std::process::Command::new("kill").arg("-KILL").args(both).status().unwrap().success());
+        let address = trainer.address.clone();
+        drop((trainer, replica));
+        trainer = pair.trainer_at(&address, &[]);
+        replica = pair.replica(&address);
+    }
+    caught_up(&trainer, &replica, 48);
+    assert_eq!(trainer.get_json("/v1/status")["counters"]["duplicate"], 0);
+    checked_version(&pair, &trainer, &replica);
+    let version = trainer.get_json("/v1/models/ctr")["versions"][0]["version"].clone();
+    let data = pair.scratch.path("trainer");
+    let out =
+        tidemill().args(["models", "verify", &format!("ctr@{version}"), "--data-dir"]).arg(data).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
 /// Passes bytes on between a replica and its trainer, and flips a bit of the `at`th byte on the way to the replica, once.
 fn flipping_proxy(to: String, at: Arc<AtomicU64>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

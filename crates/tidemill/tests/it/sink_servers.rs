@@ -22,8 +22,9 @@ use rdkafka::{
 use tidemill_base::Rng;
 
 use super::{
-    kill::{killed, seed},
+    kill::{asked, killed, seed},
     support::{Scratch, eventually, generated, last_json, run, run_json, tidemill},
+    transactions,
 };
 
 const SELECT: &str = "AS SELECT imp_id, prediction, label, sample_weight, mini_batch, mini_batch_row FROM ctr";
@@ -141,7 +142,7 @@ fn f1_killed_at_random_moments_each_row_is_in_nats_once() {
     run_json(&program(rows, &server.with("out.whole")), &scratch.path("whole"), &[]);
     let undisturbed = started.elapsed();
     assert_eq!(server.there("out.whole"), expected);
-    let (mut left, mut round, mut rng) = (6, 0, Rng::seeded(seed()));
+    let (mut left, mut round, mut rng) = (asked(6), 0, Rng::seeded(seed()));
     while left > 0 {
         let now = left.min(1 + rng.below(4) as u32);
         let subject = format!("out.round{round}");
@@ -187,6 +188,60 @@ fn f32_a_nats_server_that_goes_away_makes_the_job_wait_and_nothing_is_lost() {
     );
 }
 
+/// What can be read of a topic of three partitions.
+fn in_kafka(mock: &MockCluster<'static, DefaultProducerContext>, topic: &str) -> BTreeMap<String, u32> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", mock.bootstrap_servers())
+        .set("group.id", "reader")
+        .set("enable.partition.eof", "true")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    (0..3).for_each(|p| list.add_partition_offset(topic, p, Offset::Beginning).unwrap());
+    consumer.assign(&list).unwrap();
+    let (mut there, mut ended) = (BTreeMap::new(), 0);
+    while ended < 3 {
+        match consumer.poll(Duration::from_secs(10)).expect("the cluster answers") {
+            Err(KafkaError::PartitionEOF(_)) => ended += 1,
+            event => {
+                *there.entry(String::from_utf8(event.unwrap().payload().unwrap().to_vec()).unwrap()).or_insert(0) += 1
+            }
+        }
+    }
+    there
+}
+
+/// Killed at any moment, in the midst of a transaction too: what a reader of committed events sees is each row once. The
+/// broker is the client's mock; it survives the processes, and a proxy before it keeps their transactions.
+#[test]
+fn f1_killed_at_random_moments_each_row_is_in_kafka_once() {
+    let scratch = Scratch::new("sink-kafka-kill");
+    let rows = 6_000;
+    let expected = expected(&scratch, rows);
+    let mock: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).unwrap();
+    let brokers = transactions::before(&mock.bootstrap_servers());
+    let to = |topic: &str| {
+        mock.create_topic(topic, 3, 1).unwrap();
+        program(rows, &format!("connector = 'kafka', brokers = '{brokers}', topic = '{topic}', key = 'imp_id'"))
+    };
+    let started = Instant::now();
+    let whole = run_json(&to("whole"), &scratch.path("whole"), &[]);
+    let undisturbed = started.elapsed();
+    assert_eq!(whole["sinks"][0]["rows"], expected.len());
+    assert_eq!(in_kafka(&mock, "whole"), expected);
+    let (mut left, mut round, mut rng) = (asked(6), 0, Rng::seeded(seed()));
+    while left > 0 {
+        let now = left.min(1 + rng.below(4) as u32);
+        let topic = format!("round{round}");
+        let data = scratch.path(&format!("killed-{round}"));
+        let (ended, landed) = killed(&to(&topic), &data, now, seed() + round, undisturbed);
+        assert!(in_kafka(&mock, &topic) == expected, "round {round}; repeat with TIDEMILL_SEED={}", seed());
+        assert_eq!(ended["state_hash"], whole["state_hash"], "round {round}");
+        fs::remove_dir_all(data).unwrap();
+        (left, round) = (left - landed, round + 1);
+    }
+}
+
 #[test]
 fn each_row_is_in_kafka_once_though_the_job_is_derived_again() {
     let scratch = Scratch::new("sink-kafka");
@@ -203,23 +258,5 @@ fn each_row_is_in_kafka_once_though_the_job_is_derived_again() {
     fs::remove_dir_all(data.join("models/ctr/job/checkpoints")).unwrap();
     let again = run_json(&sql, &data, &[]);
     assert_eq!((&again["state_hash"], again["sinks"][0]["rows"].as_u64()), (&summary["state_hash"], Some(0)));
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", mock.bootstrap_servers())
-        .set("group.id", "reader")
-        .set("enable.partition.eof", "true")
-        .create()
-        .unwrap();
-    let mut list = TopicPartitionList::new();
-    (0..3).for_each(|p| list.add_partition_offset("scored", p, Offset::Beginning).unwrap());
-    consumer.assign(&list).unwrap();
-    let (mut there, mut ended) = (BTreeMap::new(), 0);
-    while ended < 3 {
-        match consumer.poll(Duration::from_secs(10)).expect("the cluster answers") {
-            Err(KafkaError::PartitionEOF(_)) => ended += 1,
-            event => {
-                *there.entry(String::from_utf8(event.unwrap().payload().unwrap().to_vec()).unwrap()).or_insert(0) += 1
-            }
-        }
-    }
-    assert_eq!(there, expected);
+    assert_eq!(in_kafka(&mock, "scored"), expected);
 }

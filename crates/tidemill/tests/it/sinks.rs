@@ -12,7 +12,7 @@ use serde_json::Value;
 use tidemill_base::Rng;
 
 use super::{
-    kill::{killed, outcome, seed},
+    kill::{asked, kill_once, killed, outcome, seed},
     support::{Scratch, generated, generated_with_views, run, run_json, with_disk_of},
 };
 
@@ -110,7 +110,7 @@ fn check(format: &str, sql: impl Fn(&Path) -> String, kills: u32) {
 #[test]
 fn f1_killed_at_random_moments_json_files_are_those_of_an_undisturbed_run() {
     let sql = |dir: &Path| with_sink(30_000, COLUMNS, dir, ", roll.bytes = '300KiB', roll.interval = '0s'");
-    check("jsonl", sql, 10);
+    check("jsonl", sql, asked(10));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn f1_killed_at_random_moments_csv_files_are_those_of_an_undisturbed_run() {
         let select = format!("{COLUMNS} WHERE sample_kind <> 'retract' AND prediction > 0.05");
         with_sink(20_000, &select, dir, ", format = 'csv', roll.bytes = '40KiB', roll.interval = '0s'")
     };
-    check("csv", sql, 5);
+    check("csv", sql, asked(5));
 }
 
 #[test]
@@ -129,7 +129,35 @@ fn f1_killed_at_random_moments_parquet_files_are_those_of_an_undisturbed_run() {
         let sink = format!("CREATE SINK scored FROM ctr WITH (connector = 'file', path = '{}'{with});", dir.display());
         format!("{}\n{sink}", generated_with_views(8_000))
     };
-    check("parquet", sql, 5);
+    check("parquet", sql, asked(5));
+}
+
+/// F2 of sinks: killed at every access to its directory: each file made, written, synced, renamed, swept away.
+#[test]
+fn f2_killed_at_every_access_of_a_sink_its_files_are_those_of_an_undisturbed_run() {
+    let scratch = Scratch::new("sink-phases");
+    for (format, accesses) in [("jsonl", asked(24)), ("parquet", asked(12))] {
+        let with =
+            format!(", format = '{}', roll.bytes = '120KiB', roll.interval = '0s'", format.replace("jsonl", "json"));
+        // In the data directory, so that the failpoint stands before it.
+        let sql = |data: &Path| with_sink(3_000, COLUMNS, &data.join("out"), &with).replace("'30ms'", "'5ms'");
+        let whole = scratch.path(&format!("{format}-whole"));
+        let reference = run_json(&sql(&whole), &whole, &["--threads", "1"]);
+        let expected = files(&whole.join("out"));
+        assert!(expected.len() > 2 && expected.keys().all(|name| name.ends_with(format)), "{:?}", expected.keys());
+        let mut landed = 0;
+        for n in 1..=accesses {
+            let data = scratch.path(&format!("{format}-{n}"));
+            let ended = kill_once(&sql(&data), &data, "2", Err(format!("/out:{n}")));
+            landed += u32::from(ended.is_none());
+            let got = ended.unwrap_or_else(|| run_json(&sql(&data), &data, &["--threads", "1"]));
+            assert_eq!(got["state_hash"], reference["state_hash"], "access {n}");
+            assert!(files(&data.join("out")) == expected, "{format}, access {n}");
+            fs::remove_dir_all(data).unwrap();
+        }
+        println!("{landed} kills at accesses to a sink of {format}");
+        assert!(landed >= 10, "{landed} kills landed");
+    }
 }
 
 /// A sink that is declared when the job has long begun gets every row all the same, and nothing is learned otherwise.

@@ -15,14 +15,14 @@ use serde_json::Value;
 use tidemill_base::Rng;
 
 use super::{
-    kill::{killed, outcome, seed},
+    kill::{asked, killed, outcome, seed},
     support::{Scratch, eventually, last_json, run, run_json, send_signal, tidemill},
 };
 
-const FROM: i64 = 1_700_000_000_000;
+pub const FROM: i64 = 1_700_000_000_000;
 
 /// Impressions and clicks as JSON lines with their times, in the order of these.
-fn events(count: i64) -> [Vec<(i64, String)>; 2] {
+pub fn events(count: i64) -> [Vec<(i64, String)>; 2] {
     let (mut impressions, mut clicks) = (Vec::new(), Vec::new());
     let mut rng = Rng::seeded(5);
     for n in 0..count {
@@ -38,12 +38,26 @@ fn events(count: i64) -> [Vec<(i64, String)>; 2] {
     [impressions, clicks]
 }
 
-fn text(events: &[(i64, String)], keep: impl Fn(i64) -> bool) -> String {
+pub fn text(events: &[(i64, String)], keep: impl Fn(i64) -> bool) -> String {
     events.iter().filter(|(ts, _)| keep(*ts)).map(|(_, text)| text.as_str()).collect()
 }
 
 /// The two sources, as one file each, or as history and stream.
-fn program(dir: &Path, switch: Option<(&str, &str)>) -> String {
+pub fn program(dir: &Path, switch: Option<(&str, &str)>) -> String {
+    let file = |name: &str| {
+        format!("connector = 'file', format = 'json', path = '{}'", dir.join(format!("{name}-live.jsonl")).display())
+    };
+    match switch {
+        None => program_with(dir, None),
+        Some((at, with)) => program_with(dir, Some((at, &|name| file(name) + with))),
+    }
+}
+
+/// What is written behind WITH for a stream, by the name of its history.
+type Live<'a> = &'a dyn Fn(&str) -> String;
+
+/// The same, with streams of any kind: where they take over, and what they are.
+pub fn program_with(dir: &Path, switch: Option<(&str, Live)>) -> String {
     let columns = ["imp_id BIGINT PRIMARY KEY, ts BIGINT, item STRING, user BIGINT", "imp_id BIGINT, ts BIGINT"];
     let mut sql = String::new();
     for (name, columns) in ["impressions", "clicks"].into_iter().zip(columns) {
@@ -56,10 +70,10 @@ fn program(dir: &Path, switch: Option<(&str, &str)>) -> String {
         };
         sql += &match switch {
             None => format!("CREATE SOURCE {name} {columns} WITH ({});\n", file("whole")),
-            Some((at, with)) => format!(
-                "CREATE SOURCE {name}_live {columns} WITH ({}{with});
+            Some((at, live)) => format!(
+                "CREATE SOURCE {name}_live {columns} WITH ({});
                  CREATE SOURCE {name} {columns} WITH ({}) SWITCH TO {name}_live {at};\n",
-                file("live"),
+                live(name),
                 file("history")
             ),
         };
@@ -72,7 +86,7 @@ fn program(dir: &Path, switch: Option<(&str, &str)>) -> String {
 }
 
 /// Writes both sources whole, as history up to `end`, and as a stream from `begin` on.
-fn write(dir: &Path, count: i64, end: i64, begin: i64) {
+pub fn write(dir: &Path, count: i64, end: i64, begin: i64) {
     fs::create_dir_all(dir).unwrap();
     for (name, events) in ["impressions", "clicks"].into_iter().zip(events(count)) {
         fs::write(dir.join(format!("{name}-whole.jsonl")), text(&events, |_| true)).unwrap();
@@ -81,7 +95,7 @@ fn write(dir: &Path, count: i64, end: i64, begin: i64) {
     }
 }
 
-fn learned(summary: &Value) -> Value {
+pub fn learned(summary: &Value) -> Value {
     let mut kept = outcome(summary);
     kept.as_object_mut().unwrap().remove("mini_batch");
     // A source with a history has the name of the stream behind it.
@@ -137,7 +151,7 @@ fn f1_killed_around_the_switch_a_run_ends_as_if_nothing_had_happened() {
     let started = Instant::now();
     let reference = outcome(&run_json(&sql, &scratch.path("whole"), &["--threads", "1"]));
     let undisturbed = started.elapsed();
-    let (mut left, mut round, mut rng) = (8, 0, Rng::seeded(seed()));
+    let (mut left, mut round, mut rng) = (asked(8), 0, Rng::seeded(seed()));
     while left > 0 {
         let now = left.min(1 + rng.below(4) as u32);
         let data = scratch.path(&format!("killed-{round}"));

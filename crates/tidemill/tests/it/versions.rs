@@ -113,6 +113,38 @@ fn b48_a_flood_of_positives_is_not_published() {
     assert!(summary.get("warning").is_none(), "what was published since is good: {summary}");
 }
 
+/// F42: one of two sources begins to say the opposite: what is learned from it is not published, and every version that was
+/// is good.
+#[test]
+fn f42_labels_flipped_by_one_source_are_not_published() {
+    let scratch = Scratch::new("flipped");
+    let data = scratch.path("data");
+    let (mut rng, mut lines) = (Rng::seeded(6), String::new());
+    rows(&mut rng, &mut lines, 40_960, 0.05);
+    for _ in 0..2_560 {
+        rows(&mut rng, &mut lines, 1, 0.05);
+        rows(&mut rng, &mut lines, 1, 0.95);
+    }
+    rows(&mut rng, &mut lines, 40_960, 0.05);
+    let out = run(&labelled(&scratch, &lines, "publish.every = 5000"), &data, &[]);
+    assert!(out.status.success(), "{}", text(&out));
+    let shown = done(&["models", "show", "ctr"], &data);
+    let held: Vec<&str> = shown.lines().filter(|line| line.contains(" held: ")).collect();
+    assert!(!held.is_empty() && held[0].contains("version 9 held: label rate 0.5"), "{shown}");
+    let s = Serving::start(&["serve", "--data-dir", data.to_str().unwrap()]);
+    let versions = model(&s)["versions"].as_array().unwrap().clone();
+    assert!(versions.len() > 9, "versions were published before the flood and behind it: {shown}");
+    for version in versions {
+        let path = format!("/v1/models/ctr@{}:predict", version["version"]);
+        let rows: Vec<Value> = (0..50).map(|item| json!({"item": format!("i{item}")})).collect();
+        let (status, reply) = s.post(&path, &json!({"rows": rows}).to_string());
+        let reply: Value = serde_json::from_str(&reply).unwrap();
+        let all = reply["predictions"].as_array().unwrap_or_else(|| panic!("{status} {reply}"));
+        let mean = all.iter().map(|p| p["probability"].as_f64().unwrap()).sum::<f64>() / all.len() as f64;
+        assert!((0.025..0.15).contains(&mean), "{path}: {mean}");
+    }
+}
+
 /// B47: labels that are all the same are learned and told, and no version is made of them.
 #[test]
 fn b47_one_label_only_is_not_published() {

@@ -71,7 +71,7 @@ impl World {
         Self {
             seed,
             kind,
-            sql: sql(&mut rng, kind, dir),
+            sql: sql(&mut rng, bounds(seed), kind, dir),
             events,
             threads: 1 + rng.below(2) as usize,
             jumps,
@@ -169,7 +169,17 @@ fn events(rng: &mut Rng, kind: Kind) -> Vec<Event> {
     all
 }
 
-fn sql(rng: &mut Rng, kind: Kind, dir: &Path) -> String {
+/// What may wait in the join, drawn apart: seeds of before rows spilled keep their worlds otherwise.
+fn bounds(seed: u64) -> &'static str {
+    [
+        "",
+        ", join.when_full = 'spill', join.bytes_max = '0'",
+        ", join.when_full = 'spill', join.bytes_max = '4KiB'",
+        ", join.when_full = 'stop', join.bytes_max = '1GiB'",
+    ][Rng::for_key(seed, 0x5B11).below(4) as usize]
+}
+
+fn sql(rng: &mut Rng, bounds: &str, kind: Kind, dir: &Path) -> String {
     let idle = ["1h", "150ms", "2s"][rng.below(3) as usize];
     let with = |source: &str| match kind {
         Kind::Push => format!("connector = 'http', idle_timeout = '{idle}'"),
@@ -215,7 +225,7 @@ fn sql(rng: &mut Rng, kind: Kind, dir: &Path) -> String {
          CREATE STREAM samples AS SELECT i.*, {f}(c.id IS NOT NULL) AS label FROM shown i LEFT JOIN clicked c
            ON i.id = c.id AND c.rt BETWEEN i.rt AND i.rt + INTERVAL '0.{WINDOW_MS}' SECOND {join} {emit};
          SELECT * FROM samples TO TRAIN {learner} WITH checkpoint.interval = '{save}', publish.interval = '700ms',
-           publish.keep = 1000{every}{more} COLUMN item, person, price, CROSS([item, person]){column} LABEL label INTO ctr;",
+           publish.keep = 1000{every}{more}{bounds} COLUMN item, person, price, CROSS([item, person]){column} LABEL label INTO ctr;",
         with(SOURCES[0]),
         with(SOURCES[1]),
     )

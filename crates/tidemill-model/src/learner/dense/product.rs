@@ -161,11 +161,12 @@ fn add_terms<V: Lanes, const ROWS: usize, const COLUMNS: usize>(
     (c, c_row, begin): (&mut [f32], usize, usize),
 ) {
     let second = COLUMNS - V::LANES;
-    let of_row = |c: &[f32], r: usize| {
+    // `array::from_fn` is not inlined, and outside of here nothing is compiled for these registers.
+    let mut sums = [[V::splat(0.0); 2]; ROWS];
+    for (r, sums) in sums.iter_mut().enumerate() {
         let c = &c[begin + r * c_row..][..COLUMNS];
-        [V::load(c), V::load(&c[second..])]
-    };
-    let mut sums: [[V; 2]; ROWS] = std::array::from_fn(|r| of_row(c, r));
+        *sums = [V::load(c), V::load(&c[second..])];
+    }
     for (a, b) in a.chunks_exact(a_row).zip(b) {
         let a: &[f32; ROWS] = a[i..].first_chunk().expect("a row is whole");
         let (first, last) = (V::load(b), V::load(&b[second..]));

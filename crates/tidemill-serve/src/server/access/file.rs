@@ -14,7 +14,7 @@ use super::{
     rate::Rate,
     shown,
 };
-use crate::moment;
+use crate::{moment, strict_json};
 
 /// Tokens in a file; each costs every request a comparison.
 const TOKENS_MAX: usize = 1_024;
@@ -34,7 +34,7 @@ pub(super) fn read(json: &[u8], before: Option<&Tokens>) -> Result<Tokens> {
     if json.len() > FILE_BYTES_MAX {
         return Err(Error::invalid(format!("longer than {FILE_BYTES_MAX} bytes")));
     }
-    let value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(format!("not JSON: {e}")))?;
+    let value = strict_json::from_slice(json).map_err(|e| e.at("not JSON"))?;
     let file = object(&value, "the file", &["tenants", "tokens", "issuers"])?;
     let mut tokens = Tokens { hashes: Vec::new(), grants: Vec::new(), tenants: Vec::new(), issuers: Vec::new() };
     for (i, value) in list(file, "tenants", "")?.iter().enumerate() {

@@ -66,7 +66,10 @@ fn a_body_is_taken_line_by_line() {
 /// also when the clock says something else later.
 #[test]
 fn events_without_a_time_or_far_ahead_of_the_clock_are_turned_away() {
-    let door = Door { window: Window { computed: None, event_time: Some(1), view: None }, ahead_max_ms: Some(1_000) };
+    let door = Door {
+        window: Window { computed: None, event_time: Some(1), id: None, view: None },
+        ahead_max_ms: Some(1_000),
+    };
     let mut log = PushLog::open(&dir("door"), schema(), Some(1)).unwrap().with_door(door);
     let body =
         b"{\"id\":1,\"ts\":6000}\n{\"id\":2}\n{\"id\":3,\"ts\":6001}\n{\"id\":4,\"ts\":null}\nx\n{\"id\":5,\"ts\":0}";
