@@ -95,9 +95,15 @@ fn can_share(jobs: &[&TrainJob], planned: &[Planned]) -> Result<(), String> {
         let differ = |setting: &&&str| is_known(setting) && last.settings.get(setting) != other.settings.get(setting);
         let sampled =
             plan.relation.join.as_ref().is_some_and(|join| join.emit.is_some_and(|emit| emit.sample.is_some()));
-        let of_join =
-            ["join.pending_max", "join.correction_ttl", "join.allowed_lateness", "join.bytes_max", "model.seed"];
-        let of_join = &of_join[..if sampled { 5 } else { 4 }];
+        let of_join = [
+            "join.pending_max",
+            "join.bytes_max",
+            "join.when_full",
+            "join.correction_ttl",
+            "join.allowed_lateness",
+            "model.seed",
+        ];
+        let of_join = &of_join[..if sampled { 6 } else { 5 }];
         if plan.relation.join.is_some() {
             if let Some(setting) = of_join.iter().find(differ) {
                 return Err(format!("{with} differ in {setting}, which is about the join that they would share"));

@@ -185,7 +185,7 @@ fn models_on_one_endless_stream_are_served_together() {
         SELECT * FROM rows TO TRAIN FMRegressor COLUMN user, item LABEL stars INTO stars;";
     let sql = scratch.write("served.sql", sql);
     let mut command = tidemill();
-    command.args(["run", "--quiet"]).arg(&sql).arg("--data-dir").arg(&data);
+    command.arg("run").arg(&sql).arg("--data-dir").arg(&data);
     let serving = Serving::spawn(command.env("TIDEMILL_FAILPOINT_MODEL", "stars:3"));
     let push = |i: usize| {
         let row = format!(
