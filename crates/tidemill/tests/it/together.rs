@@ -171,7 +171,8 @@ fn a_model_that_diverges_is_held_alone() {
     assert!(out.status.success(), "{}", text(&out));
     let (one, both) = (summaries(&one), summaries(&out));
     assert_eq!(learned(&both["a"]), learned(&one["a"]));
-    assert_eq!(both["wild"]["version"], 0, "{}", both["wild"]);
+    // It takes some samples to tell: later versions, the one at the end among them, are held.
+    assert!(both["wild"]["version"].as_u64() <= Some(2), "{}", both["wild"]);
     assert!(both["wild"]["warning"].as_str().unwrap().contains("the learner diverges"), "{}", both["wild"]);
 }
 
@@ -248,24 +249,24 @@ fn what_cannot_be_learned_together_is_refused_with_its_reason() {
     assert_eq!(learned(&summaries(&later)["b"]), learned(&both["b"]));
     assert_eq!(summaries(&later)["a"]["state_hash"], both["a"]["state_hash"]);
     // Endless streams with nothing in common want programs of their own, and it is said why.
-    let endless = "CREATE SOURCE rows (user STRING, item STRING, clicked BOOLEAN) WITH (connector = 'http');
-        SELECT * FROM rows TO TRAIN FTRLClassifier COLUMN user LABEL clicked INTO one;";
+    let endless = "CREATE SOURCE rows (who STRING, item STRING, clicked BOOLEAN) WITH (connector = 'http');
+        SELECT * FROM rows TO TRAIN FTRLClassifier COLUMN who LABEL clicked INTO one;";
     for (next, reason) in [
         (
-            "SELECT * FROM rows WHERE item <> 'x' TO TRAIN FTRLClassifier COLUMN user LABEL clicked INTO two",
+            "SELECT * FROM rows WHERE item <> 'x' TO TRAIN FTRLClassifier COLUMN who LABEL clicked INTO two",
             "do not select the same rows",
         ),
         (
-            "SELECT user, LENGTH(item) AS n, clicked FROM rows TO TRAIN FTRLClassifier COLUMN n LABEL clicked INTO two",
+            "SELECT who, UPPER(item) AS n, clicked FROM rows TO TRAIN FTRLClassifier COLUMN n LABEL clicked INTO two",
             "do not select the same rows",
         ),
     ] {
         let text = why(&format!("{endless} {next};"));
         assert!(text.contains("not learned together with it") && text.contains(reason), "{text}");
     }
-    let computed = "CREATE SOURCE rows (user STRING, item STRING, clicked BOOLEAN) WITH (connector = 'http');
-        CREATE VIEW wide AS SELECT user, LENGTH(item) AS n, clicked FROM rows;
-        SELECT * FROM wide TO TRAIN FTRLClassifier COLUMN user LABEL clicked INTO one;
+    let computed = "CREATE SOURCE rows (who STRING, item STRING, clicked BOOLEAN) WITH (connector = 'http');
+        CREATE VIEW wide AS SELECT who, UPPER(item) AS n, clicked FROM rows;
+        SELECT * FROM wide TO TRAIN FTRLClassifier COLUMN who LABEL clicked INTO one;
         SELECT * FROM wide TO TRAIN FTRLClassifier COLUMN n LABEL clicked INTO two;";
     assert!(why(computed).contains("only 'two' needs column 'n', which is computed"));
 }
