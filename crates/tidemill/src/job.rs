@@ -304,6 +304,8 @@ impl Job {
             members,
             rests: rests.is_some(),
         };
+        let is_last = job.is_last;
+        job.members.iter_mut().for_each(|member| member.is_last = is_last);
         job.replay(past)?;
         job.timing.events_before = job.engine.line.counts().events;
         job.look_behind_the_end()?;

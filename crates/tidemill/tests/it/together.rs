@@ -200,7 +200,7 @@ fn models_on_one_endless_stream_are_served_together() {
     push(0);
     let score = |model: &str| {
         let (status, body) =
-            serving.post(&format!("/v1/models/{model}/predict"), r#"{"rows": [{"user": "u0", "item": "i0"}]}"#);
+            serving.post(&format!("/v1/models/{model}:predict"), r#"{"rows": [{"user": "u0", "item": "i0"}]}"#);
         assert_eq!(status, 200, "{body}");
         body
     };
