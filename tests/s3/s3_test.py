@@ -445,11 +445,12 @@ def away_in_a_run(bed):
         until = time.monotonic() + SECONDS_MAX
         while (found := bed.learn(sql, place, fails=True))[0] == 5:
             assert time.monotonic() < until, found
-        got = outcome(bed.learn(sql, place))
+        assert found[0] == 0, found
     finally:
         stopped.set()
         thread.join()
         bed.relay.set("through")
+    got = outcome(bed.learn(sql, place))
     assert got == expected, (got, expected)
 
 
@@ -548,10 +549,46 @@ def many_starts(bed):
     assert count() <= before + 64 + 3 * 10, (before, count())
 
 
+def figures(bed):
+    """What a store costs, by how long its answers take: events a second of a bounded run, and how long a push waits."""
+    sql = generated(100_000, more=", model.alpha = 0.15").replace("'100ms'", "'1s'")
+    local = bed.home / "figures"
+    print(f"a directory: {bed.learn(sql, local)['events_per_s']:,.0f} events/s", flush=True)
+    for delay in (None, 0.0, 0.02, 0.1):
+        bed.relay.delay = delay or 0.0
+        place = bed.place() if delay is not None else bed.home / "figures-push"
+        if delay is not None:
+            got = bed.learn(sql, place)
+            print(f"a store {delay * 1000:.0f} ms away: {got['events_per_s']:,.0f} events/s", flush=True)
+            place = bed.place()
+        serving = Serving(bed, place)
+        for callers in (1, 16):
+            took, numbers = [], iter(range(10**9))
+
+            def push():
+                for _ in range(20):
+                    began = time.monotonic()
+                    serving.push([next(numbers)])
+                    took.append(time.monotonic() - began)
+
+            threads, began = [threading.Thread(target=push) for _ in range(callers)], time.monotonic()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            took.sort()
+            print(f"  {callers} at a time: an event is acknowledged after {took[len(took) // 2] * 1000:.1f} ms (half of them), "
+                  f"{took[int(len(took) * 0.95)] * 1000:.1f} ms (95 of 100); "
+                  f"{len(took) / (time.monotonic() - began):,.0f} a second", flush=True)
+        serving.stop()
+    bed.relay.delay = 0.0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "debug" / "tidemill")
     parser.add_argument("--only", help="checks whose name holds this")
+    parser.add_argument("--figures", action="store_true", help="measure instead")
     options = parser.parse_args()
     if not os.environ.get(INSIDE):
         python = install()
@@ -561,6 +598,9 @@ def main():
         server = Server()
         try:
             bed = Bed(options.binary, pathlib.Path(home), server)
+            if options.figures:
+                figures(bed)
+                return 0
             for check in (refused, same_hash, killed, acknowledged, two_owners, away, away_in_a_run, torn, wrong_key,
                           served, many_starts):
                 checks.run(check.__name__, check, bed)

@@ -290,12 +290,16 @@ impl Behind for Shared {
             waiting = self.wait(waiting);
         }
         waiting.check()?;
+        // The thread gathers by itself what follows the first.
+        let is_first = !waiting.has_any();
         let grew = waiting.grown.entry(path.to_path_buf()).or_default();
         let (begin, end) = grew.written.unwrap_or((at, at));
         grew.written = Some((begin.min(at), end.max(at + bytes)));
         waiting.grown_bytes += bytes;
         waiting.asked += 1;
-        self.changed.notify_all();
+        if is_first {
+            self.changed.notify_all();
+        }
         Ok(())
     }
 

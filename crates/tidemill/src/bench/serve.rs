@@ -71,8 +71,12 @@ const LARGE: usize = 11;
 
 /// Runs the plan; `tell` hears what is going on.
 pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Vec<Case>> {
-    let wanted: Vec<bool> =
-        CASES.iter().map(|(name, _)| plan.only.as_ref().is_none_or(|only| name.contains(only.as_str()))).collect();
+    let is_wanted = |(i, (name, _)): (usize, &(&str, &str))| match &plan.only {
+        Some(only) => name.contains(only.as_str()),
+        // What writes gigabytes is asked for by its name.
+        None => i < LARGE,
+    };
+    let wanted: Vec<bool> = CASES.iter().enumerate().map(is_wanted).collect();
     if !wanted.contains(&true) {
         let names: Vec<&str> = CASES.iter().map(|case| case.0).collect();
         return Err(Error::not_found(format!("no case has that in its name; cases are {}", names.join("; "))));

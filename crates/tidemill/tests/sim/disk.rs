@@ -130,6 +130,35 @@ impl SimDisk {
         Arc::new(Self { root: root.to_path_buf(), lie, slow_ms: 0.into(), state: Mutex::new(state) })
     }
 
+    /// A disk on which everything below `root` is durable.
+    pub fn of(root: &Path, seed: u64) -> Arc<Self> {
+        let disk = Self::new(root, seed, Lie::None);
+        let mut state = disk.state();
+        let mut dirs = vec![root.to_path_buf()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(&dir).unwrap().flatten() {
+                let path = entry.path();
+                let node = match path.is_dir() {
+                    true => Node::Dir,
+                    false => {
+                        let inode = state.next_inode;
+                        state.next_inode += 1;
+                        let durable = fs::read(&path).unwrap();
+                        state.inodes.insert(inode, Inode { durable, pending: Vec::new() });
+                        Node::File(inode)
+                    }
+                };
+                if node == Node::Dir {
+                    dirs.push(path.clone());
+                }
+                state.names.insert(path, node);
+            }
+        }
+        state.durable_names = state.names.clone();
+        drop(state);
+        disk
+    }
+
     /// A process begins.
     pub fn begin(self: &Arc<Self>, plan: Plan) -> Arc<Process> {
         let mut state = self.state();

@@ -23,7 +23,7 @@ use std::{
 };
 
 use disk::Lie;
-use run::{Figures, run};
+use run::{Figures, run, run_in_store};
 
 /// Seeds in each run of the tests.
 const SEEDS: Range<u64> = 0..200;
@@ -43,6 +43,14 @@ fn asked() -> Option<Range<u64>> {
 
 /// Carries out seeds on all cores; what failed, by seed.
 fn all(seeds: Range<u64>, lie: Lie) -> (Figures, Vec<(u64, String)>) {
+    by(seeds, lie == Lie::None, &|seed| run(seed, lie))
+}
+
+fn by(
+    seeds: Range<u64>,
+    tells: bool,
+    run: &(dyn Fn(u64) -> Result<Figures, String> + Sync),
+) -> (Figures, Vec<(u64, String)>) {
     let next = AtomicU64::new(seeds.start);
     let done = Mutex::new((Figures::default(), Vec::new()));
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -54,12 +62,12 @@ fn all(seeds: Range<u64>, lie: Lie) -> (Figures, Vec<(u64, String)>) {
                     if seed >= seeds.end {
                         return;
                     }
-                    let ran = run(seed, lie);
+                    let ran = run(seed);
                     let mut done = done.lock().unwrap();
                     match ran {
                         Ok(figures) => done.0.add(&figures),
                         Err(why) => {
-                            if lie == Lie::None {
+                            if tells {
                                 println!("seed {seed}: {why}\n  repeat with: TIDEMILL_SEEDS={seed} {COMMAND}");
                             }
                             done.1.push((seed, why));
@@ -85,6 +93,18 @@ fn seeds_f1_f3_f12_f13_f15_f18_f20_to_f23_f31_f32() {
     println!("{count} seeds, {} failed: {figures:?}", failed.len());
     let numbers: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "seeds {numbers:?} failed");
+}
+
+/// With data in a bucket, and each process on another machine: nothing that was acknowledged, published or learned is lost.
+#[test]
+fn seeds_in_a_store_f1_f3_f18_f20_to_f23() {
+    let seeds = asked().unwrap_or(0..60);
+    let count = seeds.end - seeds.start;
+    let (figures, failed) = by(seeds, true, &run_in_store);
+    println!("{count} seeds, {} failed: {figures:?}", failed.len());
+    let numbers: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
+    assert!(failed.is_empty(), "seeds {numbers:?} failed");
+    assert!(figures.power_losses > count && figures.versions > 0, "{figures:?}");
 }
 
 /// The harness can fail: on a disk that only says that it syncs, seeds fail, and soon.

@@ -30,9 +30,11 @@ use tidemill::{
 use tidemill_base::{
     Clock, Error, Kind as ErrorKind, Rng, StateHash,
     store::{
+        bucket::Bucket,
         data_dir::DataDir,
         disk,
         log::{HEADER_BYTES, LogReader},
+        objects::{Answer, Memory},
     },
 };
 use tidemill_serve::registry::Registry;
@@ -81,6 +83,20 @@ const QUIET_STEPS: u32 = 6;
 /// Steps after which a process that does not end has failed.
 const STEPS_MAX: u32 = 20_000;
 
+/// Carries out one seed whose data is in a bucket: each process is on a machine of its own, and what the one before had and
+/// the bucket has not is lost with that machine.
+pub fn run_in_store(seed: u64) -> Checked<Figures> {
+    let scratch = Scratch::new(seed);
+    let (root, input) = (scratch.0.join("data"), scratch.0.join("input"));
+    [&root, &input].into_iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+    let world = World::of(seed, &input);
+    world.write_files(&input);
+    let disk = SimDisk::new(&root, seed, Lie::None);
+    let mut sim = Sim { store: Some(Arc::default()), ..Sim::new(world, root, input, disk) };
+    let done = sim.all_of_it();
+    done.map_err(|why| format!("{why}\n  world: {:?}, {}\n  disk:{}", sim.kind, sim.sql, sim.disk.trace()))
+}
+
 /// Carries out one seed.
 pub fn run(seed: u64, lie: Lie) -> Checked<Figures> {
     let scratch = Scratch::new(seed);
@@ -100,6 +116,8 @@ struct Sim {
     root: PathBuf,
     input: PathBuf,
     disk: Arc<SimDisk>,
+    /// What keeps the data, where that is not the disk.
+    store: Option<Arc<Memory>>,
     delivery: Arc<Mutex<Delivery>>,
     now: Arc<Now>,
     rng: Rng,
@@ -301,6 +319,7 @@ impl Sim {
             root,
             input,
             disk,
+            store: None,
             delivery: Arc::new(Mutex::new(delivery)),
             rng: world.rng.clone(),
             threads: world.threads,
@@ -383,6 +402,10 @@ impl Sim {
 
     /// What else happens while no process is there.
     fn aftermath(&mut self, ended: &Ended) {
+        if self.store.is_some() {
+            self.figures.power_losses += 1;
+            return;
+        }
         if (ended.happened.killed || ended.result.is_err()) && self.rng.below(2) == 0 {
             self.disk.lose_power();
             self.figures.power_losses += 1;
@@ -400,15 +423,32 @@ impl Sim {
     /// One life of the program. `last`: live sources end with what has arrived.
     fn process(&mut self, plan: Plan, last: bool) -> Checked<Ended> {
         self.figures.processes += 1;
+        let bucket = self.another_machine()?;
         let process = self.disk.begin(plan);
         let injected = disk::inject(&self.root, process);
         let lived = catch_unwind(AssertUnwindSafe(|| self.live(&self.root.clone(), last, true)));
         let happened = self.disk.end();
         drop(injected);
+        if let (Some(bucket), Some(store)) = (bucket, &self.store) {
+            // With the machine goes what the bucket has not.
+            store.set_trouble(Some(Box::new(|_| Answer::Away)));
+            drop(bucket);
+            store.set_trouble(None);
+        }
         let (result, announced) =
             lived.map_err(|panic| format!("process {}: {}", self.figures.processes, text(&*panic)))?;
         self.announced.extend(announced);
         Ok(Ended { result, happened })
+    }
+
+    /// With a bucket: an empty directory, filled from there.
+    fn another_machine(&mut self) -> Checked<Option<Bucket>> {
+        let Some(store) = &self.store else { return Ok(None) };
+        fs::remove_dir_all(&self.root).and_then(|()| fs::create_dir_all(&self.root)).map_err(|e| e.to_string())?;
+        let who = format!("process {}", self.figures.processes);
+        let bucket = Bucket::own(store.clone(), &self.root, &who, Box::new(|_| ())).map_err(|e| e.to_string())?;
+        self.disk = SimDisk::of(&self.root, self.now.world.seed + self.figures.processes);
+        Ok(Some(bucket))
     }
 
     #[expect(clippy::type_complexity, reason = "read once, above")]
