@@ -319,7 +319,10 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
         }
         sync_name(dir)?;
     }
-    Ok(())
+    match dir.is_dir() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    }
 }
 
 /// Makes a name durable, whoever gave it.
