@@ -46,7 +46,7 @@ fn libsvm_rows_keep_label_and_index_as_written() {
             6: refused: row 7: '1:nan' is not a feature index:value with a finite value
             7: refused: row 8: '1:inf' is not a feature index:value with a finite value
             8: refused: row 9: '1:1e39' is not a feature index:value with a finite value
-            9: refused: row 10: '18446744073709551616:1' is not a feature index:value with a finite value
+            9: refused: row 10: index 18446744073709551616 of a feature exceeds 18,446,744,073,709,551,615
             10: refused: row 11: '-1:1' is not a feature index:value with a finite value
             11: refused: row 12: '7' is not a feature index:value with a finite value
             12: refused: row 13: label 'nan' is not a finite number
