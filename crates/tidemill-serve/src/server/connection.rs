@@ -34,6 +34,8 @@ use super::{
 const TURNED_AWAY_MAX: usize = 64;
 /// How long a connection that ended badly may go on sending before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
+/// Open files that are not for connections.
+const FILES_KEPT: usize = 32;
 /// What hyper takes when it is not told.
 const HEADERS_MAX_OF_HYPER: usize = 100;
 
@@ -42,6 +44,10 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut stop = shared.stop.clone();
     let mut connections = JoinSet::new();
     let mut turned_away = JoinSet::new();
+    // Whoever learns and saves beside this opens files, and must find some however many call.
+    let files = files_max().map_or(usize::MAX, |max| max.saturating_sub(FILES_KEPT).max(4));
+    let connections_max = shared.limits.connections_max.min(files);
+    let turned_away_max = TURNED_AWAY_MAX.min(files / 4);
     {
         let broadcast = shared.clone();
         let stop = shared.stop.clone();
@@ -54,12 +60,12 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             Some(_) = turned_away.join_next() => {}
             accepted = listener.accept() => match accepted {
                 // One task of the set is the broadcast.
-                Ok((stream, _)) if connections.len() <= shared.limits.connections_max => {
+                Ok((stream, _)) if connections.len() <= connections_max => {
                     connections.spawn(serve(stream, shared.clone()));
                 }
                 Ok((stream, _)) => {
                     shared.metrics.turned_away();
-                    if turned_away.len() < TURNED_AWAY_MAX {
+                    if turned_away.len() < turned_away_max {
                         turned_away.spawn(turn_away(stream));
                     }
                 }
@@ -70,6 +76,13 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Files that this process may have open, where the system tells.
+fn files_max() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
