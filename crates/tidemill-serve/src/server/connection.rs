@@ -45,9 +45,9 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     let mut turned_away = JoinSet::new();
     // Whoever learns and saves beside this opens files, and must find some however many call.
-    let files = files_max().map_or(usize::MAX, |max| max.saturating_sub(FILES_KEPT).max(4));
+    let files = files_max().map_or(usize::MAX, |max| max.saturating_sub(FILES_KEPT).max(8));
     let connections_max = shared.limits.connections_max.min(files);
-    let turned_away_max = TURNED_AWAY_MAX.min(files / 4);
+    let turned_away_max = TURNED_AWAY_MAX.min(files);
     {
         let broadcast = shared.clone();
         let stop = shared.stop.clone();
