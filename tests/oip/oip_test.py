@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,10 @@ import urllib.request
 
 sys.dont_write_bytecode = True  # a test leaves nothing in the checkout
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "page"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "page")]
+from environment import install
 from webdriver import Lines, end, start
 
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tidemill" / "oip"
 PACKAGES = ["tritonclient[http,grpc]==2.73.0"]
 INSIDE = "TIDEMILL_OIP_INSIDE"
 SECONDS_MAX = 60
@@ -45,21 +44,6 @@ ROWS = [
     {"user": "u2", "item": "naïve \"ünïcode\"", "price": 0.0, "dwell": -1.5, "age": 41},
     {"user": "nobody", "item": "", "price": 1e-3, "dwell": 0.1, "age": -1},
 ]
-
-
-def install():
-    """The environment's Python; made where it is missing or holds other packages."""
-    home, stamp = CACHE / "venv", CACHE / "packages"
-    python = home / "bin" / "python3"
-    if python.exists() and stamp.exists() and stamp.read_text() == "\n".join(PACKAGES):
-        return python
-    shutil.rmtree(home, ignore_errors=True)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *PACKAGES], check=True)
-    stamp.write_text("\n".join(PACKAGES))
-    return python
 
 
 class Checks:
@@ -235,7 +219,7 @@ def main():
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "debug" / "tidemill")
     options = parser.parse_args()
     if not os.environ.get(INSIDE):
-        python = install()
+        python = install("oip", PACKAGES)
         return subprocess.run([str(python), __file__, *sys.argv[1:]], env={**os.environ, INSIDE: "yes"}).returncode
     with tempfile.TemporaryDirectory(prefix="tidemill-oip-") as home:
         program = Program(options.binary, pathlib.Path(home))

@@ -13,7 +13,6 @@ import os
 import pathlib
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,29 +25,14 @@ import urllib.request
 
 sys.dont_write_bytecode = True  # a test leaves nothing in the checkout
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "page"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "page")]
+from environment import install
 from webdriver import Lines, end, start
 
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tidemill" / "s3"
 PACKAGES = ["moto[server]==5.2.5"]
 INSIDE = "TIDEMILL_S3_INSIDE"
 SECONDS_MAX = 120
 SECRET = "hush-hush-nobody-may-read-this"
-
-
-def install():
-    """The environment's Python; made where it is missing or holds other packages."""
-    home, stamp = CACHE / "venv", CACHE / "packages"
-    python = home / "bin" / "python3"
-    if python.exists() and stamp.exists() and stamp.read_text() == "\n".join(PACKAGES):
-        return python
-    shutil.rmtree(home, ignore_errors=True)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *PACKAGES], check=True)
-    stamp.write_text("\n".join(PACKAGES))
-    return python
 
 
 def free_port():
@@ -591,7 +575,7 @@ def main():
     parser.add_argument("--figures", action="store_true", help="measure instead")
     options = parser.parse_args()
     if not os.environ.get(INSIDE):
-        python = install()
+        python = install("s3", PACKAGES)
         return subprocess.run([str(python), __file__, *sys.argv[1:]], env={**os.environ, INSIDE: "yes"}).returncode
     checks = Checks(options.only)
     with tempfile.TemporaryDirectory(prefix="tidemill-s3-") as home:
