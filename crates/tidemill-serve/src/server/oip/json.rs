@@ -118,6 +118,29 @@ struct Draft<'a> {
     binary_size: Option<usize>,
 }
 
+/// The text behind the quote at `at`, and where it ends, if it is short and nothing in it has a meaning of its own.
+#[inline(always)]
+fn short_text(body: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    const fn all(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+    // The top bit of each byte that is zero; a byte behind the first such one may have it as well.
+    const fn zeros(word: u64) -> u64 {
+        word.wrapping_sub(all(1)) & !word & all(0x80)
+    }
+    let start = at + 1;
+    for i in [start, start + 8] {
+        let word = u64::from_le_bytes(*body.get(i..)?.first_chunk()?);
+        let control = word.wrapping_sub(all(0x20)) & !word & all(0x80);
+        let special = zeros(word ^ all(b'"')) | zeros(word ^ all(b'\\')) | control;
+        if special != 0 {
+            let end = i + special.trailing_zeros() as usize / 8;
+            return (body[at] == b'"' && body[end] == b'"').then(|| (&body[start..end], end + 1));
+        }
+    }
+    None
+}
+
 struct Reader<'a> {
     body: &'a [u8],
     at: usize,
@@ -227,18 +250,21 @@ impl<'a> Reader<'a> {
 
     fn shape(&mut self, i: usize) -> Result<Shape> {
         let mut shape = Shape::default();
+        let too_many = |i| {
+            let message = format!("inputs[{i}]: shape has more than {RANK_MAX} dimensions; a model takes one or two");
+            Error::invalid(message)
+        };
         self.array("an array of numbers for a shape", |r| {
+            if let Some(dim) = r.small_whole() {
+                return shape.push(dim).ok_or_else(|| too_many(i));
+            }
             let dim = match r.number() {
                 Some(number) => number.text().parse::<u64>().map_err(|_| {
                     Error::invalid(format!("inputs[{i}]: shape holds {}; dimensions are whole numbers", number.text()))
                 })?,
                 None => return Err(r.unexpected("a dimension")),
             };
-            shape.push(dim).ok_or_else(|| {
-                Error::invalid(format!(
-                    "inputs[{i}]: shape has more than {RANK_MAX} dimensions; a model takes one or two"
-                ))
-            })
+            shape.push(dim).ok_or_else(|| too_many(i))
         })?;
         Ok(shape)
     }
@@ -421,6 +447,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A whole number of a few digits with a comma or a bracket behind it, as a shape has them.
+    #[inline(always)]
+    fn small_whole(&mut self) -> Option<u64> {
+        self.peek();
+        let digits = self.body[self.at..].iter().take(8).take_while(|b| b.is_ascii_digit()).count();
+        let (text, behind) = self.body[self.at..].split_at(digits);
+        let is_small = matches!(behind, [b',' | b']', ..]) && matches!(text, [b'0'] | [b'1'..=b'9', ..]);
+        is_small.then(|| {
+            self.at += digits;
+            text.iter().fold(0, |x, digit| x * 10 + u64::from(digit - b'0'))
+        })
+    }
+
     #[inline(always)]
     fn number(&mut self) -> Option<Number<'a>> {
         self.peek();
@@ -508,7 +547,19 @@ impl<'a> Reader<'a> {
     }
 
     /// The bytes of a text.
+    #[inline(always)]
     fn text(&mut self, what: &str) -> Result<Cow<'a, [u8]>> {
+        match short_text(self.body, self.at) {
+            Some((text, end)) => {
+                self.at = end;
+                Ok(Cow::Borrowed(text))
+            }
+            None => self.any_text(what),
+        }
+    }
+
+    #[inline(never)]
+    fn any_text(&mut self, what: &str) -> Result<Cow<'a, [u8]>> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected(&format!("a string for {what}")));
         }
