@@ -23,7 +23,7 @@ use crate::{
     snapshot::{Head, Layout, Snapshot},
 };
 use mapped::Mapped;
-pub use mapped::SharedBytes;
+pub use mapped::{SharedBytes, SnapshotBytes};
 
 #[derive(Clone, Copy, Default)]
 struct Place {
