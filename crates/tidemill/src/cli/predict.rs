@@ -77,6 +77,15 @@ struct Totals {
 
 impl Predict {
     pub fn run(&self) -> Result<()> {
+        match self.score() {
+            // Nobody reads on: that is an end, too.
+            Err(Failure::Closed) => Ok(()),
+            Err(Failure::Error(e)) => Err(e),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn score(&self) -> Result<(), Failure> {
         let clock = SystemClock::new();
         let format = self.out_format()?;
         let model = self.name.split('@').next().unwrap_or_default();
@@ -104,13 +113,11 @@ impl Predict {
             }),
             _ => side_by_side(partitions, |name, chunk| totals.score(&mut scorer, name, &chunk, &mut out)),
         };
-        match scored.and_then(|()| totals.check_any().map_err(Failure::Error)).and_then(|()| out.end()) {
-            // Nobody reads on: that is an end, too.
-            Err(Failure::Closed) => return Ok(()),
-            ended => ended.map_err(Failure::into_error)?,
-        }
+        scored?;
+        totals.check_any()?;
+        out.end()?;
         let seconds = clock.elapsed().as_secs_f64();
-        self.tell(model, version, &totals, seconds)
+        Ok(self.tell(model, version, &totals, seconds)?)
     }
 
     fn tell(&self, model: &str, version: u64, totals: &Totals, seconds: f64) -> Result<()> {
@@ -215,15 +222,6 @@ enum Failure {
     Error(Error),
 }
 
-impl Failure {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Error(e) => e,
-            Self::Closed => Error::unavailable("stdout was closed"),
-        }
-    }
-}
-
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
         Self::Error(e)
@@ -246,7 +244,7 @@ enum To {
 }
 
 impl Out {
-    fn open(path: Option<&Path>, format: OutFormat, columns: &SchemaRef) -> Result<Self> {
+    fn open(path: Option<&Path>, format: OutFormat, columns: &SchemaRef) -> Result<Self, Failure> {
         let file = path.map(|path| {
             let mut name = path.as_os_str().to_owned();
             name.push(".tmp");
@@ -270,7 +268,7 @@ impl Out {
         if format == OutFormat::Csv {
             // Also where no rows come.
             let names = csv_names(&RecordBatch::new_empty(columns.clone()))?;
-            out.put(&names).map_err(Failure::into_error)?;
+            out.put(&names)?;
         }
         Ok(out)
     }

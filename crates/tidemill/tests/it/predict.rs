@@ -57,7 +57,7 @@ fn each_row_has_the_prediction_that_the_server_gives() {
     assert!(told.contains("1 of 5 rows could not be scored; the first: ") && told.contains("row 3: "), "{told}");
     assert!(told.contains("column 'x'") && told.contains("4 rows scored by m@1"), "{told}");
     let lines: Vec<&str> = csv.lines().collect();
-    assert_eq!((lines.len(), lines[0], lines[3]), (6, "probability", ""));
+    assert_eq!((lines.len(), lines[0], lines[3]), (6, "probability", "\"\""));
 
     let server = Serving::start(&["serve", "--data-dir", data.to_str().unwrap()]);
     for (row, line) in [
