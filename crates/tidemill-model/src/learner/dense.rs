@@ -5,6 +5,7 @@
 //! [W_1 | b_1 | W_2 | b_2 ..], W_l with a row for each input. Every sum is in a fixed order, inputs ascending and samples
 //! ascending, so a sample's result does not depend on those beside it, nor any bit on the processor.
 
+mod alone;
 mod product;
 mod widest;
 
@@ -74,6 +75,9 @@ impl Layers {
             let (a, after) = before.split_at_mut(rows * n[0]);
             let product = |out: &mut [f32]| {
                 let (terms, columns) = (n[0], n[1]);
+                if rows <= alone::ROWS_MAX {
+                    return alone::add_to(a, weights, columns, out);
+                }
                 Product { a, b: weights, rows, terms, columns, a_turned: false, b_turned: false }.add_to(out);
             };
             if l + 2 == self.sizes.len() {

@@ -62,6 +62,6 @@ fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     // SAFETY: a snapshot is never changed in its place: it is written beside it under another name, synced and then linked
     // or renamed to it, and removed as a whole, which leaves its pages to whoever has mapped them. The directory belongs to
-    // this process by its lock. So the bytes do not change while the map lives.
+    // this process by its lock, or to another tidemill that does the same. So the bytes do not change while the map lives.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
 }
