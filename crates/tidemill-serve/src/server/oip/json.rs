@@ -707,3 +707,47 @@ fn flag(parameters: &Map<String, Value>, place: &str, name: &str) -> Result<Opti
         Some(_) => Err(Error::invalid(format!("{place}: {name} is true or false"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts are looked at eight bytes at a time where there is room, and say what they say one byte at a time.
+    #[test]
+    fn texts_are_read_as_everybody_reads_them() {
+        let specials =
+            ["", "\"", "\\n", "\\\"", "\\u00e9", "\u{e9}", "\u{1}", "\n", " ", "\u{7f}", "\u{80}", "\\", "{"];
+        for (length, special) in (0..20).flat_map(|length| specials.map(|special| (length, special))) {
+            for at in 0..=length {
+                let text = format!("\"{}{special}{}\"", "a".repeat(at), "b".repeat(length - at));
+                for behind in ["", ",", "                    "] {
+                    let body = format!("{text}{behind}");
+                    let mut r = Reader { body: body.as_bytes(), at: 0, bytes: &[], bytes_taken: 0 };
+                    let read = r.string("a test").map(|text| (text.into_owned(), r.at));
+                    let mut expected = serde_json::Deserializer::from_str(&body).into_iter::<String>();
+                    match expected.next() {
+                        Some(Ok(told)) => assert_eq!(read.unwrap(), (told, expected.byte_offset()), "{body}"),
+                        // Something behind the text is for whoever reads on.
+                        _ if special == "\"" => assert_eq!(read.unwrap().0, "a".repeat(at), "{body}"),
+                        _ => assert!(read.is_err(), "{body}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_shape_is_whole_numbers() {
+        let shape = |text: &str| {
+            let body = format!("{text}           ");
+            let mut r = Reader { body: body.as_bytes(), at: 0, bytes: &[], bytes_taken: 0 };
+            r.shape(0).map(|shape| shape.dims().to_vec())
+        };
+        assert_eq!(shape("[1,39]").unwrap(), [1, 39]);
+        assert_eq!(shape("[ 12345678 , 123456789 ]").unwrap(), [12_345_678, 123_456_789]);
+        assert_eq!(shape("[0]").unwrap(), [0]);
+        for text in ["[01]", "[1.5]", "[-1]", "[1e2]", "[]x", "[1 2]", "[99999999999999999999]", "[\"1\"]", "[1"] {
+            assert!(shape(text).is_err() || text == "[]x", "{text}");
+        }
+    }
+}
