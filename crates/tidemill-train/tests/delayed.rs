@@ -242,7 +242,7 @@ fn state(policy: (Emit, Correction, Option<(f64, SamplingMode)>), threads: usize
         trainer.mature(&out.matured);
         if i % restore_every == restore_every - 1 {
             let (mut of_join, mut of_trainer) = (Encoder::new(), Encoder::new());
-            let saved = join.encode(true, &mut of_join);
+            let mut saved = join.encode(true, &mut of_join);
             saved.encode(&mut of_join);
             let mut blocks = Vec::new();
             saved

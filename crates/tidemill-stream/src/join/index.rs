@@ -10,13 +10,15 @@ use arrow::{
 };
 use tidemill_base::{Error, Result, hash64, rng::mix64};
 
+use super::slab::Slab;
+
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
 /// The hash of a key that is NULL, and equals nothing.
 pub(super) const NULL_KEY: u64 = u64::MAX;
 
 /// What stands in a slab and is found by its key.
-pub(super) trait Chained {
+pub(super) trait Chained: Copy + Default {
     fn key(&self) -> u64;
     /// The slot of the same key that came before.
     fn next(&self) -> u32;
@@ -56,13 +58,13 @@ impl Index {
     }
 
     /// The newest slot of a key, or [`NONE`].
-    pub fn find(&self, key: u64, slab: &[impl Chained]) -> u32 {
+    pub fn find(&self, key: u64, slab: &Slab<impl Chained>) -> u32 {
         let (found, at) = self.probe(key, slab);
         if found { self.places[at].slot } else { NONE }
     }
 
     /// The slot is the newest of its key from here on; answers the one that was.
-    pub fn insert(&mut self, key: u64, slot: u32, slab: &[impl Chained]) -> u32 {
+    pub fn insert(&mut self, key: u64, slot: u32, slab: &Slab<impl Chained>) -> u32 {
         let (found, at) = self.probe(key, slab);
         if found {
             return std::mem::replace(&mut self.places[at].slot, slot);
@@ -76,13 +78,13 @@ impl Index {
     }
 
     /// Slots of one key, newest first.
-    pub fn chain<'a, T: Chained>(&self, key: u64, slab: &'a [T]) -> impl Iterator<Item = u32> + use<'a, T> {
+    pub fn chain<'a, T: Chained>(&self, key: u64, slab: &'a Slab<T>) -> impl Iterator<Item = u32> + use<'a, T> {
         let some = |slot: u32| (slot != NONE).then_some(slot);
         std::iter::successors(some(self.find(key, slab)), move |&slot| some(slab[slot as usize].next()))
     }
 
     /// Takes a slot out of its key's chain.
-    pub fn unlink(&mut self, slot: u32, slab: &mut [impl Chained]) {
+    pub fn unlink(&mut self, slot: u32, slab: &mut Slab<impl Chained>) {
         let (key, next) = (slab[slot as usize].key(), slab[slot as usize].next());
         let mask = self.mask();
         let mut at = key as usize & mask;
@@ -96,7 +98,7 @@ impl Index {
     }
 
     /// Takes out a slot that is not the newest of its key.
-    fn unlink_behind(&self, slot: u32, slab: &mut [impl Chained]) {
+    fn unlink_behind(&self, slot: u32, slab: &mut Slab<impl Chained>) {
         let (key, next) = (slab[slot as usize].key(), slab[slot as usize].next());
         let mut at = self.find(key, slab);
         loop {
@@ -118,7 +120,7 @@ impl Index {
     }
 
     /// Where the key stands, or the place that it would take.
-    fn probe(&self, key: u64, slab: &[impl Chained]) -> (bool, usize) {
+    fn probe(&self, key: u64, slab: &Slab<impl Chained>) -> (bool, usize) {
         let mask = self.mask();
         let mut at = key as usize & mask;
         loop {
@@ -206,6 +208,7 @@ mod tests {
 
     use super::*;
 
+    #[derive(Clone, Copy, Default)]
     struct Entry(u64, u32);
 
     impl Chained for Entry {
@@ -226,7 +229,7 @@ mod tests {
     fn every_key_has_its_slots_newest_first() {
         for seed in 0..50 {
             let mut rng = Rng::seeded(seed);
-            let (mut index, mut slab) = (Index::default(), Vec::new());
+            let (mut index, mut slab) = (Index::default(), Slab::default());
             let mut chains: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
             let mut there: Vec<u32> = Vec::new();
             for step in 0..3000 {
@@ -236,7 +239,7 @@ mod tests {
                     let key =
                         [draw >> 40 & 7, (draw >> 40 & 3) << 32 | 5, draw >> 40 & 1023, draw][draw as usize >> 8 & 3];
                     let slot = slab.len() as u32;
-                    slab.push(Entry(key, NONE));
+                    slab.put(slot as usize, Entry(key, NONE));
                     slab[slot as usize].1 = index.insert(key, slot, &slab);
                     chains.entry(key).or_default().insert(0, slot);
                     there.push(slot);

@@ -21,6 +21,7 @@ mod index;
 mod parts;
 mod rows;
 mod side;
+mod slab;
 mod spec;
 mod spill;
 mod state;
@@ -40,6 +41,7 @@ use index::{NULL_KEY, hash_keys};
 pub use parts::{RestoringRows, SavedBatch};
 use rows::{KeptRows, RowRef};
 use side::Side;
+use slab::Slab;
 pub use spec::{
     Correction, Emit, FeedbackSpec, JoinCounts, JoinOutput, JoinSpec, JoinState, Matured, NegativeSample, NotLetIn,
     SampleKind, SamplingMode, Take, WhenFull,
@@ -48,9 +50,10 @@ pub use spill::SpillDir;
 pub use state::JoinRows;
 use time_queue::{Due, TimeQueue};
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
     /// Nothing emitted yet.
+    #[default]
     Waiting,
     /// Emitted with the label known so far; may be corrected.
     Early,
@@ -64,7 +67,7 @@ enum Stage {
     Remembered,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Pending {
     ts: i64,
     seq: u64,
@@ -92,7 +95,7 @@ pub struct LabelJoin {
     counts: JoinCounts,
     left_rows: KeptRows,
     sides: Vec<Side>,
-    pending: Vec<Pending>,
+    pending: Slab<Pending>,
     pending_free: Vec<u32>,
     /// Impressions in the slab whose label is not final.
     open_count: usize,
@@ -138,7 +141,7 @@ impl LabelJoin {
             counts: JoinCounts::default(),
             left_rows: KeptRows::new(left.clone(), measures, text_keys),
             sides,
-            pending: Vec::new(),
+            pending: Slab::default(),
             pending_free: Vec::new(),
             open_count: 0,
             early: TimeQueue::new(window_ms),
@@ -304,7 +307,7 @@ impl LabelJoin {
         let slot = size_of::<Pending>() + self.sides.len() * size_of::<side::Link>();
         let known_bytes = (self.known_count - self.remembered_count) * (slot + size_of::<Due>());
         let queues = [&self.early, &self.close, &self.known, &self.remembered];
-        let slots = self.pending.capacity() * size_of::<Pending>()
+        let slots = self.pending.bytes()
             + queues.iter().map(|queue| queue.bytes()).sum::<usize>()
             + self.sides.iter().map(Side::index_bytes).sum::<usize>();
         JoinState {
@@ -424,11 +427,7 @@ impl LabelJoin {
             self.remembered_count += 1;
         }
         self.sides.iter_mut().zip(keys).for_each(|(side, key)| side.insert(slot, key));
-        if slot as usize == self.pending.len() {
-            self.pending.push(p);
-        } else {
-            self.pending[slot as usize] = p;
-        }
+        self.pending.put(slot as usize, p);
         slot
     }
 

@@ -35,6 +35,12 @@ impl RowRef {
     pub const NONE: Self = Self { batch: u64::MAX, row: 0 };
 }
 
+impl Default for RowRef {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 struct Kept {
     /// `None`: only in the spill file.
     rows: Option<RecordBatch>,

@@ -12,9 +12,10 @@ use arrow::{
 use tidemill_base::{Error, Result};
 
 use super::{
-    FeedbackSpec, Take,
+    FeedbackSpec, NO_SEQ, Take,
     index::{Chained, Index, NONE, NULL_KEY, hash_keys},
     rows::{KeptRows, RowRef},
+    slab::Slab,
     time_queue::TimeQueue,
 };
 
@@ -25,10 +26,11 @@ const FEEDBACK_BYTES: usize = 64;
 pub(super) const LINK_BYTES: usize = 80;
 
 /// A feedback row that may yet meet an impression.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Feedback {
     pub key: u64,
     pub ts: i64,
+    /// [`NO_SEQ`] where the slot is free.
     pub arrival: u64,
     pub row: RowRef,
     pub matched: bool,
@@ -50,7 +52,7 @@ impl Chained for Feedback {
 }
 
 /// An impression as this feedback sees it: what every event looks at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Link {
     pub key: u64,
     pub next: u32,
@@ -90,17 +92,17 @@ pub(super) struct Side {
     /// Impressions by their key for this feedback.
     pub index: Index,
     /// By the impression's slot.
-    pub links: Vec<Link>,
+    pub links: Slab<Link>,
     /// By [`Link::taken`]; those that are free hold nothing.
-    pub taken: Vec<Taken>,
+    pub taken: Slab<Taken>,
     taken_free: Vec<u32>,
     /// By the impression's slot, a number for each of `counted`.
-    pub numbers: Vec<f64>,
+    pub numbers: Slab<f64>,
     /// Columns that are counted or summed, with how.
     pub counted: Vec<(usize, Take)>,
     takes_last: bool,
-    pub feedback: Vec<Feedback>,
-    pub feedback_free: Vec<u32>,
+    pub feedback: Slab<Feedback>,
+    feedback_free: Vec<u32>,
     feedback_index: Index,
     pub expiry: TimeQueue,
     pub next_feedback: u64,
@@ -133,13 +135,13 @@ impl Side {
             key_is_text,
             rows: KeptRows::new(schema.clone(), measures, compared),
             index: Index::default(),
-            links: Vec::new(),
-            taken: Vec::new(),
+            links: Slab::default(),
+            taken: Slab::default(),
             taken_free: Vec::new(),
-            numbers: Vec::new(),
+            numbers: Slab::default(),
             counted,
             takes_last: spec.takes.contains(&Take::Last),
-            feedback: Vec::new(),
+            feedback: Slab::default(),
             feedback_free: Vec::new(),
             feedback_index: Index::default(),
             expiry: TimeQueue::new(spec.window_ms.saturating_add(allowed_lateness_ms)),
@@ -180,14 +182,9 @@ impl Side {
         let next = if key == NULL_KEY { NONE } else { self.index.insert(key, slot, &self.links) };
         let link = Link { key, next, matches: 0, taken: NONE };
         let (at, width) = (slot as usize, self.counted.len());
-        if at == self.links.len() {
-            self.links.push(link);
-            self.numbers.resize(self.links.len() * width, 0.0);
-        } else {
-            self.links[at] = link;
-        }
+        self.links.put(at, link);
         for (i, (_, take)) in self.counted.iter().enumerate() {
-            self.numbers[at * width + i] = if *take == Take::Count { 0.0 } else { f64::NAN };
+            self.numbers.put(at * width + i, if *take == Take::Count { 0.0 } else { f64::NAN });
         }
     }
 
@@ -205,14 +202,13 @@ impl Side {
 
     /// The same, to be written.
     pub fn taken_mut(&mut self, slot: u32) -> &mut Taken {
-        let at = &mut self.links[slot as usize].taken;
-        if *at == NONE {
-            *at = self.taken_free.pop().unwrap_or_else(|| {
-                self.taken.push(Taken::default());
-                self.taken.len() as u32 - 1
-            });
+        let mut at = self.links[slot as usize].taken;
+        if at == NONE {
+            at = self.taken_free.pop().unwrap_or(self.taken.len() as u32);
+            self.taken.put(at as usize, Taken::default());
+            self.links[slot as usize].taken = at;
         }
-        &mut self.taken[*at as usize]
+        &mut self.taken[at as usize]
     }
 
     /// Whether a match of this time would change what the impression has taken.
@@ -299,18 +295,16 @@ impl Side {
         let slot = self.feedback_free.pop().unwrap_or(self.feedback.len() as u32);
         self.expiry.push(f.ts, f.arrival, slot);
         f.next = self.feedback_index.insert(f.key, slot, &self.feedback);
-        if slot as usize == self.feedback.len() {
-            self.feedback.push(f);
-        } else {
-            self.feedback[slot as usize] = f;
-        }
+        self.feedback.put(slot as usize, f);
     }
 
     /// No impression of this feedback's time can come. Whether it had matched.
     pub fn drop_feedback(&mut self, slot: u32) -> bool {
         self.feedback_index.unlink(slot, &mut self.feedback);
         self.feedback_free.push(slot);
-        let Feedback { row, matched, .. } = self.feedback[slot as usize];
+        let f = &mut self.feedback[slot as usize];
+        f.arrival = NO_SEQ;
+        let Feedback { row, matched, .. } = *f;
         self.let_go_of(row);
         matched
     }
@@ -334,13 +328,14 @@ impl Side {
             self.lasts.push(taken.last.map_or(RowRef::NONE, |l| l.1));
         }
         let width = self.counted.len();
-        self.out_numbers.extend_from_slice(&self.numbers[slot as usize * width..][..width]);
+        self.out_numbers.extend((0..width).map(|i| self.numbers[slot as usize * width + i]));
     }
 
     /// Nothing of the impression leaves any more.
     pub fn let_go(&mut self, slot: u32) {
-        let at = std::mem::replace(&mut self.links[slot as usize].taken, NONE);
+        let at = self.links[slot as usize].taken;
         if at != NONE {
+            self.links[slot as usize].taken = NONE;
             let Taken { first, last } = std::mem::take(&mut self.taken[at as usize]);
             first.into_iter().chain(last).for_each(|(_, row)| self.let_go_of(row));
             self.taken_free.push(at);
@@ -385,13 +380,13 @@ impl Side {
 
     /// Memory of slabs, indexes and queues, about.
     pub fn index_bytes(&self) -> usize {
-        self.feedback.capacity() * size_of::<Feedback>()
-            + self.links.capacity() * size_of::<Link>()
-            + self.taken.capacity() * size_of::<Taken>()
+        self.feedback.bytes()
+            + self.links.bytes()
+            + self.taken.bytes()
             + self.index.bytes()
             + self.feedback_index.bytes()
             + self.expiry.bytes()
-            + self.numbers.capacity() * size_of::<f64>()
+            + self.numbers.bytes()
     }
 }
 

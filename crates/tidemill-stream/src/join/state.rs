@@ -1,10 +1,10 @@
 //! The join's part of a checkpoint: who waits, in arrival order. The rows they wait with are in parts ([`super::parts`]).
 //!
 //! A restored join answers every later push bit for bit as the one that was saved: slots are numbered anew, batches, arrival
-//! numbers and event times are kept, and only those decide. Saving is in two halves: [`LabelJoin::encode`] copies who waits
-//! as it lies in memory and takes hold of the new batches, which never change, so that [`JoinRows::encode`] and
-//! [`JoinRows::blocks`] can put all of it in order and write it on another thread while the join goes on. Times and numbers
-//! are written as the distance from what stands before them, so most are a byte or two.
+//! numbers and event times are kept, and only those decide. Saving is in two halves: [`LabelJoin::encode`] takes hold of the
+//! blocks in which who waits lies, each of which is copied when it next changes, and of the new batches, which never change;
+//! so that [`JoinRows::encode`] and [`JoinRows::blocks`] can put all of it in order and write it on another thread while the
+//! join goes on. Times and numbers are written as the distance from what stands before them, so most are a byte or two.
 
 use tidemill_base::{
     Error, Result,
@@ -16,6 +16,7 @@ use super::{
     index::NONE,
     rows::{Held, KeptRows},
     side::{Feedback, Link, Side, Taken},
+    slab::Frozen,
 };
 
 /// Bytes of an impression, of its part for each feedback, and of a feedback row, at least.
@@ -25,7 +26,7 @@ const FEEDBACK_BYTES: usize = 13;
 
 /// What waits, as of the moment of saving.
 pub struct JoinRows {
-    pending: Vec<Pending>,
+    pending: Frozen<Pending>,
     sides: Vec<Waiting>,
     /// Impressions first, then feedback, type by type.
     pub(super) rows: Vec<Held>,
@@ -33,36 +34,37 @@ pub struct JoinRows {
 
 /// What waits on one side.
 struct Waiting {
-    links: Vec<Link>,
-    taken: Vec<Taken>,
+    links: Frozen<Link>,
+    taken: Frozen<Taken>,
     /// So many for each impression.
     width: usize,
-    numbers: Vec<f64>,
-    feedback: Vec<Feedback>,
-    feedback_free: Vec<u32>,
+    numbers: Frozen<f64>,
+    feedback: Frozen<Feedback>,
     next_feedback: u64,
 }
 
 impl JoinRows {
-    /// Appends who waits.
-    pub fn encode(&self, out: &mut Encoder) {
+    /// Appends who waits, and lets go of the blocks they are in: what the join writes to from here on is copied no more.
+    pub fn encode(&mut self, out: &mut Encoder) {
+        let (slots, sides) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.sides));
         self.rows.iter().for_each(|side| _ = out.put_u64(side.next));
-        let mut pending: Vec<usize> = (0..self.pending.len()).filter(|&i| self.pending[i].seq != NO_SEQ).collect();
-        pending.sort_unstable_by_key(|&i| self.pending[i].seq);
+        let numbered = slots.iter().zip(0u32..).filter(|(p, _)| p.seq != NO_SEQ);
+        let mut pending: Vec<(u64, u32)> = numbered.map(|(p, slot)| (p.seq, slot)).collect();
+        pending.sort_unstable();
         out.put_varint(pending.len() as u64);
         let (mut ts, mut seq, mut left) = (Near(0), Near(0), Near(0));
-        let mut rows = vec![Near(0); self.sides.len()];
-        for slot in pending {
-            let p = &self.pending[slot];
+        let mut rows = vec![Near(0); sides.len()];
+        for slot in pending.into_iter().map(|(_, slot)| slot as usize) {
+            let p = &slots[slot];
             ts.put(p.ts, out);
             seq.put(p.seq as i64, out);
             out.put_u8(p.stage as u8);
             if p.stage.has_row() {
                 left.put_row(p.row, out);
             }
-            self.sides.iter().zip(&mut rows).for_each(|(side, near)| side.encode_link(slot, p.ts, near, out));
+            sides.iter().zip(&mut rows).for_each(|(side, near)| side.encode_link(slot, p.ts, near, out));
         }
-        self.sides.iter().zip(&mut rows).for_each(|(side, near)| side.encode_feedback(near, out));
+        sides.iter().zip(&mut rows).for_each(|(side, near)| side.encode_feedback(near, out));
     }
 }
 
@@ -75,7 +77,7 @@ impl LabelJoin {
         }
         let rows = std::iter::once(&mut self.left_rows).chain(self.sides.iter_mut().map(|side| &mut side.rows));
         let rows = rows.map(|rows| rows.held(whole)).collect();
-        JoinRows { pending: self.pending.clone(), sides: self.sides.iter().map(Side::waiting_now).collect(), rows }
+        JoinRows { pending: self.pending.freeze(), sides: self.sides.iter_mut().map(Side::waiting_now).collect(), rows }
     }
 
     /// Takes back what was counted; [`LabelJoin::restore_rows`] must follow.
@@ -174,15 +176,12 @@ impl Waiting {
             Near(ts).put(*at, out);
             near.put_row(*row, out);
         }
-        self.numbers[slot * self.width..][..self.width].iter().for_each(|number| _ = out.put_f64(*number));
+        (slot * self.width..(slot + 1) * self.width).for_each(|at| _ = out.put_f64(self.numbers[at]));
     }
 
     fn encode_feedback(&self, near: &mut Near, out: &mut Encoder) {
         out.put_u64(self.next_feedback);
-        let mut is_free = vec![false; self.feedback.len()];
-        self.feedback_free.iter().for_each(|i| is_free[*i as usize] = true);
-        let mut feedback: Vec<&Feedback> =
-            self.feedback.iter().zip(is_free).filter(|(_, is_free)| !is_free).map(|(f, _)| f).collect();
+        let mut feedback: Vec<&Feedback> = self.feedback.iter().filter(|f| f.arrival != NO_SEQ).collect();
         feedback.sort_unstable_by_key(|f| f.arrival);
         out.put_varint(feedback.len() as u64);
         let (mut ts, mut arrival) = (Near(0), Near(0));
@@ -197,14 +196,13 @@ impl Waiting {
 }
 
 impl Side {
-    fn waiting_now(&self) -> Waiting {
+    fn waiting_now(&mut self) -> Waiting {
         Waiting {
-            links: self.links.clone(),
-            taken: self.taken.clone(),
+            links: self.links.freeze(),
+            taken: self.taken.freeze(),
             width: self.counted.len(),
-            numbers: self.numbers.clone(),
-            feedback: self.feedback.clone(),
-            feedback_free: self.feedback_free.clone(),
+            numbers: self.numbers.freeze(),
+            feedback: self.feedback.freeze(),
             next_feedback: self.next_feedback,
         }
     }
@@ -229,7 +227,7 @@ impl Side {
             *self.taken_mut(slot as u32) = Taken { first: saved.first, last: saved.last };
         }
         let width = self.counted.len();
-        self.numbers[slot * width..][..width].copy_from_slice(&saved.numbers);
+        saved.numbers.iter().enumerate().for_each(|(i, number)| self.numbers[slot * width + i] = *number);
         Ok(())
     }
 

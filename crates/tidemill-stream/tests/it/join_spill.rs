@@ -37,7 +37,7 @@ impl Saved {
         let whole = self.saves.is_multiple_of(7);
         self.saves += 1;
         let mut body = Encoder::new();
-        let rows = join.encode(whole, &mut body);
+        let mut rows = join.encode(whole, &mut body);
         rows.encode(&mut body);
         self.body = body.finish();
         if whole {
@@ -162,6 +162,35 @@ fn what_spills_comes_back_as_it_was() {
     }
 }
 
+/// What a checkpoint has taken hold of stays as it was, however long the writing takes and whatever the join does meanwhile.
+#[test]
+fn who_waits_is_written_as_of_the_moment_of_the_checkpoint() {
+    for (seed, spec) in specs().into_iter().enumerate() {
+        let steps = stream(seed as u64 + 90);
+        let (mut prompt, mut slow, mut seen) = (open(&spec), open(&spec), [Seen::default(), Seen::default()]);
+        let mut expected = Vec::new();
+        let mut held = std::collections::VecDeque::new();
+        let whole_of = |(mut body, mut rows): (Encoder, tidemill_stream::join::JoinRows)| {
+            rows.encode(&mut body);
+            body.finish()
+        };
+        for (i, s) in steps.iter().enumerate() {
+            step(&mut prompt, &spec, s, &mut seen[0]);
+            step(&mut slow, &spec, s, &mut seen[1]);
+            let (mut body, mut later) = (Encoder::new(), Encoder::new());
+            let rows = prompt.encode(i == 0, &mut body);
+            expected.push(whole_of((body, rows)));
+            let rows = slow.encode(i == 0, &mut later);
+            held.push_back((later, rows));
+            // Three are being written at a time.
+            if held.len() > 3 {
+                assert!(whole_of(held.pop_front().unwrap()) == expected[i - 3], "step {i} of {spec:?}");
+            }
+        }
+        assert_same(&seen[1], &seen[0], &spec);
+    }
+}
+
 /// But for the largest number of bytes that waited, which is measured where it is a bound.
 fn assert_same(seen: &Seen, expected: &Seen, spec: &JoinSpec) {
     assert_eq!(seen.rows.len(), expected.rows.len(), "{spec:?}");
@@ -283,7 +312,7 @@ fn a_checkpoint_takes_rows_whose_file_is_gone() {
     let scratch = Scratch::new();
     let (mut join, spec, left, mut seen) = half_way(&scratch);
     let mut body = Encoder::new();
-    let rows = join.encode(true, &mut body);
+    let mut rows = join.encode(true, &mut body);
     let mut twin_seen = Seen::default();
     left.iter().for_each(|s| step(&mut join, &spec, s, &mut seen));
     drop(join);

@@ -63,7 +63,7 @@ enum Waits {
 /// Bytes of rows in memory where they spill.
 const SPILL_BEYOND: &str = "8MiB";
 
-const LAYOUTS: [Layout; 9] = [
+const LAYOUTS: [Layout; 10] = [
     Layout { name: "csv, two files", extension: "csv", merged: false, saves: false, waits: Waits::TenMinutes },
     Layout {
         name: "csv, two files, checkpoint every second",
@@ -90,6 +90,13 @@ const LAYOUTS: [Layout; 9] = [
         waits: Waits::AnHour,
     },
     Layout {
+        name: "csv, an hour waits in memory, checkpoint every second",
+        extension: "csv",
+        merged: false,
+        saves: true,
+        waits: Waits::AnHour,
+    },
+    Layout {
         name: "csv, an hour waits in spill files",
         extension: "csv",
         merged: false,
@@ -113,6 +120,8 @@ struct Joined {
     seconds: f64,
     /// The longest stop for a checkpoint.
     longest_save_ms: f64,
+    /// The longest that a mini-batch took with all that came with it, but for the first and the last.
+    longest_turn_ms: f64,
     /// What the largest checkpoint but the first has of the join.
     saved_mib: Option<f64>,
     /// Before the last mini-batch.
@@ -148,10 +157,10 @@ fn measure(plan: &Plan, scratch: &Path, tell: &mut dyn FnMut(&str)) -> Result<Ve
             names.join("; ")
         )));
     }
-    let units = ["events/s", "peak MiB", "longest stop, ms", "MiB a checkpoint"];
-    let mut all: Vec<[Case; 4]> = layouts.iter().map(|layout| units.map(|unit| Case::new(layout.name, unit))).collect();
+    let units = ["events/s", "peak MiB", "longest stop, ms", "longest mini-batch, ms", "MiB a checkpoint"];
+    let mut all: Vec<[Case; 5]> = layouts.iter().map(|layout| units.map(|unit| Case::new(layout.name, unit))).collect();
     for round in 1..=plan.rounds {
-        for (layout, [speed, memory, stop, saved]) in layouts.iter().zip(&mut all) {
+        for (layout, [speed, memory, stop, turn, saved]) in layouts.iter().zip(&mut all) {
             tell(&format!("round {round} of {}: {}", plan.rounds, layout.name));
             let ceiling = events.lines_per_second(layout.merged, layout.extension)?;
             forget_peak();
@@ -162,6 +171,7 @@ fn measure(plan: &Plan, scratch: &Path, tell: &mut dyn FnMut(&str)) -> Result<Ve
             saved.values.extend(joined.saved_mib);
             if layout.saves {
                 stop.values.push(joined.longest_save_ms);
+                turn.values.push(joined.longest_turn_ms);
             }
         }
     }
@@ -207,10 +217,12 @@ fn join(events: &Events, layout: &Layout, scratch: &Path) -> Result<Joined> {
         positives: 0,
         seconds: 0.0,
         longest_save_ms: 0.0,
+        longest_turn_ms: 0.0,
         saved_mib: None,
         peak_mib: None,
     };
     let (mut rejected, mut saved, mut saves) = (Vec::new(), begin, Vec::new());
+    let mut turn = None;
     while let Some(cut) = engine.sequencer.cut(true, &[])? {
         joined.events += cut.events;
         if cut.is_last && layout.waits != Waits::TenMinutes {
@@ -228,6 +240,9 @@ fn join(events: &Events, layout: &Layout, scratch: &Path) -> Result<Joined> {
             joined.longest_save_ms = joined.longest_save_ms.max((clock.elapsed() - now).as_secs_f64() * 1e3);
             saved = now;
         }
+        let end = clock.elapsed();
+        let took = turn.replace(end).filter(|_| !cut.is_last).map(|before| (end - before).as_secs_f64() * 1e3);
+        joined.longest_turn_ms = joined.longest_turn_ms.max(took.unwrap_or(0.0));
         if let Some(first) = rejected.first() {
             return Err(Error::internal(format!("{}: {} rejected: {}", layout.name, first.place, first.reason)));
         }
@@ -248,13 +263,13 @@ fn save(engine: &mut Engine, whole: bool) -> JoinHandle<Result<usize>> {
     let mut out = Encoder::new();
     let rows = engine.line.encode(whole, &mut out);
     std::thread::spawn(move || {
-        let Some(rows) = rows else { return Ok(0) };
+        let Some(mut rows) = rows else { return Ok(0) };
         let (mut bytes, before) = (0, out.as_slice().len());
+        rows.encode(&mut out);
         rows.blocks(|block| {
             bytes += block.len();
             true
         })?;
-        rows.encode(&mut out);
         Ok(bytes + out.as_slice().len() - before)
     })
 }

@@ -37,10 +37,7 @@ pub struct Body {
 }
 
 impl Body {
-    fn finish(mut self) -> Result<Vec<u8>> {
-        if let Some(rows) = self.rows {
-            rows.encode(&mut self.out);
-        }
+    fn finish(self) -> Result<Vec<u8>> {
         let mut bytes = self.out.finish();
         if let Some(sinks) = self.sinks {
             bytes.extend(sinks.wait()?);
@@ -98,13 +95,17 @@ impl Saver {
     }
 
     /// Starts writing. The journal is made durable first: a checkpoint never stands on records that may vanish.
-    pub fn start(&mut self, body: Body, blocks: Receiver<Vec<u8>>, journal: LogSync) {
+    pub fn start(&mut self, mut body: Body, blocks: Receiver<Vec<u8>>, journal: LogSync) {
         let (checkpoints, mini_batch) = (self.checkpoints.clone(), body.mini_batch);
         // Should this one fail, the next begins anew: what changed was told to this one.
         let chain = std::mem::take(&mut self.chain);
         let rows = std::mem::take(&mut self.rows);
         let (mut chain, mut rows) = if body.is_whole { Default::default() } else { (chain, rows) };
         let write = move || {
+            // First of all: until then the join copies what it writes to.
+            if let Some(rows) = &mut body.rows {
+                rows.encode(&mut body.out);
+            }
             chain.push(checkpoints.write_part(mini_batch, body.head.as_slice(), &blocks)?);
             body.rows.as_ref().map_or(Ok(()), |waiting| rows.write(&checkpoints, mini_batch, waiting))?;
             journal.sync()?;
