@@ -33,6 +33,14 @@ struct Place {
     word: u32,
 }
 
+/// Places in a line of the cache.
+const LINE_PLACES: usize = 4;
+
+/// A line of the cache, which its alignment makes it: one access to memory brings all its places.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Line([Place; LINE_PLACES]);
+
 const CAPACITY_MIN: usize = 64;
 /// Samples that are scored at once: their parameters stay in the nearer caches.
 const SLICE_SAMPLES: usize = 64;
@@ -40,8 +48,6 @@ const SLICE_SAMPLES: usize = 64;
 const CACHED_PLACES: usize = 1 << 14;
 /// Keys whose places are on their way from memory while one is looked up.
 const KEYS_AHEAD: usize = 64;
-/// Places in a line of the cache.
-const LINE_PLACES: usize = 4;
 
 /// A model's parameters, ready to score samples.
 #[derive(Clone)]
@@ -50,7 +56,7 @@ pub struct WeightTable {
     loss: Loss,
     width: usize,
     dense: Vec<f32>,
-    places: Vec<Place>,
+    lines: Vec<Line>,
     shift: u32,
     /// Places taken, those of removed keys too.
     taken: usize,
@@ -112,7 +118,7 @@ impl WeightTable {
             loss: model.loss,
             width,
             dense,
-            places: Vec::new(),
+            lines: Vec::new(),
             shift: 0,
             taken: 0,
             rows: Vec::new(),
@@ -162,7 +168,7 @@ impl WeightTable {
     /// bytes are a snapshot already.
     pub fn entries(&self) -> Entries {
         let taken = |place: &&Place| place.key != 0 && self.of(place).iter().any(|x| *x != 0.0);
-        let mut places: Vec<Place> = self.places.iter().filter(taken).copied().collect();
+        let mut places: Vec<Place> = self.places().filter(taken).copied().collect();
         // Nearly in order already: a place is found by the first bits of its key.
         places.sort_unstable_by_key(|place| place.key);
         let mut entries = Entries::with_room(self.width, places.len());
@@ -211,15 +217,15 @@ impl WeightTable {
             None => {
                 // Those of the next slice are asked for here: memory is busy while samples are scored.
                 let all = &features.keys[first..];
-                let is_far = self.places.len() > CACHED_PLACES;
+                let is_far = self.lines.len() * LINE_PLACES > CACHED_PLACES;
                 if is_far && first == 0 {
-                    all.iter().take(KEYS_AHEAD).for_each(|key| prefetch(&self.places, self.home(*key)));
+                    all.iter().take(KEYS_AHEAD).for_each(|key| prefetch(&self.lines, self.home(*key)));
                 }
                 let places = keys.iter().enumerate().map(|(i, key)| {
                     if is_far && let Some(next) = all.get(i + KEYS_AHEAD) {
-                        prefetch(&self.places, self.home(*next));
+                        prefetch(&self.lines, self.home(*next));
                     }
-                    &self.places[self.probe(*key)]
+                    self.place(self.probe(*key))
                 });
                 match self.width {
                     // A free place holds 0.0, so it need not be told from the key's own.
@@ -249,7 +255,7 @@ impl WeightTable {
         match &self.mapped {
             Some(mapped) if self.width == 1 => Params::One([mapped.one(key)]),
             Some(mapped) => mapped.several(key).map_or(Params::Row(&self.rows), Params::Read),
-            None => self.of(&self.places[self.probe(key)]),
+            None => self.of(self.place(self.probe(key))),
         }
     }
 
@@ -267,7 +273,7 @@ impl WeightTable {
         if let Some(mapped) = &self.mapped {
             return mapped.len();
         }
-        self.places.iter().filter(|place| self.params(place.key).iter().any(|x| *x != 0.0)).count()
+        self.places().filter(|place| self.params(place.key).iter().any(|x| *x != 0.0)).count()
     }
 
     /// Whether there is none.
@@ -279,14 +285,27 @@ impl WeightTable {
     pub fn bytes(&self) -> usize {
         let mapped = self.mapped.as_ref().map_or(0, |mapped| mapped.bytes());
         let floats = self.rows.capacity() + self.dense.capacity();
-        size_of::<Self>() + mapped + self.places.capacity() * size_of::<Place>() + floats * size_of::<f32>()
+        size_of::<Self>() + mapped + self.lines.capacity() * size_of::<Line>() + floats * size_of::<f32>()
     }
 
     fn allocate(&mut self, entries: usize) {
         let capacity = (entries * 10 / 7 + 1).next_power_of_two().max(CAPACITY_MIN);
-        self.places = vec![Place::default(); capacity];
-        self.shift = 64 - capacity.trailing_zeros();
+        self.lines = vec![Line::default(); capacity / LINE_PLACES];
+        self.shift = 64 - self.lines.len().trailing_zeros();
         self.taken = 0;
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.lines.iter().flat_map(|line| &line.0)
+    }
+
+    #[inline(always)]
+    fn place(&self, i: usize) -> &Place {
+        &self.lines[i / LINE_PLACES].0[i % LINE_PLACES]
+    }
+
+    fn place_mut(&mut self, i: usize) -> &mut Place {
+        &mut self.lines[i / LINE_PLACES].0[i % LINE_PLACES]
     }
 
     fn set_all(&mut self, entries: &Entries) {
@@ -295,11 +314,11 @@ impl WeightTable {
 
     fn set(&mut self, key: u64, params: &[f32]) {
         let mut place = self.probe(key);
-        if self.places[place].key != key {
+        if self.place(place).key != key {
             if params.iter().all(|x| *x == 0.0) {
                 return;
             }
-            if self.taken + 1 > self.places.len() / 10 * 7 {
+            if self.taken + 1 > self.lines.len() * LINE_PLACES / 10 * 7 {
                 self.grow();
                 place = self.probe(key);
             }
@@ -311,12 +330,12 @@ impl WeightTable {
                     (self.rows.len() / width - 1) as u32
                 }
             };
-            self.places[place] = Place { key, word };
+            *self.place_mut(place) = Place { key, word };
         }
         match self.width {
-            1 => self.places[place].word = params[0].to_bits(),
+            1 => self.place_mut(place).word = params[0].to_bits(),
             width => {
-                let row = self.places[place].word as usize * width;
+                let row = self.place(place).word as usize * width;
                 self.rows[row..row + width].copy_from_slice(params);
             }
         }
@@ -325,11 +344,11 @@ impl WeightTable {
     /// Makes room, and leaves out what was removed.
     #[cold]
     fn grow(&mut self) {
-        let places = std::mem::take(&mut self.places);
+        let lines = std::mem::take(&mut self.lines);
         let zeros = vec![0.0; if self.width > 1 { self.width } else { 0 }];
         let rows = std::mem::replace(&mut self.rows, zeros);
         self.allocate(self.taken * 2);
-        for Place { key, word } in places.into_iter().filter(|place| place.key != 0) {
+        for Place { key, word } in lines.into_iter().flat_map(|line| line.0).filter(|place| place.key != 0) {
             match self.width {
                 1 => self.set(key, &[f32::from_bits(word)]),
                 width => self.set(key, &rows[word as usize * width..][..width]),
@@ -337,6 +356,7 @@ impl WeightTable {
         }
     }
 
+    /// The line of a key's first bits.
     #[inline(always)]
     fn home(&self, key: u64) -> usize {
         (key >> self.shift) as usize
@@ -346,10 +366,9 @@ impl WeightTable {
     /// of its places it is cannot be foreseen, that it is one of them nearly always can.
     #[inline(always)]
     fn probe(&self, key: u64) -> usize {
-        let (lines, _) = self.places.as_chunks::<LINE_PLACES>();
-        let mut at = self.home(key) / LINE_PLACES;
+        let mut at = self.home(key);
         loop {
-            let [a, b, c, d] = lines[at].each_ref().map(|place| place.key);
+            let [a, b, c, d] = self.lines[at].0.each_ref().map(|place| place.key);
             let is = |wanted: u64| {
                 u32::from(a == wanted)
                     | u32::from(b == wanted) << 1
@@ -365,7 +384,7 @@ impl WeightTable {
             if free != 0 {
                 return at * LINE_PLACES + free.trailing_zeros() as usize;
             }
-            at = (at + 1) & (lines.len() - 1);
+            at = (at + 1) & (self.lines.len() - 1);
         }
     }
 }

@@ -1,5 +1,6 @@
 """Ray Serve with one replica that multiplies 39 numbers in numpy."""
 
+import os
 import signal
 import threading
 
@@ -9,6 +10,8 @@ PACKAGES = ["ray[serve]==2.60.0", "numpy==2.4.6"]
 
 
 def serve(port):
+    # On one core its processes take longer to start than it waits for by itself.
+    os.environ.update(RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="120", RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S="120")
     import numpy as np
     import ray
     from ray import serve

@@ -168,7 +168,7 @@ mod tests {
             let (mut slab, mut plain, mut moments) = (Slab::default(), Vec::new(), Vec::new());
             for step in 0..8000u64 {
                 let draw = rng.next_u64();
-                let slot = if draw % 3 > 0 { plain.len() } else { (draw >> 8) as usize % (plain.len() + 1) };
+                let slot = if !draw.is_multiple_of(3) { plain.len() } else { (draw >> 8) as usize % (plain.len() + 1) };
                 slab.put(slot, step);
                 plain.resize(plain.len().max(slot + 1), step);
                 plain[slot] = step;

@@ -38,6 +38,8 @@ pub struct Plan {
     pub data: Option<PathBuf>,
 }
 
+type Measure = fn(&Stage, &mut dyn FnMut(&str)) -> Result<Vec<Case>>;
+
 /// Cases that are measured with one another.
 struct Group {
     /// Name and unit of each.
@@ -45,7 +47,7 @@ struct Group {
     /// So many run without being asked for by their names; the others write gigabytes.
     usual: usize,
     /// Measures at least those that are wanted: figures of all cases, empty where there are none.
-    measure: fn(&Stage, &mut dyn FnMut(&str)) -> Result<Vec<Case>>,
+    measure: Measure,
 }
 
 const GROUPS: [Group; 5] = [over_http::GROUP, clicked::GROUP, cold::GROUP, file::GROUP, inside::GROUP];

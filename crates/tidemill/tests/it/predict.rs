@@ -32,7 +32,7 @@ fn colour(i: usize) -> &'static str {
 }
 
 fn label(i: usize) -> usize {
-    usize::from(i % 3 == 0 || i % 7 == 5)
+    usize::from(i.is_multiple_of(3) || i % 7 == 5)
 }
 
 fn predict(data: &Path, args: &[&str]) -> Output {
