@@ -59,14 +59,20 @@ impl<T: Copy + Default> Slab<T> {
     }
 
     /// Writes the value of a slot, which may be the one behind the last.
+    #[inline]
     pub fn put(&mut self, slot: usize, value: T) {
         if slot == self.len {
             if slot == self.blocks.len() * BLOCK {
-                self.blocks.push(Block::Own(vec![T::default(); BLOCK].into()));
+                self.grow();
             }
             self.len += 1;
         }
         self[slot] = value;
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.blocks.push(Block::Own(vec![T::default(); BLOCK].into()));
     }
 
     /// All values as they are now.
@@ -168,7 +174,7 @@ mod tests {
             let (mut slab, mut plain, mut moments) = (Slab::default(), Vec::new(), Vec::new());
             for step in 0..8000u64 {
                 let draw = rng.next_u64();
-                let slot = if draw % 3 > 0 { plain.len() } else { (draw >> 8) as usize % (plain.len() + 1) };
+                let slot = if !draw.is_multiple_of(3) { plain.len() } else { (draw >> 8) as usize % (plain.len() + 1) };
                 slab.put(slot, step);
                 plain.resize(plain.len().max(slot + 1), step);
                 plain[slot] = step;
