@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import resource
 import sys
 import typing
@@ -35,14 +36,43 @@ class Case:
     cores: int = 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A server that answers the inference request of `tidemill bench serve`, which also is the load on it."""
+
+    task: str
+    title: str
+    serve: typing.Callable  # port -> None, once it is told to end
+    cores: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Predictions without a server. Of the figures the first is compared, the others stand beside it."""
+
+    task: str
+    title: str
+    run: typing.Callable  # directory of the data -> {unit: figure}
+    cores: int = 1
+
+
 def main(packages, cases):
     """Runs the case named on the command line over the data in the directory named behind it; prints its figures."""
     name, data = sys.argv[1:]
     case = cases[name]
+    version = {"version": importlib.metadata.version(re.split(r"[=[]", packages[0])[0])}
+    if isinstance(case, Served):
+        print(json.dumps({"serving": case.title.format(**version)}), flush=True)
+        return case.serve(int(data))
+    if isinstance(case, Scored):
+        print()
+        for unit, value in case.run(data).items():
+            figure = {"bench": "serve", "task": case.task, "case": case.title.format(**version)}
+            print(json.dumps({**figure, "value": value, "unit": unit}))
+        return None
     outcome = case.run(data)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    package = packages[0].split("==")[0]
-    label = f"{case.task} {case.title.format(version=importlib.metadata.version(package))}"
+    label = f"{case.task} {case.title.format(**version)}"
     figures = {
         "samples/s": outcome.samples / outcome.seconds,
         "progressive log loss": outcome.progressive,
@@ -58,6 +88,7 @@ def main(packages, cases):
             sys.exit(f"{name}: {unit} is {value}")
         figure = {"bench": "train", "case": label, "value": value, "unit": unit, "ceiling": None, "ratio": None}
         print(json.dumps(figure))
+    return None
 
 
 def path(data, name):

@@ -67,7 +67,35 @@ pub fn sum_of_squares(x: &[f32]) -> f32 {
 /// The largest of the absolute values, as bits: these are ordered as the numbers are, infinity and then NaN above all.
 #[inline(always)]
 pub fn largest_bits(x: &[f32]) -> u32 {
-    x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff))
+    // Most are as long as an embedding, or one longer; of those a loop would go number by number.
+    let (first, rest) = x.split_first_chunk::<LANES>().map_or((&[0.0; LANES], x), |both| both);
+    largest_of(rest).max(largest_of(first))
+}
+
+// No closure: it would be called, and for narrower registers.
+#[inline(always)]
+fn largest_of(x: &[f32]) -> u32 {
+    let mut largest = 0;
+    for x in x {
+        largest = largest.max(x.to_bits() & 0x7fff_ffff);
+    }
+    largest
+}
+
+/// Sets `out` to `scale` times x, or adds that to it: number by number.
+#[inline(always)]
+pub fn scaled<const ADDS: bool>(scale: f32, x: &[f32], out: &mut [f32]) {
+    let set = |out: &mut f32, x: f32| *out = if ADDS { *out + scale * x } else { scale * x };
+    // Embeddings are short: whole chunks need neither a loop's beginning nor its end.
+    let ((xs, x_rest), (outs, out_rest)) = (x.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (out, x) in outs.iter_mut().zip(xs) {
+        let mut after = *out;
+        for l in 0..LANES {
+            set(&mut after[l], x[l]);
+        }
+        *out = after;
+    }
+    out_rest.iter_mut().zip(x_rest).for_each(|(out, x)| set(out, *x));
 }
 
 #[cfg(test)]
@@ -105,5 +133,10 @@ mod tests {
         assert_eq!(bits(&[1.0, -3.0, 2.0]), 3f32.to_bits());
         assert!(bits(&[f32::NAN, f32::INFINITY]) > f32::INFINITY.to_bits());
         assert!(bits(&[1.0, f32::NEG_INFINITY, 0.0]) == f32::INFINITY.to_bits());
+        for (len, at) in [8, 9, 31, 32, 75].into_iter().flat_map(|len| (0..len).map(move |at| (len, at))) {
+            let mut x = vec![-0.5; len];
+            x[at] = -7.0;
+            assert_eq!(bits(&x), 7f32.to_bits(), "number {at} of {len}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The table that serving reads: the parameters of a model by key, no optimizer state.
 //!
 //! In: a snapshot, then deltas in sequence. Out: scores, bit for bit those of the trainer, because both call the same
-//! learner. Open addressing like the trainer's table. Entries of one parameter keep it beside the key; longer ones stand
+//! learner. Open addressing by lines of the cache: a key is in the line of its first bits, or in the next one that had room
+//! when it came. Entries of one parameter keep it beside the key; longer ones stand
 //! in rows of their own. A removed key keeps its place with zeros until the table next grows. A snapshot that is mapped
 //! into memory is read where it lies, key by key ([`mapped`]); a delta makes a table of it first.
 
@@ -22,7 +23,7 @@ use crate::{
     snapshot::{Head, Layout, Snapshot},
 };
 use mapped::Mapped;
-pub use mapped::SharedBytes;
+pub use mapped::{SharedBytes, SnapshotBytes};
 
 #[derive(Clone, Copy, Default)]
 struct Place {
@@ -37,6 +38,10 @@ const CAPACITY_MIN: usize = 64;
 const SLICE_SAMPLES: usize = 64;
 /// A table of up to so many places stays in the caches near the core, where asking ahead only costs.
 const CACHED_PLACES: usize = 1 << 14;
+/// Keys whose places are on their way from memory while one is looked up.
+const KEYS_AHEAD: usize = 64;
+/// Places in a line of the cache.
+const LINE_PLACES: usize = 4;
 
 /// A model's parameters, ready to score samples.
 #[derive(Clone)]
@@ -204,10 +209,18 @@ impl WeightTable {
         match &self.mapped {
             Some(mapped) => mapped.gather(keys, &self.rows, &mut scratch.params),
             None => {
-                if self.places.len() > CACHED_PLACES {
-                    keys.iter().for_each(|key| prefetch(&self.places, self.home(*key)));
+                // Those of the next slice are asked for here: memory is busy while samples are scored.
+                let all = &features.keys[first..];
+                let is_far = self.places.len() > CACHED_PLACES;
+                if is_far && first == 0 {
+                    all.iter().take(KEYS_AHEAD).for_each(|key| prefetch(&self.places, self.home(*key)));
                 }
-                let places = keys.iter().map(|key| &self.places[self.probe(*key)]);
+                let places = keys.iter().enumerate().map(|(i, key)| {
+                    if is_far && let Some(next) = all.get(i + KEYS_AHEAD) {
+                        prefetch(&self.places, self.home(*next));
+                    }
+                    &self.places[self.probe(*key)]
+                });
                 match self.width {
                     // A free place holds 0.0, so it need not be told from the key's own.
                     1 => scratch.params.extend(places.map(|place| f32::from_bits(place.word))),
@@ -329,16 +342,30 @@ impl WeightTable {
         (key >> self.shift) as usize
     }
 
-    /// The key's place, or the free one where it belongs. Ends, because places are left free.
+    /// The key's place, or the free one where it belongs. Ends, because places are left free. A line is looked at whole: which
+    /// of its places it is cannot be foreseen, that it is one of them nearly always can.
     #[inline(always)]
     fn probe(&self, key: u64) -> usize {
-        let mut place = self.home(key);
+        let (lines, _) = self.places.as_chunks::<LINE_PLACES>();
+        let mut at = self.home(key) / LINE_PLACES;
         loop {
-            let found = self.places[place].key;
-            if found == key || found == 0 {
-                return place;
+            let [a, b, c, d] = lines[at].each_ref().map(|place| place.key);
+            let is = |wanted: u64| {
+                u32::from(a == wanted)
+                    | u32::from(b == wanted) << 1
+                    | u32::from(c == wanted) << 2
+                    | u32::from(d == wanted) << 3
+            };
+            let found = is(key);
+            if found != 0 {
+                return at * LINE_PLACES + found.trailing_zeros() as usize;
             }
-            place = (place + 1) & (self.places.len() - 1);
+            // Places of a line are taken from its beginning, and none is ever given back.
+            let free = is(0);
+            if free != 0 {
+                return at * LINE_PLACES + free.trailing_zeros() as usize;
+            }
+            at = (at + 1) & (lines.len() - 1);
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Parameters that are read where they lie score as those in a table do, and damage is found when it is touched.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{Arc, Mutex},
+};
 
 use tidemill_base::{Clock, Rng, SystemClock, rng::mix64};
 use tidemill_model::{
@@ -8,7 +12,7 @@ use tidemill_model::{
     entries::Entries,
     model::{LearnerSpec, ModelSpec},
     precision::Precision,
-    weights::ScoreScratch,
+    weights::{ScoreScratch, SnapshotBytes},
 };
 
 const SLOTS: usize = 39;
@@ -49,7 +53,7 @@ fn features(rows: usize, count: u64, seed: u64) -> Features {
 #[derive(Clone, Copy)]
 struct Line(#[expect(dead_code, reason = "read as bytes")] [u8; 64]);
 
-struct Aligned(Vec<u8>, usize);
+struct Aligned(Vec<u8>, usize, Mutex<Vec<Range<usize>>>);
 
 impl Aligned {
     fn new(bytes: &[u8]) -> Self {
@@ -57,13 +61,19 @@ impl Aligned {
         let skip = room.as_ptr().align_offset(align_of::<Line>());
         room[skip..skip + bytes.len()].copy_from_slice(bytes);
         room.truncate(skip + bytes.len());
-        Self(room, skip)
+        Self(room, skip, Mutex::default())
     }
 }
 
 impl AsRef<[u8]> for Aligned {
     fn as_ref(&self) -> &[u8] {
         &self.0[self.1..]
+    }
+}
+
+impl SnapshotBytes for Aligned {
+    fn will_need(&self, range: Range<usize>) {
+        self.2.lock().unwrap().push(range);
     }
 }
 
@@ -124,6 +134,28 @@ fn a_page_is_read_when_somebody_asks_for_it() {
     scores(&mapped, &features(1, 100_000, 5));
     let touched = mapped.bytes() - before;
     assert!((1..=SLOTS * (16 << 10)).contains(&touched) && touched < bytes.len() / 2, "{touched} of {}", bytes.len());
+}
+
+/// From a disk, many pages at once come in the time of one.
+#[test]
+fn pages_are_asked_for_before_they_are_read_and_once() {
+    let fm = LearnerSpec::Fm { factors: 8, spread: 0.1, dropout: 0.0 };
+    for learner in [LearnerSpec::Linear, fm] {
+        let bytes = Arc::new(Aligned::new(&snapshot(learner, 100_000).encode()));
+        let (mapped, _) = WeightTable::map(bytes.clone(), "ctr, version 7").unwrap().expect("format 4");
+        let asked = || -> Vec<Range<usize>> { std::mem::take(&mut *bytes.2.lock().unwrap()) };
+        assert_eq!(asked().len(), 0, "nothing before somebody asks for a key");
+        let before = mapped.bytes();
+        scores(&mapped, &features(1, 100_000, 5));
+        let first = asked();
+        let pages: BTreeSet<usize> = first.iter().map(|range| range.start).collect();
+        assert!(first.iter().all(|range| (1..=16 << 10).contains(&range.len())), "{first:?}");
+        let touched = (mapped.bytes() - before) / (16 << 10);
+        // A line that is full, or a row on a border, goes on in a page that nobody expected.
+        assert!(pages.len() > 30 && (pages.len()..=pages.len() + 4).contains(&touched), "{touched}, {}", pages.len());
+        scores(&mapped, &features(1, 100_000, 5));
+        assert_eq!(asked().len(), 0, "what was touched is not asked for again");
+    }
 }
 
 /// A flipped bit in a page: whoever does not touch it does not notice, whoever does is told, and gets no wrong number.

@@ -47,15 +47,29 @@ fn samples_per_second_from_ready_clicks() {
     measure("clicks", clicks);
 }
 
+/// Factorisation machines with the settings of `tidemill bench train`, the time of looking up, scores and steps.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn samples_per_second_of_factorisation_machines() {
+    let fm = [("model.factors", "8"), ("model.factors_alpha", "0.05"), ("train.batch_size", "16")];
+    let ffm = [("model.factors", "4"), ("model.factors_optimizer", "rowwise_adagrad"), ("train.batch_size", "1")];
+    let mut rng = Rng::seeded(1);
+    let batches: Vec<Features> = (0..20).map(|_| features(&mut rng, clicks)).collect();
+    for (learner, values) in [("FMClassifier", fm), ("FFMClassifier", ffm)] {
+        let mut settings = Settings::new(&ATTRIBUTES);
+        values.iter().for_each(|(name, value)| settings.set(name, value).unwrap());
+        let slots: Vec<String> = (0..COLUMNS).map(|slot| format!("slot{slot}")).collect();
+        let spec = TrainSpec::from_settings(learner, &settings).unwrap().with_slots(&slots);
+        measure_turns(learner, &spec, &batches, &mut rng);
+    }
+}
+
 /// Layers of 128 and 64 over embeddings of 8 numbers, mini-batches of 256: look-up, layers, steps.
 #[test]
 #[ignore = "a measurement, not a test"]
 fn samples_per_second_of_deep_learners() {
     let mut rng = Rng::seeded(1);
-    let batches: Vec<Features> = (0..4).map(|_| features(&mut rng, clicks)).collect();
-    let labels: Vec<f32> = (0..ROWS).map(|_| rng.below(2) as f32).collect();
-    let kinds = vec![SampleKind::Final; ROWS];
-    let clock = SystemClock::new();
+    let batches: Vec<Features> = (0..8).map(|_| features(&mut rng, clicks)).collect();
     for learner in ["MLPClassifier", "WideDeepClassifier", "DeepFMClassifier"] {
         for dense_optimizer in ["adagrad", "adam"] {
             let mut settings = Settings::new(&ATTRIBUTES);
@@ -64,28 +78,36 @@ fn samples_per_second_of_deep_learners() {
             }
             let slots: Vec<String> = (0..COLUMNS).map(|slot| format!("slot{slot}")).collect();
             let spec = TrainSpec::from_settings(learner, &settings).unwrap().with_slots(&slots);
-            for threads in [1, 2] {
-                let mut trainer = Trainer::new(&spec, threads).unwrap();
-                let mut fastest = 0.0f64;
-                for turn in 0..24 {
-                    let begin = clock.elapsed();
-                    let seqs: Vec<u64> = (turn * ROWS as u64..(turn + 1) * ROWS as u64).collect();
-                    trainer.update(&SampleBatch {
-                        features: &batches[turn as usize % batches.len()],
-                        labels: &labels,
-                        kinds: &kinds,
-                        seqs: &seqs,
-                        oracle: None,
-                        weights: None,
-                        groups: None,
-                    });
-                    fastest = fastest.max(ROWS as f64 / (clock.elapsed() - begin).as_secs_f64());
-                    let matured = seqs.iter().map(|seq| Matured { seq: *seq, label: (seq % 2) as f32 });
-                    trainer.mature(&matured.collect::<Vec<_>>());
-                }
-                println!("{learner}, layers by {dense_optimizer}, {threads} threads: {fastest:9.0} samples/s");
-            }
+            measure_turns(&format!("{learner}, layers by {dense_optimizer}"), &spec, &batches, &mut rng);
         }
+    }
+}
+
+/// Of many turns over some batches the fastest, and what they lead to: a change for speed must not change that.
+fn measure_turns(name: &str, spec: &TrainSpec, batches: &[Features], rng: &mut Rng) {
+    let labels: Vec<f32> = (0..ROWS).map(|_| rng.below(2) as f32).collect();
+    let kinds = vec![SampleKind::Final; ROWS];
+    let clock = SystemClock::new();
+    for threads in [1, 2] {
+        let mut trainer = Trainer::new(spec, threads).unwrap();
+        let mut fastest = 0.0f64;
+        for turn in 0..3 * batches.len() as u64 {
+            let begin = clock.elapsed();
+            let seqs: Vec<u64> = (turn * ROWS as u64..(turn + 1) * ROWS as u64).collect();
+            trainer.update(&SampleBatch {
+                features: &batches[turn as usize % batches.len()],
+                labels: &labels,
+                kinds: &kinds,
+                seqs: &seqs,
+                oracle: None,
+                weights: None,
+                groups: None,
+            });
+            fastest = fastest.max(ROWS as f64 / (clock.elapsed() - begin).as_secs_f64());
+            let matured = seqs.iter().map(|seq| Matured { seq: *seq, label: (seq % 2) as f32 });
+            trainer.mature(&matured.collect::<Vec<_>>());
+        }
+        println!("{name}, {threads} threads: {fastest:9.0} samples/s, state {}", trainer.state_hash());
     }
 }
 

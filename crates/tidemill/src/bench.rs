@@ -27,16 +27,21 @@ pub struct Case {
     pub values: Vec<f64>,
     /// What the machine allows, measured in the same rounds.
     pub ceilings: Vec<f64>,
+    /// Whether the ratio is that of the medians, and not the median of each round's own.
+    pub compares_medians: bool,
 }
 
 impl Case {
     /// A case without figures yet.
     pub fn new(name: impl Into<String>, unit: &'static str) -> Self {
-        Self { name: name.into(), unit, values: Vec::new(), ceilings: Vec::new() }
+        Self { name: name.into(), unit, values: Vec::new(), ceilings: Vec::new(), compares_medians: false }
     }
 
-    /// The median of each round's figure over that round's ceiling.
+    /// The median of each round's figure over that round's ceiling, or the median of the figures over that of the ceilings.
     pub fn ratio(&self) -> Option<f64> {
+        if self.compares_medians && !self.ceilings.is_empty() {
+            return Some(median(&self.values) / median(&self.ceilings));
+        }
         let ratios: Vec<f64> = self.values.iter().zip(&self.ceilings).map(|(value, ceiling)| value / ceiling).collect();
         (!ratios.is_empty()).then(|| median(&ratios))
     }

@@ -8,6 +8,7 @@ mod demo;
 mod door;
 mod jobs;
 mod models;
+mod predict;
 mod run;
 mod screen;
 mod serve;
@@ -41,6 +42,8 @@ enum Command {
     Run(run::Run),
     /// Serve models that were learned before, without a job
     Serve(serve::Serve),
+    /// Score the rows of files by a model that was learned before
+    Predict(predict::Predict),
     /// Parse and bind a SQL program without running it; exit code 0, or 2 with the diagnostic
     Check(ProgramText),
     /// Look at training jobs: what they learn, how fast each step is, and what sources wait for
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Run(run) => run.run(),
         Command::Serve(serve) => serve.run(),
+        Command::Predict(predict) => predict.run(),
         Command::Check(text) => check::run(&text),
         Command::Jobs(jobs) => jobs.run(),
         Command::Models(models) => models.run(),

@@ -8,7 +8,7 @@ use tidemill_model::{
     feature::{Extractor, Features},
     weights::{ScoreScratch, WeightTable},
 };
-use tidemill_serve::registry::{Live, Registry};
+use tidemill_serve::registry::Registry;
 use tidemill_sql::EvaluateJob;
 use tidemill_stream::{sequencer::Sequencer, source, window::Window};
 use tidemill_train::{Summary, TrainSpec, Validation};
@@ -16,6 +16,7 @@ use tidemill_train::{Summary, TrainSpec, Validation};
 use crate::{
     engine::{self, ViewStage},
     program,
+    score::live_version,
     signal::Signal,
 };
 
@@ -46,14 +47,7 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
         ));
     }
     let registry = Registry::open(&job.model, &data_root.join("models").join(&job.model).join("versions"))?;
-    let version = match registry.live() {
-        Live::Pinned(v) => v,
-        Live::Latest => registry
-            .list()
-            .last()
-            .map(|v| v.version)
-            .ok_or_else(|| Error::not_found(format!("model '{}' has no version yet", job.model)))?,
-    };
+    let version = live_version(&registry, &job.model)?;
     let weights = WeightTable::from_snapshot(&registry.load(version)?);
     let task = TrainSpec::from_settings(&trained.learner, &trained.settings)?.task();
     let outputs = weights.outputs();

@@ -51,7 +51,7 @@ use tidemill_stream::{
     source,
     window::END_OF_TIME,
 };
-use tidemill_train::TrainSpec;
+use tidemill_train::{Summary, TrainSpec};
 
 use crate::{
     engine::{Compare, Engine, Entries, Rejected},
@@ -123,6 +123,8 @@ pub struct Job {
     restored_at: Option<u64>,
     version: u64,
     version_rows: u64,
+    /// What was told of its predictions, after which mini-batch and version.
+    figures: Option<((u64, u64), Summary)>,
     gate: GateKeeper,
     is_last: bool,
     watermark: i64,
@@ -299,6 +301,7 @@ impl Job {
             registry,
             version,
             version_rows,
+            figures: None,
             gate,
             warning,
             members,
@@ -418,7 +421,8 @@ impl Job {
 
     /// Where it stands, with the state hash.
     pub fn final_status(&self, state: &str) -> Status {
-        let mut status = self.status(state);
+        let summary = self.engine.line.learning.trainer().validation().summary();
+        let mut status = self.status(state, summary);
         let seconds = (self.clock.elapsed() - self.timing.started).as_secs_f64();
         status.events_per_s = (status.counts.events - self.timing.events_before) as f64 / seconds.max(1e-9);
         status.state_hash = self.engine.state_hash().ok().filter(|_| self.stopped().is_none());
@@ -744,7 +748,8 @@ impl Job {
         if now - since >= Duration::from_secs(1) {
             self.timing.rate = (now, events, (events - before) as f64 / (now - since).as_secs_f64());
         }
-        let mut status = self.status(state);
+        let summary = self.summary();
+        let mut status = self.status(state, summary);
         self.meter.note(now, &status.steps.all);
         self.meter.tell(&mut status.steps.all);
         if now - self.timing.noted >= NOTE_EVERY && status.summary.recent.samples > 0 {
@@ -765,10 +770,23 @@ impl Job {
         status
     }
 
-    fn status(&self, state: &str) -> Status {
+    /// The figures of its predictions. They sort a window of them, which whoever predicts on the same core would wait for ten
+    /// times a second: they are made anew when something was learned or published.
+    fn summary(&mut self) -> Summary {
+        let at = (self.engine.mini_batch_number(), self.version);
+        match &self.figures {
+            Some((of, summary)) if *of == at => summary.clone(),
+            _ => {
+                let summary = self.engine.line.learning.trainer().validation().summary();
+                self.figures.insert((at, summary)).1.clone()
+            }
+        }
+    }
+
+    fn status(&self, state: &str, summary: Summary) -> Status {
         let has_time = self.watermark > 0 && self.watermark < END_OF_TIME;
         let trainer = self.engine.line.learning.trainer();
-        let (summary, train) = (trainer.validation().summary(), trainer.stats());
+        let train = trainer.stats();
         let mut steps = picture::steps(&Shown {
             job: &self.bound,
             engine: &self.engine,

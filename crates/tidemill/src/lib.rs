@@ -17,6 +17,7 @@ pub mod job;
 pub mod program;
 pub mod push;
 pub mod replica;
+pub mod score;
 pub mod signal;
 pub mod sinks;
 pub mod status;

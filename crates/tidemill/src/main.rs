@@ -1,11 +1,12 @@
 //! The `tidemill` program.
 
+mod allocator;
 mod purge;
 
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     purge::give_back_soon();

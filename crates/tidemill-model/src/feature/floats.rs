@@ -10,6 +10,8 @@ use super::{Extractor, Features, bind::Source, number::feature_value};
 #[derive(Clone, Debug)]
 pub struct FloatPlan {
     slots: Vec<Slot>,
+    /// Their places, close together; the constant's is behind the row.
+    places: Vec<u32>,
     width: usize,
     /// Key and number of every slot: the features of a row whose numbers all are some.
     keys: Vec<u64>,
@@ -38,7 +40,8 @@ impl Extractor {
         let slots = self.slots.iter().zip(&self.sources).map(slot).collect::<Option<Vec<_>>>()?;
         let keys = slots.iter().map(|slot| slot.key).collect();
         let numbers = (0..slots.len() as u16).collect();
-        Some(FloatPlan { slots, width, keys, numbers })
+        let places = slots.iter().map(|slot| slot.place.unwrap_or(width) as u32).collect();
+        Some(FloatPlan { slots, places, width, keys, numbers })
     }
 }
 
@@ -61,8 +64,8 @@ impl FloatPlan {
     #[inline]
     fn extract_row<T: Copy + Into<f64>>(&self, row: &[T], out: &mut Features) -> Result<(), String> {
         let first = out.values.len();
-        let value = |slot: &Slot| slot.place.map_or(1.0, |place| row[place].into() as f32);
-        out.values.extend(self.slots.iter().map(value));
+        let value = |place: &u32| row.get(*place as usize).map_or(1.0, |x| (*x).into() as f32);
+        out.values.extend(self.places.iter().map(value));
         // Most rows have a feature in every slot; whether one has not is asked once for all of them.
         let all = out.values[first..].iter().fold(true, |all, value| all & (*value != 0.0) & value.is_finite());
         if all {

@@ -3,7 +3,7 @@
 //! y(x) = a factorisation machine + the last of some layers, both over the same embeddings: an entry is [w | v_1 .. v_d].
 
 use super::{Block, Fm, Learner, Slice, dense::Layers, embedding::Embeddings};
-use crate::model::Deep;
+use crate::{model::Deep, simd::scaled};
 
 /// A factorisation machine whose factors are also the input of layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +59,7 @@ impl Learner for DeepFm {
         self.layers.backward(dense, learning, work, slopes, dense_gradients, &mut of_inputs);
         let width = 1 + self.embeddings.dimension;
         self.embeddings.scatter(slice, &of_inputs, |j, value, of_slot| {
-            gradients[j * width + 1..][..width - 1].iter_mut().zip(of_slot).for_each(|(g, x)| *g += value * x);
+            scaled::<true>(value, of_slot, &mut gradients[j * width + 1..][..width - 1]);
         });
     }
 }

@@ -5,6 +5,7 @@
 //! [W_1 | b_1 | W_2 | b_2 ..], W_l with a row for each input. Every sum is in a fixed order, inputs ascending and samples
 //! ascending, so a sample's result does not depend on those beside it, nor any bit on the processor.
 
+mod alone;
 mod product;
 mod widest;
 
@@ -74,6 +75,9 @@ impl Layers {
             let (a, after) = before.split_at_mut(rows * n[0]);
             let product = |out: &mut [f32]| {
                 let (terms, columns) = (n[0], n[1]);
+                if rows <= alone::ROWS_MAX {
+                    return alone::add_to(a, weights, columns, out);
+                }
                 Product { a, b: weights, rows, terms, columns, a_turned: false, b_turned: false }.add_to(out);
             };
             if l + 2 == self.sizes.len() {
@@ -118,7 +122,7 @@ impl Layers {
         }
     }
 
-    /// From what [`Layers::forward`] left in `activations`: adds the gradients of the dense parameters, and leaves those of
+    /// From what [`Layers::forward`] left in `activations`: writes the gradients of the dense parameters, and leaves those of
     /// a_0 in `gradients`. `learning`: units were left out.
     pub(super) fn backward(
         &self,
@@ -143,13 +147,13 @@ impl Layers {
             let (inputs, outputs) = (n[0], n[1]);
             let by_sample =
                 Product { a, b: &dz, rows: inputs, terms: rows, columns: outputs, a_turned: true, b_turned: false };
-            by_sample.add_to(dw);
+            by_sample.write_to(dw);
+            db.fill(0.0);
             dz.chunks_exact(n[1]).for_each(|dz| db.iter_mut().zip(dz).for_each(|(db, dz)| *db += dz));
-            gradients.clear();
             gradients.resize(rows * n[0], 0.0);
             let by_output =
                 Product { a: &dz, b: weights, rows, terms: outputs, columns: inputs, a_turned: false, b_turned: true };
-            by_output.add_to(gradients);
+            by_output.write_to(gradients);
             if l > 0 {
                 // Where a unit was below zero, or left out, its output is zero and stays so.
                 gradients.iter_mut().zip(a).for_each(|(g, a)| *g *= if *a > 0.0 { kept } else { 0.0 });

@@ -3,6 +3,7 @@
 //! Each slot has `dimension` inputs: the sum over its features of value times embedding, zeros where it has none.
 
 use super::Slice;
+use crate::simd::scaled;
 
 /// Where embeddings stand in an entry.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,7 +31,7 @@ impl Embeddings {
             for j in slice.range(i) {
                 let embedding = &slice.params[j * self.width()..][self.offset..self.width()];
                 let input = &mut inputs[usize::from(slice.slots[j]) * self.dimension..][..self.dimension];
-                input.iter_mut().zip(embedding).for_each(|(input, x)| *input += slice.values[j] * x);
+                scaled::<true>(slice.values[j], embedding, input);
             }
         }
     }

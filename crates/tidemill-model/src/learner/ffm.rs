@@ -133,21 +133,17 @@ impl Ffm {
             let of_a = params[a * width + 1..][..self.slots * K].as_chunks::<K>().0;
             // What stands in the others for this one's slot.
             let facing = &params[1 + *slot as usize * K..];
-            let add = |sum: &mut [f32; K], b: usize| {
-                let (v_ab, v_ba, x): (_, &[f32; K], _) = (&of_a[slots[b] as usize], at(facing, b * width), values[b]);
-                let before = *sum;
-                *sum = std::array::from_fn(|f| before[f] + v_ab[f] * v_ba[f] * x);
-            };
+            let term = |b: usize| (&of_a[slots[b] as usize], at(facing, b * width), values[b]);
             // Two sums in turns: an addition need not wait for the one before.
             let (mut even, mut odd) = ([0.0f32; K], [0.0f32; K]);
             let mut b = a + 1;
             while b + 1 < slots.len() {
-                add(&mut even, b);
-                add(&mut odd, b + 1);
+                add_pair(&mut even, term(b));
+                add_pair(&mut odd, term(b + 1));
                 b += 2;
             }
             if b < slots.len() {
-                add(&mut even, b);
+                add_pair(&mut even, term(b));
             }
             let before = sum;
             sum = std::array::from_fn(|f| before[f] + (even[f] + odd[f]) * values[a]);
@@ -230,6 +226,14 @@ impl Ffm {
                 out.iter_mut().zip(v_ba).for_each(|(out, v)| *out += gx * v);
             }
         }
+    }
+}
+
+/// Adds what each factor of a pair brings. No closure: it would be called, and for narrower registers.
+#[inline(always)]
+fn add_pair<const K: usize>(sum: &mut [f32; K], (v_ab, v_ba, x): (&[f32; K], &[f32; K], f32)) {
+    for f in 0..K {
+        sum[f] += v_ab[f] * v_ba[f] * x;
     }
 }
 

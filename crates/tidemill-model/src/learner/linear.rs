@@ -28,6 +28,10 @@ impl Learner for Linear {
     fn forward(&self, slice: &Slice, _dense: &[f32], _work: &mut Vec<f32>, scores: &mut [f32]) {
         for (i, scores) in scores.chunks_exact_mut(self.outputs).enumerate() {
             let range = slice.range(i);
+            if let [score] = scores {
+                *score = score_of(&slice.keys[range.clone()], &slice.params[range.clone()], &slice.values[range]);
+                continue;
+            }
             for (output, score) in scores.iter_mut().enumerate() {
                 let mut groups = [0.0; GROUPS];
                 for j in range.clone() {
@@ -55,4 +59,14 @@ impl Learner for Linear {
             }
         }
     }
+}
+
+/// The score of one sample of one output, added up as for several.
+#[inline(always)]
+fn score_of(keys: &[u64], params: &[f32], values: &[f32]) -> f32 {
+    let mut groups = [0.0; GROUPS];
+    for ((key, param), value) in keys.iter().zip(params).zip(values) {
+        groups[group_of(*key)] += param * value;
+    }
+    add_groups(&groups)
 }

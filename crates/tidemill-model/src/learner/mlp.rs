@@ -4,7 +4,7 @@
 //! y(x) = the last of some layers over the slots' embeddings, one behind the other; an entry is [v_1 .. v_d].
 
 use super::{Block, Learner, Slice, dense::Layers, embedding::Embeddings};
-use crate::model::Deep;
+use crate::{model::Deep, simd::scaled};
 
 /// An embedding per key, and layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +57,7 @@ impl Learner for Mlp {
         self.layers.backward(dense, learning, work, slopes, dense_gradients, &mut of_inputs);
         let d = self.embeddings.dimension;
         self.embeddings.scatter(slice, &of_inputs, |j, value, of_slot| {
-            gradients[j * d..][..d].iter_mut().zip(of_slot).for_each(|(g, x)| *g = value * x);
+            scaled::<false>(value, of_slot, &mut gradients[j * d..][..d]);
         });
     }
 }

@@ -107,7 +107,7 @@ pub trait Learner: Send + Sync {
     fn forward(&self, slice: &Slice, dense: &[f32], work: &mut Vec<f32>, scores: &mut [f32]);
 
     /// Given the slope of the loss by each score, writes the gradient of every gathered parameter to `gradients` (as
-    /// `slice.params`) and adds that of every dense one to `dense_gradients`.
+    /// `slice.params`) and that of every dense one to `dense_gradients`.
     fn backward(
         &self,
         slice: &Slice,

@@ -172,6 +172,12 @@ impl Part {
         Updated::Done
     }
 
+    /// Asks the processor for a place that [`Part::locate`] gave.
+    #[inline(always)]
+    pub fn prefetch_place(&self, place: Place) {
+        self.places.prefetch(place as usize);
+    }
+
     /// Asks the processor for the row of an entry.
     #[inline(always)]
     pub fn prefetch_row(&self, place: Place) {
@@ -209,11 +215,17 @@ impl Part {
                 (_, false) => self.admit_row(key, slot, begin)?,
             },
         };
-        let packed = *self.places.at(place);
+        Some(self.row_number_at(key, place as Place))
+    }
+
+    /// The same for an entry that is known to stand at a place ([`Part::stands_at`]).
+    #[inline(always)]
+    pub fn row_number_at(&mut self, key: u64, place: Place) -> u32 {
+        let packed = *self.places.at(place as usize);
         if packed.tag & FLAGS != self.fresh {
-            self.note_change(place, key);
+            self.note_change(place as usize, key);
         }
-        Some(packed.words[0])
+        packed.words[0]
     }
 
     /// The words of the row of this number; of a table of rows.

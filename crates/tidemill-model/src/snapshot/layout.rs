@@ -112,8 +112,8 @@ impl Layout {
         self.lines.len().div_ceil(PAGE_BYTES) + byte / PAGE_BYTES
     }
 
-    /// Whether a page is what was written; the error names it.
-    pub fn check(&self, bytes: &[u8], page: usize) -> Result<()> {
+    /// What a page is of, and its bytes.
+    pub fn page(&self, page: usize) -> (&'static str, Range<usize>) {
         let of_lines = self.row_page(0);
         let of_both = self.pages();
         let (section, name, first) = match page {
@@ -122,11 +122,16 @@ impl Layout {
             _ => (&self.dense, "dense parameters", of_both),
         };
         let from = section.start + (page - first) * PAGE_BYTES;
-        let to = (from + PAGE_BYTES).min(section.end);
+        (name, from..(from + PAGE_BYTES).min(section.end))
+    }
+
+    /// Whether a page is what was written; the error names it.
+    pub fn check(&self, bytes: &[u8], page: usize) -> Result<()> {
+        let (name, place) = self.page(page);
         let told = bytes[self.checks + page * 8..].first_chunk().map(|check| u64::from_le_bytes(*check));
-        match told == Some(hash64(&bytes[from..to], 0)) {
+        match told == Some(hash64(&bytes[place.clone()], 0)) {
             true => Ok(()),
-            false => Err(damaged(&self.what, name, from, to)),
+            false => Err(damaged(&self.what, name, place.start, place.end)),
         }
     }
 

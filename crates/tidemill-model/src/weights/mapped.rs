@@ -5,9 +5,12 @@
 //! first. One that is not what was written gives nothing, and from then on [`Mapped::damage`] names it: whoever scores asks
 //! for that before the scores are used.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    ops::Range,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use tidemill_base::{Error, Result};
@@ -20,7 +23,13 @@ use crate::{
 };
 
 /// Bytes that do not change as long as somebody holds them.
-pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type SharedBytes = Arc<dyn SnapshotBytes>;
+
+/// The bytes of a snapshot, some of which may still lie on a disk.
+pub trait SnapshotBytes: AsRef<[u8]> + Send + Sync {
+    /// Says which bytes will be read next, without waiting for them: a disk brings many pages in the time of one.
+    fn will_need(&self, _range: Range<usize>) {}
+}
 
 const LINES_PER_PAGE: usize = PAGE_BYTES / LINE_BYTES;
 
@@ -71,7 +80,11 @@ impl Mapped {
     pub fn gather(&self, keys: &[u64], zeros: &[f32], params: &mut Vec<f32>) {
         let bytes = (*self.bytes).as_ref();
         let (lines, _) = bytes[self.layout.lines.clone()].as_chunks::<LINE_BYTES>();
-        keys.iter().for_each(|key| prefetch(lines, lines::home(*key, self.homes)));
+        for key in keys {
+            let home = lines::home(*key, self.homes);
+            prefetch(lines, home);
+            self.announce(home / LINES_PER_PAGE);
+        }
         if self.layout.width == 1 {
             let param = |key: &u64| self.word(bytes, lines, *key).map_or(0.0, f32::from_bits);
             return params.extend(keys.iter().map(param));
@@ -81,8 +94,11 @@ impl Mapped {
             let mut words = [None; ROWS_AHEAD];
             for (word, key) in words.iter_mut().zip(some) {
                 *word = self.word(bytes, lines, *key);
-                // The processor fetches what follows in a row by itself.
-                prefetch(rows, word.and_then(|word| self.layout.row(word)).map_or(0, |(_, row)| row.start));
+                if let Some((_, row)) = word.and_then(|word| self.layout.row(word)) {
+                    // The processor fetches what follows in a row by itself.
+                    prefetch(rows, row.start);
+                    self.announce(self.row_page + row.start / PAGE_BYTES);
+                }
             }
             for word in &words[..some.len()] {
                 if word.and_then(|word| self.read_row(bytes, word, params)).is_none() {
@@ -136,6 +152,20 @@ impl Mapped {
             smaller => smaller.read(row, self.layout.width, params),
         }
         Some(())
+    }
+
+    /// Has a page brought that nobody has touched.
+    #[inline(always)]
+    fn announce(&self, page: usize) {
+        let is_seen = self.seen.get(page / 64).is_none_or(|bits| bits.load(Relaxed) >> (page % 64) & 1 == 1);
+        if !is_seen {
+            self.bring(page);
+        }
+    }
+
+    #[cold]
+    fn bring(&self, page: usize) {
+        self.bytes.will_need(self.layout.page(page).1);
     }
 
     /// Makes sure that a page is what was written.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use hyper::{
     HeaderMap, Method, StatusCode,
-    header::{self, HeaderName},
+    header::{self, HeaderName, HeaderValue},
 };
 
 use super::{
@@ -20,37 +20,40 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Refuses what comes from another site. `loopback`: only this machine can reach the server.
 pub(super) fn check(method: &Method, headers: &HeaderMap, loopback: bool) -> Result<(), Refusal> {
-    let text = |name| headers::find(headers, &name).map(|v| String::from_utf8_lossy(v.as_bytes()));
-    let host = text(header::HOST).unwrap_or_default();
-    if loopback && !host.is_empty() && !names_this_machine(&host) {
-        return Err(forbidden(format!("Host '{}' is not this machine", shown(&host)))
+    // As bytes: every request comes through here, and hardly one is refused.
+    let bytes = |name| headers::find(headers, &name).map(HeaderValue::as_bytes);
+    let text = |bytes| shown(&String::from_utf8_lossy(bytes));
+    let host = bytes(header::HOST).unwrap_or_default();
+    if loopback && !host.is_empty() && !names_this_machine(host) {
+        return Err(forbidden(format!("Host '{}' is not this machine", text(host)))
             .hint("use http://127.0.0.1 or http://localhost with the port"));
     }
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
-    match text(header::ORIGIN) {
-        Some(origin) if !is_origin_of(&origin, &host) => {
-            Err(forbidden(format!("requests from '{}' are not taken here", shown(&origin))))
+    match bytes(header::ORIGIN) {
+        Some(origin) if !is_origin_of(origin, host) => {
+            Err(forbidden(format!("requests from '{}' are not taken here", text(origin))))
         }
-        None if text(FETCH_SITE).is_some_and(|site| site == "cross-site") => {
+        None if bytes(FETCH_SITE).is_some_and(|site| site == b"cross-site") => {
             Err(forbidden("requests from another site are not taken here".into()))
         }
         _ => Ok(()),
     }
 }
 
-fn is_origin_of(origin: &str, host: &str) -> bool {
-    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
+    let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
     !host.is_empty() && authority.is_some_and(|a| a.eq_ignore_ascii_case(host))
 }
 
-fn names_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split_once(']').map_or(v6, |(name, _)| name),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+fn names_this_machine(host: &[u8]) -> bool {
+    let name = match host.strip_prefix(b"[") {
+        Some(v6) => v6.split(|b| *b == b']').next().unwrap_or_default(),
+        None => host.iter().rposition(|b| *b == b':').map_or(host, |colon| &host[..colon]),
     };
-    name == "127.0.0.1" || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    let is_address = || std::str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok());
+    name == b"127.0.0.1" || name.eq_ignore_ascii_case(b"localhost") || is_address()
 }
 
 fn forbidden(message: String) -> Refusal {

@@ -11,10 +11,11 @@ use std::{
 
 use super::load::Load;
 
-/// Routes as metrics name them; `none` is for requests that no route takes.
+/// Routes as metrics name them, the busiest first, as they are looked for in this order; `none` is for requests that no
+/// route takes.
 const ROUTES: [&str; 23] = [
-    "page", "healthz", "metrics", "status", "events", "feed", "models", "model", "predict", "explain", "rank",
-    "rankings", "rollback", "promote", "label", "split", "rollout", "follow", "push", "oip", "infer", "grpc", "none",
+    "infer", "predict", "push", "rank", "grpc", "page", "healthz", "metrics", "status", "events", "feed", "models",
+    "model", "explain", "rankings", "rollback", "promote", "label", "split", "rollout", "follow", "oip", "none",
 ];
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 /// Upper ends of the buckets of times, microseconds.

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::LazyLock,
     task::{Context, Poll},
 };
 
@@ -17,6 +18,9 @@ use tidemill_base::{Error, Kind};
 use tokio::sync::mpsc;
 
 use super::events::EventStream;
+
+/// What nearly all replies are.
+pub(super) const JSON: &str = "application/json";
 
 /// What a handler answers with.
 pub(super) type Reply = Response<ReplyBody>;
@@ -109,7 +113,7 @@ impl Refusal {
     }
 
     fn with_body(self, body: Vec<u8>) -> Reply {
-        let mut reply = bytes(self.status, "application/json", body);
+        let mut reply = bytes(self.status, JSON, body);
         let headers = reply.headers_mut();
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -140,40 +144,43 @@ impl From<Error> for Refusal {
 
 /// A reply of these bytes.
 pub(super) fn bytes(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    // Hashing names and growing a map cost more than a copy of the map that most replies have.
+    static OF_JSON: LazyLock<HeaderMap> = LazyLock::new(|| usual_headers(JSON));
     let mut reply = Response::new(ReplyBody::Whole(body.into()));
     *reply.status_mut() = status;
-    let headers = reply.headers_mut();
-    // Room at once for those of a usual reply.
-    headers.reserve(3);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    no_store(headers);
+    *reply.headers_mut() = if content_type == JSON { OF_JSON.clone() } else { usual_headers(content_type) };
     reply
+}
+
+fn usual_headers(content_type: &'static str) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(3);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers
 }
 
 /// A 200 of JSON, ending in a newline for the terminal it may be read on.
 pub(super) fn json(value: &Value) -> Reply {
     let mut text = value.to_string().into_bytes();
     text.push(b'\n');
-    bytes(StatusCode::OK, "application/json", text)
+    bytes(StatusCode::OK, JSON, text)
 }
 
 /// A 200 whose body goes on.
 pub(super) fn events(stream: EventStream) -> Reply {
-    let mut reply = Response::new(ReplyBody::Events(stream));
-    let headers = reply.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    no_store(headers);
-    reply
+    going_on(ReplyBody::Events(stream), "text/event-stream")
 }
 
 /// A 200 whose body is what a replica reads.
 pub(super) fn frames(frames: mpsc::Receiver<Bytes>) -> Reply {
-    let mut reply = Response::new(ReplyBody::Frames(frames));
-    let headers = reply.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(crate::follow::CONTENT_TYPE));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    no_store(headers);
+    going_on(ReplyBody::Frames(frames), crate::follow::CONTENT_TYPE)
+}
+
+fn going_on(body: ReplyBody, content_type: &'static str) -> Reply {
+    let mut reply = Response::new(body);
+    *reply.headers_mut() = usual_headers(content_type);
+    reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     reply
 }
 
@@ -182,10 +189,6 @@ pub(crate) fn shown(text: &str) -> String {
     let short: String = text.chars().take(80).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     format!("{}{dots}", short.escape_default())
-}
-
-fn no_store(headers: &mut HeaderMap) {
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
 impl Body for ReplyBody {

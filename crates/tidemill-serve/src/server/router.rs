@@ -36,24 +36,24 @@ use crate::{
 /// Refused lines that a reply lists at most; all are counted.
 const REFUSED_LISTED_MAX: usize = 100;
 /// What `curl -d` sends when nobody says otherwise counts as JSON: people type that.
-const PREDICT_TYPES: [&str; 2] = ["application/json", "application/x-www-form-urlencoded"];
+const PREDICT_TYPES: [&str; 2] = [reply::JSON, "application/x-www-form-urlencoded"];
 
 /// Answers one request, whatever it is.
 pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
-    let uri = request.uri().clone();
-    let path = percent_decoded(uri.path());
+    let (head, body) = request.into_parts();
+    let path = percent_decoded(head.uri.path());
     let route = match &path {
         Some(path) => Route::parse(path),
-        None => Err(no_route(uri.path())),
+        None => Err(no_route(head.uri.path())),
     };
     let label = route.as_ref().map_or("none", Route::label);
     // Where there was a length as well, a proxy may have taken what follows for another request than we do: nothing follows.
-    let chunked = headers::find(request.headers(), &header::TRANSFER_ENCODING).is_some();
-    let mut reply = match dispatch(shared, route, request).await {
+    let chunked = headers::find(&head.headers, &header::TRANSFER_ENCODING).is_some();
+    let mut reply = match dispatch(shared, route, &head, body).await {
         Ok(reply) => reply,
         Err(refusal) => {
             shared.metrics.refusal(refusal.status.as_u16(), refusal.code);
-            match oip::is_oip(uri.path()) {
+            match oip::is_oip(head.uri.path()) {
                 true => refusal.into_oip_reply(),
                 false => refusal.into_reply(),
             }
@@ -63,19 +63,18 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     if chunked {
         reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply
 }
 
 async fn dispatch(
     shared: &Arc<Shared>,
     route: Result<Route<'_>, Refusal>,
-    request: Request<Incoming>,
+    head: &Parts,
+    body: Incoming,
 ) -> Result<Reply, Refusal> {
-    let (head, body) = request.into_parts();
     let place = shared.load.enter(shared.limits.requests_max);
     let entry = match &place {
-        Some(_) => let_in(shared, route, &head),
+        Some(_) => let_in(shared, route, head),
         None => Err(too_many(shared)),
     };
     let Entry { route, caller, deadline } = match entry {
@@ -94,7 +93,7 @@ async fn dispatch(
     let Some(deadline) = deadline else {
         let (body, _held) = body::read(&head.headers, body, shared).await?;
         load(shared, &route).await?;
-        return handle(shared, route, caller, &head, body).await;
+        return handle(shared, route, caller, head, body).await;
     };
     // In a box: most requests have no deadline, and their future stays as small as it was.
     Box::pin(async move {
@@ -110,7 +109,7 @@ async fn dispatch(
             Verdict::Enough => {}
             verdict => return Err(deadline.refusal(verdict, shared.load.expected(bytes))),
         }
-        let reply = handle(shared, route, caller, &head, body).await;
+        let reply = handle(shared, route, caller, head, body).await;
         if bytes > 0 && reply.is_ok() {
             shared.load.took(bytes, began.elapsed());
         }
@@ -197,7 +196,7 @@ fn let_in<'a>(shared: &Shared, route: Result<Route<'a>, Refusal>, head: &Parts) 
     refuse_token_in_url(&head.uri)?;
     let route = route?;
     let allow = route.allow();
-    if !allow.split(", ").any(|m| m == method.as_str()) {
+    if allow != method.as_str() && !allow.split(", ").any(|m| m == method.as_str()) {
         let message = format!("{} is not taken here; use {}", shown(method.as_str()), allow.replace(", ", " or "));
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         return Err(Refusal { allow: Some(allow), ..refusal });
@@ -304,7 +303,7 @@ fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8
         Ok((reply.predictions.len(), text))
     })??;
     shared.metrics.predicted(rows, began.elapsed());
-    Ok(reply::bytes(StatusCode::OK, "application/json", text))
+    Ok(reply::bytes(StatusCode::OK, reply::JSON, text))
 }
 
 /// On a thread where it holds up no other request.
@@ -342,7 +341,7 @@ fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) 
         Ok((reply.candidates, text))
     })??;
     shared.metrics.ranked(candidates, began.elapsed());
-    Ok(reply::bytes(StatusCode::OK, "application/json", text))
+    Ok(reply::bytes(StatusCode::OK, reply::JSON, text))
 }
 
 async fn rollback(shared: &Arc<Shared>, model: &str, body: &[u8]) -> Result<Reply, Refusal> {
@@ -407,12 +406,12 @@ async fn push(shared: &Arc<Shared>, source: &str, headers: &HeaderMap, lines: By
         fields.remove("first_offset");
         return Err(Refusal { details: Some(Box::new(fields)), ..refusal });
     }
-    Ok(reply::bytes(StatusCode::OK, "application/json", push_text(&pushed)))
+    Ok(reply::bytes(StatusCode::OK, reply::JSON, push_text(&pushed)))
 }
 
 /// The reply that a push of the same key had.
 fn pushed_before(text: Bytes) -> Reply {
-    let mut reply = reply::bytes(StatusCode::OK, "application/json", text);
+    let mut reply = reply::bytes(StatusCode::OK, reply::JSON, text);
     reply.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
     reply
 }

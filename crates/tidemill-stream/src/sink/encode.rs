@@ -36,7 +36,7 @@ pub fn csv_lines(rows: &RecordBatch) -> Result<Vec<u8>> {
 }
 
 /// The line of names in front of [`csv_lines`].
-pub(super) fn csv_names(rows: &RecordBatch) -> Result<Vec<u8>> {
+pub fn csv_names(rows: &RecordBatch) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     let none = rows.slice(0, 0);
     csv::WriterBuilder::new().with_header(true).build(&mut out).write(&none).map_err(failed)?;

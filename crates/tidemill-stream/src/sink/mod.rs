@@ -12,7 +12,7 @@ mod spec;
 use arrow::array::RecordBatch;
 use tidemill_base::Result;
 
-pub use encode::{csv_lines, json_lines, lines};
+pub use encode::{csv_lines, csv_names, json_lines, lines};
 pub use file::FileOutlet;
 pub use spec::{
     ClientSettings, FileSinkSettings, KafkaSinkSettings, NatsSinkSettings, RowFormat, SINK_ATTRIBUTES, SinkConnector,

@@ -356,6 +356,30 @@ impl FileFormat {
         Self::named(s, &name)
     }
 
+    /// How a file is written, by the ending of its name; delimited text is as it is where nothing is said about it.
+    pub fn of_file(path: &str) -> Result<Self> {
+        by_extension(path).and_then(Self::plain)
+    }
+
+    /// The format of this name, with nothing else said about it.
+    pub fn plain(name: &str) -> Result<Self> {
+        let delimited = |delimiter| Self::Delimited { delimiter, header: true, null: String::new() };
+        Ok(match name {
+            "csv" => delimited(b','),
+            "tsv" => delimited(b'\t'),
+            "json" => Self::Json,
+            "parquet" => Self::Parquet,
+            "arrow" => Self::Arrow,
+            "libsvm" | "libfm" => Self::Libsvm,
+            "vw" => Self::Vw,
+            _ => {
+                return Err(Error::invalid(format!(
+                    "no format '{name}'; there are csv, tsv, json, parquet, arrow, libsvm, libfm and vw"
+                )));
+            }
+        })
+    }
+
     /// The format of this name, with what is written about it.
     pub(super) fn named(s: &Settings, name: &str) -> Result<Self> {
         let delimited = |default: u8| {

@@ -25,6 +25,10 @@ use super::{
 const AHEAD: usize = 24;
 /// Entries ahead whose rows are asked for.
 const ROWS_AHEAD: usize = 12;
+/// Bytes that the nearer caches keep from phase 1 to phase 2, beside what learners work on.
+const KEPT_NEAR: usize = 256 << 10;
+/// Entries ahead whose rows are asked for where they are not near; their places as far again ahead.
+const FAR_AHEAD: usize = 32;
 /// Entries changed at once: the features of a usual sample.
 const PAIRS_MAX: usize = 64;
 
@@ -58,24 +62,20 @@ impl<const BY_SLOT: bool> Kernel for Gather<'_, BY_SLOT> {
                 }
             }
         }
-        let prefetch_row = |i: usize| {
-            if let (Some(key), Some(place)) = (keys.get(i), s.places.get(i)) {
-                of(*key).prefetch_row(*place);
-            }
-        };
-        (0..ROWS_AHEAD).for_each(prefetch_row);
+        (0..ROWS_AHEAD).for_each(|i| ask_row(parts, keys, &s.places, i));
         s.params.resize(keys.len() * width, 0.0);
         let (pair, blocks) = match BY_SLOT {
             false => split(&work.rules.common().blocks),
             true => (None, &[][..]),
         };
+        let (all_keys, all_places) = (keys, &s.places[..]);
         for (first, (keys, (places, params))) in (0..)
             .step_by(PAIRS_MAX)
-            .zip(keys.chunks(PAIRS_MAX).zip(s.places.chunks(PAIRS_MAX).zip(s.params.chunks_mut(PAIRS_MAX * width))))
+            .zip(keys.chunks(PAIRS_MAX).zip(all_places.chunks(PAIRS_MAX).zip(s.params.chunks_mut(PAIRS_MAX * width))))
         {
             s.pairs.len = keys.len();
             for (i, ((key, place), params)) in keys.iter().zip(places).zip(params.chunks_exact_mut(width)).enumerate() {
-                prefetch_row(first + i + ROWS_AHEAD);
+                ask_row(parts, all_keys, all_places, first + i + ROWS_AHEAD);
                 if *place == ABSENT {
                     of(*key).prefetch_count(*key);
                     params.fill(0.0);
@@ -99,6 +99,14 @@ impl<const BY_SLOT: bool> Kernel for Gather<'_, BY_SLOT> {
             }
         }
         s.pairs.len = 0;
+    }
+}
+
+/// Asks the processor for the row of number `i`.
+#[inline(always)]
+fn ask_row(parts: &[&Part], keys: &[u64], places: &[Place], i: usize) {
+    if let (Some(key), Some(place)) = (keys.get(i), places.get(i)) {
+        parts[part_of(*key, parts.len())].prefetch_row(*place);
     }
 }
 
@@ -192,6 +200,9 @@ impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
         let ticks = if BY_SLOT && work.rules.keeps_ticks() { Some(word_of_tick(part.ticks())) } else { None };
         let mut passed = work.filter.map_or(Vec::new(), Filter::sums);
         let mut not_admitted = 0;
+        let features = work.batch.features.range(rows.end - 1).end - work.batch.features.range(rows.start).start;
+        let bytes_of_entry = size_of::<u64>() + 2 * size_of::<f32>() * work.rules.words();
+        let far = features * bytes_of_entry > KEPT_NEAR;
         for i in 0..rows.len().div_ceil(work.learner.slice_samples()) {
             let rows = work.slice_rows(rows, i);
             let first = work.batch.features.range(rows.start).start;
@@ -203,6 +214,9 @@ impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
                 }
                 for f in work.batch.features.range(row).filter(|f| part_of(keys[*f], parts) == number) {
                     let (key, place) = (keys[f], places[f - first]);
+                    if far {
+                        ask(part, &keys[first..], places, f - first, |key| part_of(key, parts) == number);
+                    }
                     let rule = if BY_SLOT { work.rules.of(slots[f]) } else { common };
                     let gradients = &mut gradients[(f - first) * *width..][..*width];
                     let gradients = if BY_SLOT { &mut gradients[rule.params()] } else { gradients };
@@ -215,7 +229,8 @@ impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
                         work.counts.refuse_non_finite(key);
                         continue;
                     }
-                    if !part.stands_at(key, place) {
+                    let stands = part.stands_at(key, place);
+                    if !stands {
                         // Another entry may have to leave for this one, and its row with it.
                         if let Some(pair) = pair {
                             pairs.step(work, pair, part);
@@ -225,8 +240,11 @@ impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
                             continue;
                         }
                     }
-                    let Some(number) = part.row_number(key, slots[f], place, |state| begin(work, rule, key, state))
-                    else {
+                    let number = match stands {
+                        true => Some(part.row_number_at(key, place)),
+                        false => part.row_number(key, slots[f], ABSENT, |state| begin(work, rule, key, state)),
+                    };
+                    let Some(number) = number else {
                         not_admitted += 1;
                         continue;
                     };
@@ -272,6 +290,18 @@ impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
         }
         work.filter.iter().for_each(|filter| filter.count(&passed));
         work.counts.not_admitted.fetch_add(not_admitted, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Asks the processor for what is changed some features behind number `i`: first the place, which names the row, then that.
+#[inline(always)]
+fn ask(part: &Part, keys: &[u64], places: &[Place], i: usize, is_own: impl Fn(u64) -> bool) {
+    let own = |i: usize| places.get(i).filter(|place| **place != ABSENT && is_own(keys[i]));
+    if let Some(place) = own(i + 2 * FAR_AHEAD) {
+        part.prefetch_place(*place);
+    }
+    if let Some(place) = own(i + FAR_AHEAD) {
+        part.prefetch_row(*place);
     }
 }
 

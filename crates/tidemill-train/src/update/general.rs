@@ -151,7 +151,6 @@ impl Work<'_> {
             buffer.resize(len, 0.0);
         }
         s.gradients.resize(s.params.len(), 0.0);
-        s.dense_gradients.clear();
         s.dense_gradients.resize(self.learner.dense_dimension(), 0.0);
         let dense = self.dense.params.read().expect(NO_PANIC);
         let slice = Slice {
@@ -215,14 +214,15 @@ impl Work<'_> {
         }
         // The first slice's sum is what the others are added to: it is not needed any more.
         let mut sum = std::mem::take(&mut self.slices[0].lock().expect(NO_PANIC).dense_gradients);
-        for slice in &self.slices[1..rows.len().div_ceil(self.learner.slice_samples())] {
-            let s = slice.lock().expect(NO_PANIC);
-            sum.iter_mut().zip(&s.dense_gradients).for_each(|(sum, g)| *sum += g);
-        }
+        let others: Vec<_> = self.slices[1..rows.len().div_ceil(self.learner.slice_samples())]
+            .iter()
+            .map(|slice| slice.lock().expect(NO_PANIC))
+            .collect();
+        let others: Vec<&[f32]> = others.iter().map(|s| &s.dense_gradients[..]).collect();
         // What was sampled out is no part of the mean.
         let left_out = self.batch.kinds[rows.clone()].iter().filter(|kind| **kind == SampleKind::Unlearned).count();
         let per_sample = 1.0 / (rows.len() - left_out).max(1) as f32;
-        sum.iter_mut().for_each(|g| *g *= per_sample);
+        wide(Mean { sum: &mut sum, others: &others, per_sample });
         self.clip.apply(&mut sum);
         let mut state = self.dense.state.lock().expect(NO_PANIC);
         // A gradient that was refused must not wait either.
@@ -236,6 +236,32 @@ impl Work<'_> {
         self.slices[0].lock().expect(NO_PANIC).dense_gradients = sum;
     }
 }
+
+/// The sum of the slices' gradients, slice by slice, then scaled.
+struct Mean<'a> {
+    sum: &'a mut [f32],
+    others: &'a [&'a [f32]],
+    per_sample: f32,
+}
+
+impl Kernel for Mean<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        // Block by block, so that a sum is written once and not once a slice.
+        for (i, sum) in self.sum.chunks_mut(MEAN_BLOCK).enumerate() {
+            for other in self.others {
+                let other = &other[i * MEAN_BLOCK..][..sum.len()];
+                sum.iter_mut().zip(other).for_each(|(sum, g)| *sum += g);
+            }
+            sum.iter_mut().for_each(|g| *g *= self.per_sample);
+        }
+    }
+}
+
+/// Numbers that stay in the nearest cache.
+const MEAN_BLOCK: usize = 1024;
 
 /// A step of all dense parameters.
 struct DenseStep<'a> {

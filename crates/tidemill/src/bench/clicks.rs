@@ -50,28 +50,39 @@ impl Clicks {
 
     /// The program that learns them, with these settings, then scores the test rows.
     pub fn program(&self, learner: &str, settings: &str) -> String {
-        let numbers = || (1..=NUMBERS).map(|i| format!("\"I{i}\""));
-        let categories = || (1..=CATEGORIES).map(|i| format!("\"C{i}\""));
-        let declared: Vec<String> =
-            numbers().map(|n| format!("{n} BIGINT")).chain(categories().map(|c| format!("{c} STRING"))).collect();
+        let training = self.training(learner, settings);
+        format!("{training}{}\nSELECT * FROM later TO EVALUATE bench LABEL label;\n", source("later", &self.test))
+    }
+
+    /// The program that only learns.
+    pub fn training(&self, learner: &str, settings: &str) -> String {
         let boundaries = boundaries().iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         let columns: Vec<String> =
             numbers().map(|n| format!("BUCKET({n}, [{boundaries}])")).chain(categories()).collect();
-        let source = |name: &str, path: &Path| {
-            format!(
-                "CREATE SOURCE {name} (label BIGINT, ts BIGINT, {}) WITH (connector = 'file', path = '{}', format = 'csv');",
-                declared.join(", "),
-                path.display()
-            )
-        };
         format!(
-            "{}\n{}\nSELECT * FROM clicks TO TRAIN {learner} WITH {settings} COLUMN {} LABEL label INTO bench;\n\
-             SELECT * FROM later TO EVALUATE bench LABEL label;\n",
+            "{}\nSELECT * FROM clicks TO TRAIN {learner} WITH {settings} COLUMN {} LABEL label INTO bench;\n",
             source("clicks", &self.train),
-            source("later", &self.test),
             columns.join(", ")
         )
     }
+}
+
+fn numbers() -> impl Iterator<Item = String> {
+    (1..=NUMBERS).map(|i| format!("\"I{i}\""))
+}
+
+fn categories() -> impl Iterator<Item = String> {
+    (1..=CATEGORIES).map(|i| format!("\"C{i}\""))
+}
+
+fn source(name: &str, path: &Path) -> String {
+    let declared: Vec<String> =
+        numbers().map(|n| format!("{n} BIGINT")).chain(categories().map(|c| format!("{c} STRING"))).collect();
+    format!(
+        "CREATE SOURCE {name} (label BIGINT, ts BIGINT, {}) WITH (connector = 'file', path = '{}', format = 'csv');",
+        declared.join(", "),
+        path.display()
+    )
 }
 
 /// Where floor(ln(x)^2) grows by one, for whole x: the usual buckets of such numbers.

@@ -226,17 +226,31 @@ impl Connection {
 /// Where the body of a whole reply begins.
 fn body_of(reply: &[u8]) -> Result<Option<usize>> {
     const LENGTH: &[u8] = b"\r\ncontent-length: ";
+    const CHUNKED: &[u8] = b"\r\ntransfer-encoding: chunked";
+    // Servers write it as they like.
+    let is_length = |w: &[u8]| w[0] == b'\r' && w.eq_ignore_ascii_case(LENGTH);
     let Some(end) = reply.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(None) };
     let head = &reply[..end];
-    let digits = head.windows(LENGTH.len()).position(|w| w == LENGTH).map(|at| &head[at + LENGTH.len()..]);
-    let digits = digits.ok_or_else(|| Error::internal("a reply without content-length"))?;
+    let Some(at) = head.windows(LENGTH.len()).position(is_length) else {
+        let is_chunked = |w: &[u8]| w.eq_ignore_ascii_case(CHUNKED);
+        if !head.windows(CHUNKED.len()).any(is_chunked) {
+            return Err(Error::internal("a reply without content-length"));
+        }
+        // Its chunks are left as they are: their end is what is waited for.
+        return if reply.ends_with(b"\r\n0\r\n\r\n") { checked(reply, end + 4) } else { Ok(None) };
+    };
+    let digits = &head[at + LENGTH.len()..];
     let length = digits.iter().take_while(|b| b.is_ascii_digit());
     let length = length.fold(0usize, |n, b| n.saturating_mul(10).saturating_add(usize::from(b - b'0')));
     if reply.len() - (end + 4) < length {
         return Ok(None);
     }
+    checked(reply, end + 4)
+}
+
+fn checked(reply: &[u8], body: usize) -> Result<Option<usize>> {
     match reply.starts_with(b"HTTP/1.1 200 ") {
-        true => Ok(Some(end + 4)),
+        true => Ok(Some(body)),
         false => Err(Error::internal(format!("the server replied {}", String::from_utf8_lossy(reply)))),
     }
 }
@@ -274,9 +288,7 @@ impl Default for Times {
 impl Times {
     /// Counts one.
     pub fn count(&mut self, time: Duration) {
-        let ns = (time.as_nanos() as u64).max(32);
-        let power = ns.ilog2();
-        self.counts[(power * 32) as usize + (ns >> (power - 5) & 31) as usize] += 1;
+        self.counts[bucket(time)] += 1;
         self.total += 1;
     }
 
@@ -292,10 +304,22 @@ impl Times {
         bucket.map_or(f64::NAN, |i| ((33 + i % 32) as f64) * ((1u64 << (i / 32)) as f64) / 32.0 / 1e3)
     }
 
+    /// The share of those that took longer, as near as the buckets tell.
+    pub fn share_beyond(&self, time: Duration) -> f64 {
+        let first = bucket(time) + 1;
+        self.counts[first..].iter().sum::<u64>() as f64 / self.total.max(1) as f64
+    }
+
     fn add(&mut self, other: &Times) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
         self.total += other.total;
     }
+}
+
+fn bucket(time: Duration) -> usize {
+    let ns = (time.as_nanos() as u64).max(32);
+    let power = ns.ilog2();
+    (power * 32) as usize + (ns >> (power - 5) & 31) as usize
 }
 
 #[cfg(test)]
@@ -311,6 +335,8 @@ mod tests {
             let found = times.quantile_us(share);
             assert!(found >= us && found <= us * (1.0 + 1.0 / 31.0), "{share}: {found}");
         }
+        let beyond = times.share_beyond(Duration::from_micros(750));
+        assert!((0.22..=0.25).contains(&beyond), "{beyond}");
     }
 
     #[test]
@@ -320,6 +346,9 @@ mod tests {
             assert_eq!(body_of(&reply[..cut]).unwrap(), None);
         }
         assert_eq!(body_of(reply).unwrap(), Some(reply.len() - 2));
+        let chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        assert_eq!(body_of(&chunks[..chunks.len() - 1]).unwrap(), None);
+        assert_eq!(body_of(chunks).unwrap(), Some(chunks.len() - 12));
         let refused = body_of(b"HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n").unwrap_err();
         assert!(refused.message().contains("503"));
     }

@@ -19,7 +19,7 @@ pub(super) enum Bench {
     Window(Events),
     /// Events in: JSON lines into columns and into samples, small Kafka events beside what the client alone can do
     Ingest(Events),
-    /// Serving: inference and prediction beside bare hyper, times while the model learns, ranking
+    /// Serving: inference beside bare hyper, times while the model learns, clicks to predictions, first replies, ranking, files
     Serve(Serve),
     /// The bare server that `serve` compares with
     #[command(hide = true)]
@@ -42,9 +42,16 @@ struct Turns {
 
 #[derive(Args)]
 pub(super) struct Serve {
-    /// How long each case runs in a round
+    /// How long each case runs in a round; times at half load are medians over slices of a tenth of a second, at rest and
+    /// learning in turns
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
+    /// Ask another server instead, on as many connections and with the same inference request
+    #[arg(long, value_name = "http://HOST:PORT/PATH", conflicts_with_all = ["only", "data"])]
+    against: Option<String>,
+    /// Directory with c3m.train.csv and c3m.test.csv for the file that is scored; without it clicks are made
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     #[command(flatten)]
     turns: Turns,
 }
@@ -100,8 +107,12 @@ impl Bench {
             Self::Join(Join { data, rows, turns: Turns { rounds, only, json } }) => {
                 ("join", join::run(&join::Plan { data, rows, rounds: rounds.into(), only }, tell)?, json)
             }
-            Self::Serve(Serve { seconds, turns: Turns { rounds, only, json } }) => {
-                ("serve", serve::run(&serve::Plan { rounds: rounds.into(), seconds, only }, tell)?, json)
+            Self::Serve(Serve { seconds, against: Some(url), turns: Turns { rounds, json, .. }, .. }) => {
+                let plan = serve::Against { url, rounds: rounds.into(), seconds };
+                ("serve", serve::against(&plan, tell)?, json)
+            }
+            Self::Serve(Serve { seconds, data, turns: Turns { rounds, only, json }, .. }) => {
+                ("serve", serve::run(&serve::Plan { rounds: rounds.into(), seconds, only, data }, tell)?, json)
             }
             Self::Window(Events { rows, turns: Turns { rounds, only, json } }) => {
                 ("window", window::run(&window::Plan { rows, rounds: rounds.into(), only }, tell)?, json)

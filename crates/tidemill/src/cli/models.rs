@@ -294,6 +294,14 @@ pub(super) fn exchange(root: &Path, address: &str, method: &str, path: &str, bod
 }
 
 /// `ctr@42`, or `ctr@canary` by the labels on disk.
+/// The version that MODEL@VERSION or MODEL@LABEL names; `None` of MODEL alone.
+pub(super) fn version_of(root: &Path, name: &str) -> Result<Option<u64>> {
+    match name.contains('@') {
+        true => model_and_version(root, name).map(|(_, version)| Some(version)),
+        false => Ok(None),
+    }
+}
+
 fn model_and_version<'a>(root: &Path, name: &'a str) -> Result<(&'a str, u64)> {
     let no_version = || Error::invalid(format!("'{name}' is not MODEL@VERSION; write for example ctr@42"));
     let (model, version) = name.split_once('@').ok_or_else(no_version)?;

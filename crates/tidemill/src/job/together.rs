@@ -206,6 +206,7 @@ impl Opening {
             connections: Connections::default(),
             registry,
             version_rows,
+            figures: None,
             gate,
             warning: None,
             members: Vec::new(),

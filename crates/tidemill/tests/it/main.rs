@@ -20,6 +20,7 @@ mod infer;
 mod join_state;
 mod kill;
 mod large;
+mod predict;
 mod reference;
 mod replica;
 mod rollout;

@@ -427,6 +427,8 @@ fn feature_views_are_followed() {
     assert!(before > 0.0 && follows(&replica)["connected"].is_boolean(), "it goes on answering");
     let trainer = pair.trainer_at(&address, &[]);
     push(&trainer, 31);
+    // Until then both may still say what they said before.
+    eventually("it asks for everything", || (follows(&replica)["snapshots"] == 2).then_some(()));
     let said = caught_up(&trainer, &replica, 384);
     assert_eq!((&said["snapshots"], &said["rebases"]), (&json!(2), &json!(0)), "{said}");
 }

@@ -8,6 +8,9 @@ pub(super) trait Lanes: Copy {
     /// How many.
     const LANES: usize;
 
+    /// Registers half as wide, for what is left over.
+    type Half: Lanes;
+
     fn splat(x: f32) -> Self;
 
     /// The first numbers of a slice.
@@ -17,10 +20,22 @@ pub(super) trait Lanes: Copy {
 
     /// Lane by lane `self + a * b`, rounded twice.
     fn add_product(self, a: Self, b: Self) -> Self;
+
+    /// Turns eight rows, `from_row` apart, so that number k of each stands in row k of the result, rows `to_row` apart.
+    #[inline(always)]
+    fn turn_eight((from, from_row): (&[f32], usize), (to, to_row): (&mut [f32], usize)) {
+        for k in 0..EIGHT {
+            let to = &mut to[k * to_row..][..EIGHT];
+            for (r, to) in to.iter_mut().enumerate() {
+                *to = from[r * from_row + k];
+            }
+        }
+    }
 }
 
 impl Lanes for f32 {
     const LANES: usize = 1;
+    type Half = f32;
 
     #[inline(always)]
     fn splat(x: f32) -> Self {
@@ -45,6 +60,7 @@ impl Lanes for f32 {
 
 impl Lanes for [f32; 4] {
     const LANES: usize = 4;
+    type Half = f32;
 
     #[inline(always)]
     fn splat(x: f32) -> Self {
@@ -69,9 +85,10 @@ impl Lanes for [f32; 4] {
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! lanes_of_register {
-    ($register:ty, $lanes:literal, $splat:ident, $add:ident, $mul:ident, $load:ident, $store:ident) => {
+    ($register:ty, $half:ty, $lanes:literal, $splat:ident, $add:ident, $mul:ident, $load:ident, $store:ident) => {
         impl Lanes for $register {
             const LANES: usize = $lanes;
+            type Half = $half;
 
             #[inline(always)]
             fn splat(x: f32) -> Self {
@@ -98,6 +115,13 @@ macro_rules! lanes_of_register {
                 // SAFETY: as above.
                 unsafe { std::arch::x86_64::$add(self, std::arch::x86_64::$mul(a, b)) }
             }
+
+            #[inline(always)]
+            fn turn_eight((from, from_row): (&[f32], usize), (to, to_row): (&mut [f32], usize)) {
+                assert!(from.len() >= 7 * from_row + EIGHT && to.len() >= 7 * to_row + EIGHT);
+                // SAFETY: as above (AVX has what is needed), and the last of the eight rows is whole on either side.
+                unsafe { turn_eight(from.as_ptr(), from_row, to.as_mut_ptr(), to_row) }
+            }
         }
     };
 }
@@ -105,6 +129,7 @@ macro_rules! lanes_of_register {
 #[cfg(target_arch = "x86_64")]
 lanes_of_register!(
     std::arch::x86_64::__m256,
+    [f32; 4],
     8,
     _mm256_set1_ps,
     _mm256_add_ps,
@@ -115,6 +140,7 @@ lanes_of_register!(
 #[cfg(target_arch = "x86_64")]
 lanes_of_register!(
     std::arch::x86_64::__m512,
+    std::arch::x86_64::__m256,
     16,
     _mm512_set1_ps,
     _mm512_add_ps,
@@ -123,10 +149,53 @@ lanes_of_register!(
     _mm512_storeu_ps
 );
 
-/// Work that is cut into tiles of so many rows, and columns of two registers. `run` and what it calls in its loops should be
+/// Turns eight rows of eight numbers: pairs, then fours, then halves change places.
+///
+/// # Safety
+/// The processor has AVX; eight numbers can be read and written at each of eight rows.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn turn_eight(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: as the caller promises.
+    unsafe {
+        for at in [0, 4] {
+            let rows = from.add(at);
+            let (a, b) = (two_halves(rows, from_row), two_halves(rows.add(from_row), from_row));
+            let (c, d) = (two_halves(rows.add(2 * from_row), from_row), two_halves(rows.add(3 * from_row), from_row));
+            let (ab, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            _mm256_storeu_ps(to.add(at * to_row), _mm256_shuffle_ps::<0x44>(ab, cd));
+            _mm256_storeu_ps(to.add((at + 1) * to_row), _mm256_shuffle_ps::<0xee>(ab, cd));
+            _mm256_storeu_ps(to.add((at + 2) * to_row), _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
+            _mm256_storeu_ps(to.add((at + 3) * to_row), _mm256_shuffle_ps::<0xee>(ab_high, cd_high));
+        }
+    }
+}
+
+/// Four numbers of a row in the lower half, four of the fourth row behind it in the upper one. No closure: that would be
+/// compiled for narrower registers.
+///
+/// # Safety
+/// The processor has AVX; four numbers can be read in both rows.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn two_halves(from: *const f32, row: usize) -> std::arch::x86_64::__m256 {
+    use std::arch::x86_64::*;
+    // SAFETY: as the caller promises.
+    unsafe {
+        let low = _mm256_castps128_ps256(_mm_loadu_ps(from));
+        _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add(4 * row)))
+    }
+}
+
+/// Rows that are turned at once.
+pub(super) const EIGHT: usize = 8;
+
+/// Work that is cut into tiles of so many rows, and columns of so many registers. `run` and what it calls in its loops should be
 /// `#[inline(always)]`: only what is inlined is compiled again.
 pub(super) trait Tiled {
-    fn run<V: Lanes, const ROWS: usize, const COLUMNS: usize>(self);
+    fn run<V: Lanes, const ROWS: usize, const REGISTERS: usize>(self);
 }
 
 /// How wide the registers are.
@@ -177,7 +246,7 @@ impl Level {
 /// Does the work in tiles for these registers, which the processor must have.
 pub(super) fn run_at<W: Tiled>(level: Level, work: W) {
     match level {
-        Level::Plain => work.run::<[f32; 4], 2, 8>(),
+        Level::Plain => work.run::<[f32; 4], 2, 2>(),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
             assert!(std::arch::is_x86_feature_detected!("avx2"));
@@ -196,11 +265,11 @@ pub(super) fn run_at<W: Tiled>(level: Level, work: W) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn run_avx2<W: Tiled>(work: W) {
-    work.run::<std::arch::x86_64::__m256, 6, 16>();
+    work.run::<std::arch::x86_64::__m256, 6, 2>();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn run_avx512<W: Tiled>(work: W) {
-    work.run::<std::arch::x86_64::__m512, 8, 32>();
+    work.run::<std::arch::x86_64::__m512, 16, 1>();
 }

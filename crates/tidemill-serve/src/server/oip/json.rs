@@ -118,6 +118,29 @@ struct Draft<'a> {
     binary_size: Option<usize>,
 }
 
+/// The text behind the quote at `at`, and where it ends, if it is short and nothing in it has a meaning of its own.
+#[inline(always)]
+fn short_text(body: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    const fn all(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+    // The top bit of each byte that is zero; a byte behind the first such one may have it as well.
+    const fn zeros(word: u64) -> u64 {
+        word.wrapping_sub(all(1)) & !word & all(0x80)
+    }
+    let start = at + 1;
+    for i in [start, start + 8] {
+        let word = u64::from_le_bytes(*body.get(i..)?.first_chunk()?);
+        let control = word.wrapping_sub(all(0x20)) & !word & all(0x80);
+        let special = zeros(word ^ all(b'"')) | zeros(word ^ all(b'\\')) | control;
+        if special != 0 {
+            let end = i + special.trailing_zeros() as usize / 8;
+            return (body[at] == b'"' && body[end] == b'"').then(|| (&body[start..end], end + 1));
+        }
+    }
+    None
+}
+
 struct Reader<'a> {
     body: &'a [u8],
     at: usize,
@@ -227,18 +250,21 @@ impl<'a> Reader<'a> {
 
     fn shape(&mut self, i: usize) -> Result<Shape> {
         let mut shape = Shape::default();
+        let too_many = |i| {
+            let message = format!("inputs[{i}]: shape has more than {RANK_MAX} dimensions; a model takes one or two");
+            Error::invalid(message)
+        };
         self.array("an array of numbers for a shape", |r| {
+            if let Some(dim) = r.small_whole() {
+                return shape.push(dim).ok_or_else(|| too_many(i));
+            }
             let dim = match r.number() {
                 Some(number) => number.text().parse::<u64>().map_err(|_| {
                     Error::invalid(format!("inputs[{i}]: shape holds {}; dimensions are whole numbers", number.text()))
                 })?,
                 None => return Err(r.unexpected("a dimension")),
             };
-            shape.push(dim).ok_or_else(|| {
-                Error::invalid(format!(
-                    "inputs[{i}]: shape has more than {RANK_MAX} dimensions; a model takes one or two"
-                ))
-            })
+            shape.push(dim).ok_or_else(|| too_many(i))
         })?;
         Ok(shape)
     }
@@ -421,6 +447,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A whole number of a few digits with a comma or a bracket behind it, as a shape has them.
+    #[inline(always)]
+    fn small_whole(&mut self) -> Option<u64> {
+        self.peek();
+        let digits = self.body[self.at..].iter().take(8).take_while(|b| b.is_ascii_digit()).count();
+        let (text, behind) = self.body[self.at..].split_at(digits);
+        let is_small = matches!(behind, [b',' | b']', ..]) && matches!(text, [b'0'] | [b'1'..=b'9', ..]);
+        is_small.then(|| {
+            self.at += digits;
+            text.iter().fold(0, |x, digit| x * 10 + u64::from(digit - b'0'))
+        })
+    }
+
     #[inline(always)]
     fn number(&mut self) -> Option<Number<'a>> {
         self.peek();
@@ -508,7 +547,19 @@ impl<'a> Reader<'a> {
     }
 
     /// The bytes of a text.
+    #[inline(always)]
     fn text(&mut self, what: &str) -> Result<Cow<'a, [u8]>> {
+        match short_text(self.body, self.at) {
+            Some((text, end)) => {
+                self.at = end;
+                Ok(Cow::Borrowed(text))
+            }
+            None => self.any_text(what),
+        }
+    }
+
+    #[inline(never)]
+    fn any_text(&mut self, what: &str) -> Result<Cow<'a, [u8]>> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected(&format!("a string for {what}")));
         }
@@ -654,5 +705,49 @@ fn flag(parameters: &Map<String, Value>, place: &str, name: &str) -> Result<Opti
         None => Ok(None),
         Some(Value::Bool(value)) => Ok(Some(*value)),
         Some(_) => Err(Error::invalid(format!("{place}: {name} is true or false"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts are looked at eight bytes at a time where there is room, and say what they say one byte at a time.
+    #[test]
+    fn texts_are_read_as_everybody_reads_them() {
+        let specials =
+            ["", "\"", "\\n", "\\\"", "\\u00e9", "\u{e9}", "\u{1}", "\n", " ", "\u{7f}", "\u{80}", "\\", "{"];
+        for (length, special) in (0..20).flat_map(|length| specials.map(|special| (length, special))) {
+            for at in 0..=length {
+                let text = format!("\"{}{special}{}\"", "a".repeat(at), "b".repeat(length - at));
+                for behind in ["", ",", "                    "] {
+                    let body = format!("{text}{behind}");
+                    let mut r = Reader { body: body.as_bytes(), at: 0, bytes: &[], bytes_taken: 0 };
+                    let read = r.string("a test").map(|text| (text.into_owned(), r.at));
+                    let mut expected = serde_json::Deserializer::from_str(&body).into_iter::<String>();
+                    match expected.next() {
+                        Some(Ok(told)) => assert_eq!(read.unwrap(), (told, expected.byte_offset()), "{body}"),
+                        // Something behind the text is for whoever reads on.
+                        _ if special == "\"" => assert_eq!(read.unwrap().0, "a".repeat(at), "{body}"),
+                        _ => assert!(read.is_err(), "{body}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_shape_is_whole_numbers() {
+        let shape = |text: &str| {
+            let body = format!("{text}           ");
+            let mut r = Reader { body: body.as_bytes(), at: 0, bytes: &[], bytes_taken: 0 };
+            r.shape(0).map(|shape| shape.dims().to_vec())
+        };
+        assert_eq!(shape("[1,39]").unwrap(), [1, 39]);
+        assert_eq!(shape("[ 12345678 , 123456789 ]").unwrap(), [12_345_678, 123_456_789]);
+        assert_eq!(shape("[0]").unwrap(), [0]);
+        for text in ["[01]", "[1.5]", "[-1]", "[1e2]", "[]x", "[1 2]", "[99999999999999999999]", "[\"1\"]", "[1"] {
+            assert!(shape(text).is_err() || text == "[]x", "{text}");
+        }
     }
 }

@@ -3,16 +3,27 @@
 //! In: a directory to write in. Out: inference of a small model at a rate, at rest and while large ones, of which only one has
 //! room, are asked for in turns: each time one is loaded and another leaves.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tidemill_base::{Error, Result, Rng, rng::mix64};
 use tidemill_model::{Snapshot, entries::Entries};
 use tidemill_serve::registry::{Registry, VersionMeta};
 
-use super::{Beside, CONNECTIONS, Load, Measured, Server, TURNS, columns, events, get, infer_body, post};
+use super::{
+    super::load::{Beside, Load, Measured, get, post},
+    CONNECTIONS,
+    over_http::TURNS,
+    process::Server,
+    requests::{columns, events, infer_body},
+};
 
-/// Every 64 bytes of a snapshot hold four entries on average.
-const ENTRIES: u64 = (1 << 30) / 16;
+/// Bytes of a snapshot for each entry: every 64 hold four on average.
+const ENTRY_BYTES: u64 = 16;
+const LARGE_BYTES: u64 = 1 << 30;
 /// Large models, and the time between two loads: when one is asked for again it has left, because what was loaded stays for a
 /// second only.
 const LARGE: [&str; 3] = ["large0", "large1", "large2"];
@@ -34,25 +45,11 @@ pub(super) struct Large {
 impl Large {
     /// Writes the models and starts a server of them.
     pub fn open(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        let models = [&["small"][..], &LARGE].concat();
+        let data = train(dir, &models)?;
+        grow(&data, &LARGE, LARGE_BYTES)?;
         let mut rng = Rng::seeded(7);
-        let file = dir.join("events.jsonl");
-        fs::write(&file, events(&mut rng)).map_err(|e| Error::io("write", &file, e))?;
-        let data = dir.join("data");
-        let program = |model: &str| {
-            format!(
-                "CREATE SOURCE clicks (label BIGINT, {}) WITH (connector = 'file', path = '{}');\n\
-                 SELECT * FROM clicks TO TRAIN LogisticRegression COLUMN {} LABEL label INTO {model};",
-                columns(" FLOAT"),
-                file.display(),
-                columns("")
-            )
-        };
         let dir_arg = data.display().to_string();
-        for model in ["small"].iter().chain(&LARGE) {
-            Server::run_to_end(&["run", "-e", &program(model), "--data-dir", &dir_arg, "--no-serve", "--quiet"])?;
-        }
-        grow(&data)?;
         let args = ["serve", "--data-dir", &dir_arg, "--port", "0", "--model-bytes-max", MODEL_BYTES_MAX];
         let server = Server::start(&args)?;
         let body = infer_body(&mut rng);
@@ -87,14 +84,34 @@ impl Large {
     }
 }
 
-/// Gives each large model a version with as many entries as a gibibyte has room for.
-fn grow(data: &Path) -> Result<()> {
-    let mut keys: Vec<u64> = (0..ENTRIES).map(|i| mix64(i) | 1).collect();
+/// Models that have learned a few events; the data directory they are in.
+pub(super) fn train(dir: &Path, models: &[&str]) -> Result<PathBuf> {
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    let file = dir.join("events.jsonl");
+    fs::write(&file, events(&mut Rng::seeded(7))).map_err(|e| Error::io("write", &file, e))?;
+    let data = dir.join("data");
+    let dir_arg = data.display().to_string();
+    for model in models {
+        let program = format!(
+            "CREATE SOURCE clicks (label BIGINT, {}) WITH (connector = 'file', path = '{}');\n\
+             SELECT * FROM clicks TO TRAIN LogisticRegression COLUMN {} LABEL label INTO {model};",
+            columns(" FLOAT"),
+            file.display(),
+            columns("")
+        );
+        Server::run_to_end(&["run", "-e", &program, "--data-dir", &dir_arg, "--no-serve", "--quiet"])?;
+    }
+    Ok(data)
+}
+
+/// Gives each of these models a version with as many entries as so many bytes have room for.
+pub(super) fn grow(data: &Path, models: &[&str], bytes: u64) -> Result<()> {
+    let mut keys: Vec<u64> = (0..bytes / ENTRY_BYTES).map(|i| mix64(i) | 1).collect();
     keys.sort_unstable();
     keys.dedup();
     let params = keys.iter().map(|key| *key as u32 as f32 * 1e-12).collect();
     let mut entries = Entries { width: 1, keys, params };
-    for model in LARGE {
+    for model in models {
         let registry = Registry::open(model, &data.join("models").join(model).join("versions"))?;
         let (small, meta) = (registry.load(1)?, registry.meta(1)?);
         let snapshot = Snapshot { entries, ..small };
