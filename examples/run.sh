@@ -11,8 +11,8 @@ usage() {
     cat <<'END'
 Usage: examples/run.sh NAME [OPTION]...
 
-NAME     clicks, frappe, frappe_fm, ml100k, learners, views, talkingdata, kdd99, criteo_tiny, or nats (needs nats-server);
-         all: one after the other
+NAME     clicks, sinks, frappe, frappe_fm, ml100k, learners, views, talkingdata, kdd99, criteo_tiny, or nats (needs
+         nats-server); all: one after the other
 OPTION   anything `tidemill run` takes
 
 TIDEMILL  the program to run (default: the one `cargo run --release` builds)
@@ -41,8 +41,8 @@ if [[ $name == */* || ! -f examples/$name.sql ]]; then
     exit 2
 fi
 
-# The first path a program reads tells whether its data is there.
-path=$(sed -n "s/.*path = '\([^']*\)'.*/\1/p" "examples/$name.sql" | head -n 1)
+# The first path a program reads tells whether its data is there. What it writes is behind CREATE SINK.
+path=$(sed '/^CREATE SINK/,/;/d' "examples/$name.sql" | sed -n "s/.*path = '\([^']*\)'.*/\1/p" | head -n 1)
 if [[ -n $path && ! -e $path ]]; then
     echo "$path is not there; running examples/clicks.sql on generated events instead" >&2
     name=clicks
@@ -55,8 +55,17 @@ if [[ -n ${TIDEMILL-} ]]; then
 else
     program=(cargo run --release --quiet --locked --package tidemill --)
 fi
+# Sinks write into the same directory; how much came is told at the end.
+sql=examples/$name.sql
+if grep -q '^CREATE SINK' "$sql"; then
+    sed "/^CREATE SINK/,/;/s#path = '#&$data/sinks/#" "$sql" >"$data/program.sql"
+    sql=$data/program.sql
+fi
 servers=()
 if grep -q "127.0.0.1:4333" "examples/$name.sql"; then
     servers=(examples/servers.sh)
 fi
-"${servers[@]}" "${program[@]}" run "examples/$name.sql" --no-serve --data-dir "$data" "$@"
+"${servers[@]}" "${program[@]}" run "$sql" --no-serve --data-dir "$data/data" "$@"
+if [[ -d $data/sinks ]]; then
+    find "$data/sinks" -type f -exec cat {} + | wc -l | sed 's/$/ lines in files of sinks/' >&2
+fi

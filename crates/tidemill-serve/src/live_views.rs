@@ -243,10 +243,12 @@ mod tests {
     fn count_in(views: &mut Views, key: i64, ts: i64) -> i64 {
         let mut copy = ViewCopy::new(&spec()).unwrap();
         let mut out = tidemill_base::codec::Encoder::new();
-        views.encode(&mut out);
-        let bytes = out.finish();
+        let saved = views.encode(true, &mut out);
         let mut same = Views::new(&[spec()]).unwrap();
-        same.restore(&mut tidemill_base::codec::Decoder::new(&bytes, "views")).unwrap();
+        let mut entries = same.restoring();
+        entries.begin(&saved.head()).unwrap();
+        saved.blocks(|block| entries.take(&block).map(|()| true).unwrap());
+        same.restore(&mut tidemill_base::codec::Decoder::new(out.as_slice(), "views"), entries).unwrap();
         copy.apply(&same.publish_all()[0]);
         let keys = Arc::new(Int64Array::from(vec![key])) as ArrayRef;
         copy.look_up(&keys, &[ts]).unwrap()[0].as_primitive::<Int64Type>().value(0)

@@ -165,9 +165,7 @@ impl Inspect {
         let at = |e: Error| e.at(format!("checkpoint {mini_batch}"));
         let begin = || engine.line.restoring(&self.spec, threads);
         let entries = self.checkpoints.entries(&checkpoint, begin).map_err(at)?;
-        if let Some(rows) = engine.line.restoring_rows() {
-            self.checkpoints.rows(&checkpoint, rows).map_err(at)?;
-        }
+        self.checkpoints.streams(&checkpoint, engine.line.restoring_streams()).map_err(at)?;
         let mut body = Decoder::new(checkpoint.body(), "its body");
         let _ = (body.u64()?, body.u64()?, body.u64()?);
         engine.line.restore_learned(&self.spec, threads, &mut body, entries).map_err(at)?;

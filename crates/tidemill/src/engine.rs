@@ -16,6 +16,7 @@ mod learning;
 pub mod leaving;
 mod line;
 mod passes;
+mod streams;
 mod views;
 
 use std::{
@@ -36,7 +37,6 @@ use tidemill_serve::{
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
-    join::{JoinRows, RestoringRows},
     journal::CutRecord,
     sequencer::{Cut, Sequencer},
     source::Connector,
@@ -48,6 +48,7 @@ pub use learning::{Learning, Lesson, message as panic_message};
 pub use passes::LessonReader;
 use passes::{LessonWriter, Progress};
 
+pub use streams::{RestoringStreams, SavedStreams};
 pub use views::ViewStage;
 
 use crate::failpoint;
@@ -350,8 +351,8 @@ impl Engine {
     }
 
     /// Begins a checkpoint: appends everything a restarted engine needs to go on bit for bit, but for who waits, which comes
-    /// behind it, for the rows they wait with, and for the entries, which leave while learning goes on.
-    pub fn begin_checkpoint(&mut self, entries: Entries, out: &mut Encoder) -> Result<(Option<JoinRows>, Walked)> {
+    /// behind it, for the rows they wait with, and for entries, which leave while learning goes on.
+    pub fn begin_checkpoint(&mut self, entries: Entries, out: &mut Encoder) -> Result<(SavedStreams, Walked)> {
         self.line.learning.settle()?;
         let walked = self.line.begin_checkpoint(entries, out);
         out.put_u64(self.passes.begun).put_u64(self.passes.lessons).put_u64(self.passes.lessons_total);
@@ -366,12 +367,12 @@ impl Engine {
         threads: usize,
         d: &mut Decoder,
         entries: Restoring,
-        rows: Option<RestoringRows>,
+        streams: RestoringStreams,
     ) -> Result<()> {
         self.line.restore_learned(spec, threads, d, entries)?;
         self.passes = Progress { begun: d.u64()?, lessons: d.u64()?, lessons_total: d.u64()? };
         self.sequencer.restore(d)?;
-        self.line.restore(d, rows)
+        self.line.restore(d, streams)
     }
 }
 

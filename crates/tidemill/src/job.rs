@@ -16,8 +16,8 @@ mod part;
 mod picture;
 mod publish;
 mod replicas;
-mod rows_parts;
 mod save;
+mod stream_parts;
 pub mod together;
 
 use std::{
@@ -224,8 +224,8 @@ impl Job {
         engine.line.spill_to(&SpillDir::open(&dir.join("spill"))?);
         let load = |c: &Checkpoint| {
             leaving::check_resumable(&sinks, c)?;
-            let rows = engine.line.restoring_rows().map(|rows| checkpoints.rows(c, rows)).transpose()?;
-            Ok((checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))?, rows))
+            let streams = checkpoints.streams(c, engine.line.restoring_streams())?;
+            Ok((checkpoints.entries(c, || engine.line.restoring(&spec, options.threads))?, streams))
         };
         let warn = |e: &Error| warning = Some(e.to_string());
         let checkpoint = match beside.is_empty() {
@@ -249,7 +249,7 @@ impl Job {
         let mut dead_letter_bytes = 0;
         let mut version_rows = 0;
         let mut states = States::new();
-        if let Some((c, (entries, rows))) = checkpoint {
+        if let Some((c, (entries, streams))) = checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
             let body;
             (body, states) = leaving::parts(&sinks, &c)?;
@@ -257,7 +257,7 @@ impl Job {
             d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
-            engine.restore(&spec, options.threads, &mut d, entries, rows)?;
+            engine.restore(&spec, options.threads, &mut d, entries, streams)?;
             d.end()?;
         }
         sinks.start(after, &states, &|| journal.sync_handle(), &clock)?;
@@ -605,10 +605,10 @@ impl Job {
         let journal = self.journal.sync_handle()?;
         let (blocks, written) = Saver::blocks();
         let entries = Entries { whole: self.saver.wants_whole(), blocks, head: &mut head };
-        let (rows, walked) = self.engine.begin_checkpoint(entries, &mut out)?;
+        let (streams, walked) = self.engine.begin_checkpoint(entries, &mut out)?;
         let mini_batch = self.engine.mini_batch_number();
         let sinks = self.sinks.barrier(self.engine.sequencer.mini_batch());
-        let body = Body { mini_batch, out, rows, head, is_whole: walked == Walked::All, sinks };
+        let body = Body { mini_batch, out, streams, head, is_whole: walked == Walked::All, sinks };
         self.saver.start(body, written, journal);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The `tidemill` program.
 
 mod allocator;
+mod purge;
 
 use std::process::ExitCode;
 
@@ -8,5 +9,6 @@ use std::process::ExitCode;
 static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
+    purge::give_back_soon();
     tidemill::cli::main()
 }

@@ -58,8 +58,8 @@ pub fn verify(
     let scratch = Scratch::new();
     engine.line.spill_to(&SpillDir::open(&scratch.0)?);
     let load = |c: &Checkpoint| {
-        let rows = engine.line.restoring_rows().map(|rows| checkpoints.rows(c, rows)).transpose()?;
-        Ok((checkpoints.entries(c, || engine.line.restoring(&spec, threads))?, rows))
+        let streams = checkpoints.streams(c, engine.line.restoring_streams())?;
+        Ok((checkpoints.entries(c, || engine.line.restoring(&spec, threads))?, streams))
     };
     // A model that learns beside another stands on the other's journal, and its checkpoints hold nothing of the stream.
     let leader = together::leader_of(&dir.join("job"))?;
@@ -86,11 +86,11 @@ pub fn verify(
     }
     let mut connections = Connections::default();
     open_partitions(&mut engine, &job, &past, &PushHub::reading(data_root), &mut connections, None)?;
-    if let Some((c, (entries, rows))) = checkpoint {
+    if let Some((c, (entries, streams))) = checkpoint {
         let what = format!("checkpoint {}", c.mini_batch);
         let mut d = Decoder::new(c.body(), &what);
         let _ = (d.u64()?, d.u64()?, d.u64()?);
-        engine.restore(&spec, threads, &mut d, entries, rows)?;
+        engine.restore(&spec, threads, &mut d, entries, streams)?;
     }
     let mini_batches = past.cuts.len() as u64;
     for (i, record) in past.cuts.into_iter().enumerate() {

@@ -5,7 +5,8 @@
 //! by event time as the sequencer merges them, and within a partition rows keep their order; so an event never sees one that
 //! came after it, and for ordered partitions it does not matter how mini-batches are cut. A row that is older than the newest
 //! of its key is late: `entry.rs` has the rule. Keys are forgotten when they have been silent for the view's time to live, and
-//! the longest silent one when there are more than `keys_max`; both are counted. A checkpoint holds all of it.
+//! the longest silent one when there are more than `keys_max`; both are counted. Entries go into parts of checkpoints, all or
+//! those that changed (`parts.rs`).
 //! [`ViewCopy`] answers look-ups for serving by the same code from a copy that [`ViewDelta`]s keep up to date.
 
 mod columns;
@@ -14,6 +15,7 @@ mod expiry;
 mod layout;
 mod math;
 mod order;
+mod parts;
 mod request;
 mod sketch;
 mod spec;
@@ -33,6 +35,7 @@ use tidemill_base::{
 
 use crate::sequencer::Take;
 
+pub use parts::{RestoringViews, SavedViews};
 pub use request::{AsOfRequest, LookUp, RequestParts, Unfed, with_views};
 pub use sketch::REGISTERS;
 pub use spec::{ATTRIBUTES, AggregateSpec, Feed, Function, LAST_MAX, OUTPUTS_MAX, PANES_MAX, ViewSpec, WindowSpec};
@@ -92,18 +95,25 @@ impl Views {
         self.views.iter_mut().map(View::take_delta).collect()
     }
 
-    /// Appends the whole state.
-    pub fn encode(&self, out: &mut Encoder) {
+    /// Appends all but the entries, and takes hold of entries as they are now: of all, or of those that changed since the
+    /// last call. They are for [`SavedViews::blocks`], on any thread.
+    pub fn encode(&mut self, whole: bool, out: &mut Encoder) -> SavedViews {
         out.put_i64(self.newest).put_varint(self.views.len() as u64);
-        self.views.iter().for_each(|view| view.encode(out));
+        SavedViews::new(whole, self.views.iter_mut().map(|view| view.encode(whole, out)).collect())
     }
 
-    /// Takes back what [`Views::encode`] wrote; the views must be the same and have seen nothing.
-    pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
+    /// What takes the blocks of a checkpoint's parts, oldest part first, before [`Views::restore`].
+    pub fn restoring(&self) -> RestoringViews {
+        RestoringViews::new(self.views.iter().map(View::restoring).collect())
+    }
+
+    /// Takes back what [`Views::encode`] wrote, with the entries of all parts; the views must be the same and have seen
+    /// nothing.
+    pub fn restore(&mut self, d: &mut Decoder, entries: RestoringViews) -> Result<()> {
         self.newest = d.i64()?;
         if d.count(1)? != self.views.len() {
             return Err(Error::conflict("the checkpoint was written by a program with other feature views"));
         }
-        self.views.iter_mut().try_for_each(|view| view.restore(d))
+        self.views.iter_mut().zip(entries.into_tables()).try_for_each(|(view, table)| view.restore(d, table))
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! A key's place says its shard (the upper bits of the hash) and where the search begins (the lower ones). A shard that is
 //! three quarters full doubles alone, so that growing never stops the line for more than a sixty-fourth of the keys; blocks
-//! are added and never copied. Results do not depend on where an entry lies.
+//! are added and never moved. Results do not depend on where an entry lies.
+//! A checkpoint takes pointers to blocks and which slots of theirs changed ([`Table::save`]); a block is copied when it is
+//! written to while a checkpoint still reads it.
+
+use std::sync::Arc;
 
 use super::{
     entry::{self, get_u64},
@@ -10,8 +14,10 @@ use super::{
 };
 
 const SHARDS: usize = 64;
-/// Entries of one block.
-const BLOCK: usize = 64;
+/// Entries of one block at most: a bit says of each whether it changed.
+const BLOCK_MAX: usize = 64;
+/// Words of one block, about: what one event makes a checkpoint copy.
+const BLOCK_WORDS: usize = 4096;
 /// Words in a cache line.
 const LINE: usize = 16;
 /// No slot.
@@ -29,10 +35,47 @@ struct Shard {
     used: usize,
 }
 
+/// When a key is looked at whether it has been silent, and its number among those looked at then.
+pub(super) type Turn = (i64, u64);
+
 /// Entries so that each begins with a cache line, wherever the memory lies.
-struct Block {
-    words: Vec<u32>,
+#[derive(Default)]
+pub(super) struct Entries {
+    words: Box<[u32]>,
     begin: usize,
+    /// By entry; none in a table that is only looked up.
+    turns: Box<[Turn]>,
+}
+
+enum Held {
+    Own(Entries),
+    /// A checkpoint has it, too.
+    Shared(Arc<Entries>),
+}
+
+struct Block {
+    held: Held,
+    /// Slots that hold a key, a bit each.
+    used: u64,
+    /// Slots that hold something else than when [`Table::save`] was called last.
+    changed: u64,
+}
+
+/// A block as it was at a checkpoint.
+struct SavedBlock {
+    number: usize,
+    entries: Arc<Entries>,
+    used: u64,
+    /// Slots that the checkpoint takes along.
+    taken: u64,
+}
+
+/// What a checkpoint takes of a table, as of its moment.
+pub(super) struct SavedTable {
+    blocks: Vec<SavedBlock>,
+    bits: u32,
+    pub words: usize,
+    pub slots: u32,
 }
 
 /// All keys of a view.
@@ -42,17 +85,23 @@ pub(super) struct Table {
     free: Vec<u32>,
     slots: u32,
     words: usize,
+    /// A block has this power of two of entries.
+    bits: u32,
+    keeps_turns: bool,
     used: usize,
 }
 
 impl Table {
-    pub fn new(layout: &Layout) -> Self {
+    /// An empty table; `keeps_turns` where keys are forgotten by it.
+    pub fn new(layout: &Layout, keeps_turns: bool) -> Self {
         Self {
             shards: vec![Shard::default(); SHARDS],
             blocks: Vec::new(),
             free: Vec::new(),
             slots: 0,
             words: layout.words,
+            bits: (BLOCK_WORDS / layout.words).clamp(1, BLOCK_MAX).ilog2(),
+            keeps_turns,
             used: 0,
         }
     }
@@ -62,10 +111,17 @@ impl Table {
         self.used
     }
 
+    /// Words of an entry.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
     /// Bytes held, about.
     pub fn bytes(&self) -> usize {
         let places: usize = self.shards.iter().map(|s| s.places.capacity()).sum();
-        self.blocks.len() * (BLOCK * self.words + LINE) * 4 + places * size_of::<Place>()
+        let turns = if self.keeps_turns { size_of::<Turn>() } else { 0 };
+        let block = ((self.words * 4 + turns) << self.bits) + LINE * 4 + size_of::<Block>();
+        self.blocks.len() * block + places * size_of::<Place>()
     }
 
     /// The slots of all keys.
@@ -99,12 +155,11 @@ impl Table {
 
     fn insert(&mut self, key: u64, layout: &Layout) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
-            if self.slots as usize == self.blocks.len() * BLOCK {
-                self.blocks.push(Block::new(BLOCK * self.words));
-            }
             self.slots += 1;
             self.slots - 1
         });
+        self.reach(slot);
+        self.block_mut(slot).used |= self.bit(slot);
         self.shards[(key >> 58) as usize].insert(Place { key, slot });
         self.used += 1;
         entry::begin(self.entry_mut(slot), key, layout);
@@ -115,30 +170,188 @@ impl Table {
     pub fn remove(&mut self, slot: u32) {
         let key = get_u64(self.entry(slot), KEY);
         self.shards[(key >> 58) as usize].remove(key);
+        let bit = self.bit(slot);
+        let block = self.block_mut(slot);
+        block.used &= !bit;
+        block.changed |= bit;
         self.free.push(slot);
         self.used -= 1;
     }
 
     #[inline(always)]
     pub fn entry(&self, slot: u32) -> &[u32] {
-        let block = &self.blocks[slot as usize / BLOCK];
-        let at = block.begin + slot as usize % BLOCK * self.words;
-        &block.words[at..at + self.words]
+        let entries = match &self.blocks[(slot >> self.bits) as usize].held {
+            Held::Own(entries) => entries,
+            Held::Shared(entries) => entries,
+        };
+        entries.get(self.place(slot), self.words)
     }
 
     #[inline(always)]
     pub fn entry_mut(&mut self, slot: u32) -> &mut [u32] {
-        let block = &mut self.blocks[slot as usize / BLOCK];
-        let at = block.begin + slot as usize % BLOCK * self.words;
-        &mut block.words[at..at + self.words]
+        let (place, words, bit) = (self.place(slot), self.words, self.bit(slot));
+        let block = self.block_mut(slot);
+        block.changed |= bit;
+        block.own().get_mut(place, words)
+    }
+
+    /// The key is looked at then.
+    pub fn set_turn(&mut self, slot: u32, turn: Turn) {
+        let (place, bit) = (self.place(slot), self.bit(slot));
+        let block = self.block_mut(slot);
+        block.changed |= bit;
+        block.own().turns[place] = turn;
+    }
+
+    /// What a checkpoint takes along: all keys, or the slots that changed since the last call. Touches no entry.
+    pub fn save(&mut self, whole: bool) -> SavedTable {
+        let mut blocks = Vec::new();
+        for (number, block) in self.blocks.iter_mut().enumerate() {
+            let changed = std::mem::take(&mut block.changed);
+            let taken = if whole { block.used } else { changed };
+            if taken != 0 {
+                blocks.push(SavedBlock { number, entries: block.share(), used: block.used, taken });
+            }
+        }
+        SavedTable { blocks, bits: self.bits, words: self.words, slots: self.slots }
+    }
+
+    /// The slot holds this, or nothing: what [`SavedTable::each`] told of it. [`Table::settle`] must follow.
+    pub fn restore(&mut self, slot: u32, entry: Option<(&[u32], Turn)>) {
+        self.reach(slot);
+        self.slots = self.slots.max(slot + 1);
+        let (place, bit, words) = (self.place(slot), self.bit(slot), self.words);
+        let block = self.block_mut(slot);
+        block.used &= !bit;
+        if let Some((entry, turn)) = entry {
+            block.used |= bit;
+            let own = block.own();
+            own.get_mut(place, words).copy_from_slice(entry);
+            own.turns[place] = turn;
+        }
+    }
+
+    /// Puts the keys of all restored entries in; gives their slots in the order of their turns. `None` where a key is there
+    /// twice.
+    pub fn settle(&mut self) -> Option<Vec<(Turn, u32)>> {
+        let mut turns = Vec::new();
+        for slot in 0..self.slots {
+            if self.blocks[(slot >> self.bits) as usize].used & self.bit(slot) == 0 {
+                self.free.push(slot);
+                continue;
+            }
+            let key = get_u64(self.entry(slot), KEY);
+            if self.find(key) != NONE {
+                return None;
+            }
+            self.shards[(key >> 58) as usize].insert(Place { key, slot });
+            self.used += 1;
+            let Held::Own(entries) = &self.blocks[(slot >> self.bits) as usize].held else { return None };
+            turns.push((entries.turns[self.place(slot)], slot));
+        }
+        turns.sort_unstable();
+        Some(turns)
+    }
+
+    /// Has the block of this slot, and all before it.
+    fn reach(&mut self, slot: u32) {
+        while (slot >> self.bits) as usize >= self.blocks.len() {
+            let entries = Entries::new(self.words << self.bits, if self.keeps_turns { 1 << self.bits } else { 0 });
+            self.blocks.push(Block { held: Held::Own(entries), used: 0, changed: 0 });
+        }
+    }
+
+    #[inline(always)]
+    fn place(&self, slot: u32) -> usize {
+        slot as usize & ((1 << self.bits) - 1)
+    }
+
+    #[inline(always)]
+    fn bit(&self, slot: u32) -> u64 {
+        1 << self.place(slot)
+    }
+
+    #[inline(always)]
+    fn block_mut(&mut self, slot: u32) -> &mut Block {
+        &mut self.blocks[(slot >> self.bits) as usize]
+    }
+}
+
+impl SavedTable {
+    /// Whether nothing is taken along.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Every slot that is taken along, with its entry if it holds one.
+    pub fn each(&self, mut each: impl FnMut(u32, Option<(&[u32], Turn)>)) {
+        for block in &self.blocks {
+            for place in (0..BLOCK_MAX).filter(|place| block.taken >> place & 1 != 0) {
+                let slot = (block.number << self.bits | place) as u32;
+                let entry = || (block.entries.get(place, self.words), block.entries.turns[place]);
+                each(slot, (block.used >> place & 1 != 0).then(entry));
+            }
+        }
+    }
+}
+
+impl Entries {
+    fn new(words: usize, turns: usize) -> Self {
+        let words: Box<[u32]> = vec![0; words + LINE].into();
+        let begin = words.as_ptr().align_offset(LINE * 4).min(LINE);
+        Self { words, begin, turns: vec![(0, 0); turns].into() }
+    }
+
+    fn copied(&self) -> Self {
+        let count = self.words.len() - LINE;
+        let mut copy = Self::new(count, 0);
+        copy.words[copy.begin..copy.begin + count].copy_from_slice(&self.words[self.begin..self.begin + count]);
+        copy.turns = self.turns.clone();
+        copy
+    }
+
+    #[inline(always)]
+    fn get(&self, place: usize, words: usize) -> &[u32] {
+        let at = self.begin + place * words;
+        &self.words[at..at + words]
+    }
+
+    #[inline(always)]
+    fn get_mut(&mut self, place: usize, words: usize) -> &mut [u32] {
+        let at = self.begin + place * words;
+        &mut self.words[at..at + words]
     }
 }
 
 impl Block {
-    fn new(words: usize) -> Self {
-        let words = vec![0; words + LINE];
-        let begin = words.as_ptr().align_offset(LINE * 4).min(LINE);
-        Self { words, begin }
+    /// From here on a checkpoint has its entries, too.
+    fn share(&mut self) -> Arc<Entries> {
+        if let Held::Own(entries) = &mut self.held {
+            self.held = Held::Shared(Arc::new(std::mem::take(entries)));
+        }
+        match &self.held {
+            Held::Shared(entries) => entries.clone(),
+            Held::Own(_) => unreachable!("it was shared above"),
+        }
+    }
+
+    #[inline(always)]
+    fn own(&mut self) -> &mut Entries {
+        if let Held::Shared(_) = self.held {
+            self.take_back();
+        }
+        match &mut self.held {
+            Held::Own(entries) => entries,
+            Held::Shared(_) => unreachable!("it was taken back above"),
+        }
+    }
+
+    /// A copy, unless the checkpoint has been written.
+    #[cold]
+    fn take_back(&mut self) {
+        if let Held::Shared(entries) = std::mem::replace(&mut self.held, Held::Own(Entries::default())) {
+            self.held = Held::Own(Arc::try_unwrap(entries).unwrap_or_else(|entries| entries.copied()));
+        }
     }
 }
 

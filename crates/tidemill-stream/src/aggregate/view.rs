@@ -22,7 +22,7 @@ use super::{
     order::RowAt,
     output,
     spec::ViewSpec,
-    table::{NONE, Table},
+    table::{NONE, SavedTable, Table},
 };
 use crate::{
     sequencer::Take,
@@ -154,7 +154,7 @@ impl View {
         }
         Ok(Self {
             output: output(spec),
-            table: Table::new(&layout),
+            table: Table::new(&layout, true),
             expiry: Expiry::new(spec.ttl_ms),
             clocks: vec![PaneClock::default(); layout.windows.len()],
             counts: ViewCounts::default(),
@@ -277,7 +277,7 @@ impl View {
             }
             let (slot, is_new) = self.table.find_or_begin(step.key, &self.layout);
             if is_new {
-                self.expiry.push(step.ts, slot);
+                self.table.set_turn(slot, self.expiry.push(step.ts, slot));
             }
             if let Some(changed) = &mut self.changed {
                 changed.note(slot);
@@ -334,7 +334,7 @@ impl View {
                     self.counts.expired += 1;
                     self.forget(slot);
                 } else {
-                    self.expiry.push(newest, slot);
+                    self.table.set_turn(slot, self.expiry.push(newest, slot));
                 }
             }
         }
@@ -350,7 +350,7 @@ impl View {
             {
                 let newest = entry::newest(self.table.entry(slot));
                 if self.expiry.tick(newest) > tick {
-                    self.expiry.push(newest, slot);
+                    self.table.set_turn(slot, self.expiry.push(newest, slot));
                 } else {
                     self.counts.evicted += 1;
                     self.forget(slot);
@@ -393,30 +393,25 @@ impl View {
         delta
     }
 
-    /// Appends the whole state: entries in the order in which they fall due, less the words that are 0.
-    pub(super) fn encode(&self, out: &mut Encoder) {
+    /// Appends all but the entries; of those all that a checkpoint is to take along, as of now.
+    pub(super) fn encode(&mut self, whole: bool, out: &mut Encoder) -> SavedTable {
         let c = self.counts;
         for count in [c.updates, c.reads, c.late, c.without_key, c.expired, c.evicted] {
             out.put_u64(count);
         }
         out.put_varint(self.layout.words as u64).put_varint(self.table.len() as u64);
-        for (tick, slots) in self.expiry.iter() {
-            for slot in slots {
-                let words = self.table.entry(*slot);
-                out.put_i64(tick).put_varint(words.iter().filter(|w| **w != 0).count() as u64);
-                let mut behind = 0;
-                for (i, word) in words.iter().enumerate().filter(|(_, w)| **w != 0) {
-                    out.put_varint((i - behind) as u64).put_u32(*word);
-                    behind = i;
-                }
-            }
-        }
+        self.table.save(whole)
     }
 
-    /// Takes back what [`View::encode`] wrote.
-    pub(super) fn restore(&mut self, d: &mut Decoder) -> Result<()> {
+    /// An empty table for its entries.
+    pub(super) fn restoring(&self) -> Table {
+        Table::new(&self.layout, true)
+    }
+
+    /// Takes back what [`View::encode`] wrote, and the entries.
+    pub(super) fn restore(&mut self, d: &mut Decoder, entries: Table) -> Result<()> {
         let corrupt = |what: &str| Error::corrupt(format!("feature view '{}': {what}", self.spec.name));
-        self.counts = ViewCounts {
+        let counts = ViewCounts {
             updates: d.u64()?,
             reads: d.u64()?,
             late: d.u64()?,
@@ -427,22 +422,17 @@ impl View {
         if d.varint()? != self.layout.words as u64 {
             return Err(Error::conflict(format!("the checkpoint has another feature view '{}'", self.spec.name)));
         }
-        let mut words = vec![0; self.layout.words];
-        for _ in 0..d.count(9)? {
-            let tick = d.i64()?;
-            words.fill(0);
-            let mut at = 0usize;
-            for _ in 0..d.count(5)? {
-                at = at.saturating_add(d.varint()? as usize);
-                *words.get_mut(at).ok_or_else(|| corrupt("a word behind its entry"))? = d.u32()?;
-            }
-            let (slot, is_new) = self.table.find_or_begin(get_u64(&words, KEY), &self.layout);
-            if !is_new || !self.is_sound(&words) {
-                return Err(corrupt("an entry that cannot be"));
-            }
-            self.table.entry_mut(slot).copy_from_slice(&words);
-            self.expiry.push_at(tick, slot);
+        let keys = d.varint()?;
+        let mut table = entries;
+        let turns = table.settle().ok_or_else(|| corrupt("a key that has two entries"))?;
+        if turns.len() as u64 != keys {
+            return Err(corrupt(&format!("{} keys in its parts, not {keys}", turns.len())));
         }
+        if !turns.iter().all(|(_, slot)| self.is_sound(table.entry(*slot))) {
+            return Err(corrupt("an entry that cannot be"));
+        }
+        self.expiry.restore(turns);
+        (self.counts, self.table) = (counts, table);
         Ok(())
     }
 
@@ -492,7 +482,7 @@ impl ViewCopy {
     /// A copy of a view that has seen nothing.
     pub fn new(spec: &ViewSpec) -> Result<Self> {
         let layout = Arc::new(Layout::new(spec)?);
-        Ok(Self { output: output(spec), table: Table::new(&layout), layout })
+        Ok(Self { output: output(spec), table: Table::new(&layout, false), layout })
     }
 
     /// Takes in what changed.

@@ -58,6 +58,7 @@ impl Index {
     }
 
     /// The newest slot of a key, or [`NONE`].
+    #[inline]
     pub fn find(&self, key: u64, slab: &Slab<impl Chained>) -> u32 {
         let (found, at) = self.probe(key, slab);
         if found { self.places[at].slot } else { NONE }
@@ -120,6 +121,7 @@ impl Index {
     }
 
     /// Where the key stands, or the place that it would take.
+    #[inline(always)]
     fn probe(&self, key: u64, slab: &Slab<impl Chained>) -> (bool, usize) {
         let mask = self.mask();
         let mut at = key as usize & mask;

@@ -59,14 +59,20 @@ impl<T: Copy + Default> Slab<T> {
     }
 
     /// Writes the value of a slot, which may be the one behind the last.
+    #[inline]
     pub fn put(&mut self, slot: usize, value: T) {
         if slot == self.len {
             if slot == self.blocks.len() * BLOCK {
-                self.blocks.push(Block::Own(vec![T::default(); BLOCK].into()));
+                self.grow();
             }
             self.len += 1;
         }
         self[slot] = value;
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.blocks.push(Block::Own(vec![T::default(); BLOCK].into()));
     }
 
     /// All values as they are now.

@@ -11,7 +11,7 @@ use tidemill_base::{
     codec::{Decoder, Encoder},
 };
 use tidemill_stream::{
-    aggregate::{AggregateSpec, Feed, Function, ViewCopy, ViewSpec, Views, WindowSpec},
+    aggregate::{AggregateSpec, Feed, Function, SavedViews, ViewCopy, ViewSpec, Views, WindowSpec},
     journal::PartitionId,
     sequencer::Take,
     window::END_OF_TIME,
@@ -299,23 +299,180 @@ fn restored_views_go_on_bit_for_bit() {
     let expected = go(&mut whole, &batches);
     for at in [0, 1, 70, 200, batches.len() - 1] {
         let mut first = Views::new(std::slice::from_ref(&spec)).unwrap();
-        go(&mut first, &batches[..at]);
-        let mut out = Encoder::new();
-        first.encode(&mut out);
-        let bytes = out.finish();
-        let mut second = Views::new(std::slice::from_ref(&spec)).unwrap();
-        let mut d = Decoder::new(&bytes, "views");
-        second.restore(&mut d).unwrap();
-        d.end().unwrap();
-        let mut again = Encoder::new();
-        second.encode(&mut again);
-        assert_eq!(again.as_slice(), bytes, "what was restored is what was saved");
+        // All at the beginning, then what changed.
+        let mut saved = Saved::default();
+        for i in 0..at {
+            if i % 9 == 0 {
+                saved.save(&mut first);
+            }
+            go(&mut first, &batches[i..i + 1]);
+        }
+        saved.save(&mut first);
+        let mut second = saved.restored(Views::new(std::slice::from_ref(&spec)).unwrap()).unwrap();
+        let (mut of_first, mut of_second) = (Saved::default(), Saved::default());
+        of_first.save(&mut first);
+        of_second.save(&mut second);
+        assert_eq!(of_second.entries(), of_first.entries(), "what was restored is what was saved");
+        assert_eq!(of_second.body, of_first.body);
         assert_eq!(go(&mut second, &batches[at..]), expected[at..], "from mini-batch {at} on");
         assert_eq!(second.views()[0].counts(), whole.views()[0].counts());
     }
     let counts = whole.views()[0].counts();
     assert!(counts.evicted > 10 && counts.expired > 0, "{counts:?}");
     assert!(whole.views()[0].keys() <= 4);
+}
+
+/// What a job keeps of the checkpoints of views: the body, and the parts.
+#[derive(Default)]
+struct Saved {
+    body: Vec<u8>,
+    /// Each with its head in front.
+    parts: Vec<Vec<Vec<u8>>>,
+}
+
+impl Saved {
+    /// The first has everything, each other one what changed since the one before.
+    fn save(&mut self, views: &mut Views) {
+        let mut body = Encoder::new();
+        let saved = views.encode(self.parts.is_empty(), &mut body);
+        self.keep(body.finish(), saved);
+    }
+
+    fn keep(&mut self, body: Vec<u8>, saved: SavedViews) {
+        self.body = body;
+        if saved.has_new() {
+            let mut part = vec![saved.head()];
+            saved.blocks(|block| {
+                part.push(block);
+                true
+            });
+            self.parts.push(part);
+        }
+    }
+
+    fn restored(&self, mut views: Views) -> tidemill_base::Result<Views> {
+        let mut entries = views.restoring();
+        for part in &self.parts {
+            entries.begin(&part[0])?;
+            part[1..].iter().try_for_each(|block| entries.take(block))?;
+        }
+        let mut d = Decoder::new(&self.body, "views");
+        views.restore(&mut d, entries)?;
+        d.end()?;
+        Ok(views)
+    }
+
+    /// Bytes of all parts behind the heads.
+    fn entries(&self) -> Vec<u8> {
+        let blocks = self.parts.iter().flat_map(|part| &part[1..]);
+        let mut bytes: Vec<u8> = blocks.flatten().copied().collect();
+        // Slots may have other numbers: as many bytes of every value.
+        bytes.sort_unstable();
+        bytes
+    }
+}
+
+/// Events of `keys` keys that come and go.
+fn many(seed: u64, keys: u64, count: usize) -> Vec<Event> {
+    let mut rng = Rng::seeded(seed);
+    let event = |i: usize| {
+        let base = i as u64 / 7;
+        // Sometimes few at a time, so that others fall silent; sometimes more than are kept.
+        let keys = if (i / 1500).is_multiple_of(2) { keys } else { keys / 8 };
+        let key = Some((base + rng.below(keys)) as i64);
+        Event { input: rng.below(2) as u32, key, ts: i as i64 * 20, x: Some(rng.below(100) as f64) }
+    };
+    (0..count).map(event).collect()
+}
+
+/// Each part holds what changed and no more, and what was taken hold of stays as it was while events go on, however long the
+/// writing takes; all parts together are the state.
+#[test]
+fn parts_hold_what_changed_as_of_their_moment() {
+    let spec = ViewSpec { keys_max: 300, ttl_ms: 10_000, ..everything() };
+    let new = || Views::new(std::slice::from_ref(&spec)).unwrap();
+    let (mut prompt, mut slow, mut twin) = (new(), new(), new());
+    let (mut promptly, mut slowly) = (Saved::default(), Saved::default());
+    let mut writing = std::collections::VecDeque::new();
+    let batches = takes(&many(9, 700, 12_000), 40);
+    for (i, takes) in batches.iter().enumerate() {
+        let watermark = i as i64 * 40 * 20 - 1000;
+        for views in [&mut prompt, &mut slow, &mut twin] {
+            views.step(takes, watermark).unwrap();
+        }
+        promptly.save(&mut prompt);
+        let mut body = Encoder::new();
+        let saved = slow.encode(i == 0, &mut body);
+        writing.push_back((body.finish(), saved));
+        if writing.len() > 3 {
+            let (body, saved) = writing.pop_front().unwrap();
+            slowly.keep(body, saved);
+        }
+        // Forty events change forty keys at most; as many may leave.
+        assert!(i == 0 || promptly.parts[i][1..].len() == 1, "{i}");
+    }
+    writing.into_iter().for_each(|(body, saved)| slowly.keep(body, saved));
+    assert_eq!(slowly.parts.len(), batches.len());
+    assert!(slowly.parts == promptly.parts && slowly.body == promptly.body);
+    let mut whole = Saved::default();
+    whole.save(&mut prompt);
+    let bytes = |saved: &Saved, i: usize| saved.parts[i].iter().map(Vec::len).sum::<usize>();
+    let of_changes = (1..batches.len()).map(|i| bytes(&promptly, i)).sum::<usize>() / (batches.len() - 1);
+    assert!(of_changes * 3 < bytes(&whole, 0), "{of_changes} bytes changed of {}", bytes(&whole, 0));
+    let mut restored = slowly.restored(new()).unwrap();
+    let mut of_restored = Saved::default();
+    of_restored.save(&mut restored);
+    assert_eq!(of_restored.entries(), whole.entries());
+    for (i, takes) in self::takes(&many(10, 700, 4000), 40).iter().enumerate() {
+        let watermark = (12_000 + i as i64 * 40) * 20;
+        let known = |views: &mut Views| -> Vec<Known> {
+            let out = views.step(takes, watermark).unwrap();
+            let rows = |(t, c): (&Take, &Vec<ArrayRef>)| bits(c, if c.is_empty() { 0 } else { t.rows.num_rows() });
+            takes.iter().zip(&out).map(rows).collect()
+        };
+        assert_eq!(known(&mut restored), known(&mut twin), "{i}");
+    }
+    let counts = twin.views()[0].counts();
+    assert_eq!(restored.views()[0].counts(), counts);
+    assert!(counts.evicted > 1000 && counts.expired > 300, "{counts:?}");
+}
+
+/// Parts of another program, in another order, incomplete or changed are refused.
+#[test]
+fn parts_that_are_not_those_that_were_written_are_refused() {
+    let spec = ViewSpec { ..everything() };
+    let new = || Views::new(std::slice::from_ref(&spec)).unwrap();
+    let mut views = new();
+    let mut saved = Saved::default();
+    for (i, takes) in takes(&many(11, 60, 900), 300).iter().enumerate() {
+        views.step(takes, i as i64).unwrap();
+        saved.save(&mut views);
+    }
+    assert!(saved.restored(new()).is_ok());
+    let refused = |parts: Vec<Vec<Vec<u8>>>, words: &str| {
+        let e = Saved { parts, body: saved.body.clone() }.restored(new()).err().expect("refused");
+        assert!(e.message().contains(words), "{e}");
+    };
+    refused(saved.parts[1..].to_vec(), "the first part is to have all keys");
+    refused(vec![saved.parts[0].clone(), saved.parts[0].clone()], "the first part is to have all keys");
+    refused(saved.parts[..1].to_vec(), "feature view 'v': ");
+    let mut behind = saved.parts.clone();
+    behind[2][1].truncate(20);
+    refused(behind, "");
+    let fewer = ViewSpec { aggregates: spec.aggregates[..2].to_vec(), ..spec.clone() };
+    let e = saved.restored(Views::new(&[fewer]).unwrap()).err().expect("refused");
+    assert!(e.message().contains("words a key"), "{e}");
+    let e = saved.restored(Views::new(&[]).unwrap()).err().expect("refused");
+    assert!(e.message().contains("other feature views"), "{e}");
+    // Nothing that a disk may do to a block makes the reading of it fail otherwise than by an error.
+    let mut rng = Rng::seeded(3);
+    for _ in 0..300 {
+        let mut parts = saved.parts.clone();
+        let part = rng.below(3) as usize;
+        let at = rng.below(parts[part][1].len() as u64) as usize;
+        parts[part][1][at] ^= 1 << rng.below(8);
+        let _ = Saved { parts, body: saved.body.clone() }.restored(new());
+    }
 }
 
 /// What a server answers right before an impression is what training used: bit for bit, for every aggregate, whatever was

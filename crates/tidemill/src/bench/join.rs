@@ -261,9 +261,9 @@ fn join(events: &Events, layout: &Layout, scratch: &Path) -> Result<Joined> {
 /// its bytes. Nothing is learned here, so there are no entries.
 fn save(engine: &mut Engine, whole: bool) -> JoinHandle<Result<usize>> {
     let mut out = Encoder::new();
-    let rows = engine.line.encode(whole, &mut out);
+    let streams = engine.line.encode(whole, &mut out);
     std::thread::spawn(move || {
-        let Some(mut rows) = rows else { return Ok(0) };
+        let Some(mut rows) = streams.rows else { return Ok(0) };
         let (mut bytes, before) = (0, out.as_slice().len());
         rows.encode(&mut out);
         rows.blocks(|block| {

@@ -1,15 +1,17 @@
 //! `tidemill bench window`: what a person did in the last hour and the last day, as of each impression.
 //!
 //! Events of 100,000 people by Zipf's law over two days, three clicks to a hundred impressions; four counts are read for each
-//! impression before it is counted itself. In memory: the operator alone. From CSV: a file through a SQL program, steps 1 to 3
-//! of the line. Look-ups: what serving asks. The counts are added up and compared with those of a plain count over panes
-//! before any speed is told. Ceilings: eight counters a person in an array, no window and no key; lines found in the file.
+//! impression before it is counted itself. In memory: the operator alone. With checkpoints: entries that changed are taken hold
+//! of between two mini-batches, and encoded beside them. From CSV: a file through a SQL program, steps 1 to 3 of the line.
+//! Look-ups: what serving asks. The counts are added up and compared with those of a plain count over panes before any speed is
+//! told. Ceilings: eight counters a person in an array, no window and no key; lines found in the file.
 
 use std::{
     collections::VecDeque,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    thread::JoinHandle,
 };
 
 use arrow::{
@@ -17,7 +19,7 @@ use arrow::{
     compute::cast,
     datatypes::{DataType, Int64Type},
 };
-use tidemill_base::{Clock, Error, Result, Rng, SystemClock};
+use tidemill_base::{Clock, Error, Result, Rng, SystemClock, codec::Encoder};
 use tidemill_connect::Connections;
 use tidemill_stream::{
     aggregate::{AggregateSpec, Feed, Function, ViewCopy, ViewSpec, Views, WindowSpec},
@@ -51,7 +53,10 @@ const START_MS: i64 = 1_700_000_000_000;
 /// Pane and length of the two windows.
 const WINDOWS: [(i64, i64); 2] = [(HOUR / 12, HOUR), (HOUR, 24 * HOUR)];
 const COLUMNS: [&str; 4] = ["imp_1h", "clk_1h", "imp_24h", "clk_24h"];
-const CASES: [&str; 4] = ["counts, rows in memory", "counts, from csv", "look-up, one key", "look-up, 1,024 keys"];
+const CASES: [&str; 5] =
+    ["counts, rows in memory", CHECKPOINTED, "counts, from csv", "look-up, one key", "look-up, 1,024 keys"];
+const CHECKPOINTED: &str = "counts, a checkpoint every 250,000 events";
+const SAVE_EVERY: usize = 250_000;
 /// Look-ups in a round.
 const LOOK_UPS: usize = 100 * 1024;
 
@@ -88,6 +93,7 @@ fn measure(plan: &Plan, wanted: &[&str], scratch: &Path, tell: &mut dyn FnMut(&s
     let clock = SystemClock::new();
     let unit = |name: &str| if name.starts_with("look-up") { "look-ups/s" } else { "events/s" };
     let mut cases: Vec<Case> = wanted.iter().map(|name| Case::new(*name, unit(name))).collect();
+    let mut stops = Case::new(CHECKPOINTED, "longest stop, ms");
     let mut copy = None;
     for round in 1..=plan.rounds {
         for case in &mut cases {
@@ -97,9 +103,29 @@ fn measure(plan: &Plan, wanted: &[&str], scratch: &Path, tell: &mut dyn FnMut(&s
                 "counts, rows in memory" => {
                     let bare = seconds(&clock, || bare_counters(&events));
                     let mut sums = Sums::default();
-                    let took = seconds(&clock, || in_memory(&takes, &mut sums).map(|views| copy = Some(views)));
+                    let took =
+                        seconds(&clock, || in_memory(&takes, &mut sums, |_, _| ()).map(|views| copy = Some(views)));
                     took.1?;
                     check("rows in memory", &sums, &right)?;
+                    (rows / took.0, rows / bare.0)
+                }
+                CHECKPOINTED => {
+                    let bare = seconds(&clock, || bare_counters(&events));
+                    let (mut sums, mut writing, mut longest) = (Sums::default(), Vec::new(), 0.0f64);
+                    let took = seconds(&clock, || {
+                        in_memory(&takes, &mut sums, |views, i| {
+                            if i % (SAVE_EVERY / MINI_BATCH) == 0 {
+                                let (stop, thread) = seconds(&clock, || save(views, i == 0));
+                                writing.push(thread);
+                                longest = longest.max(stop);
+                            }
+                        })
+                    });
+                    took.1?;
+                    check(CHECKPOINTED, &sums, &right)?;
+                    let panicked = |_| Error::internal("the thread that encodes a view panicked");
+                    writing.into_iter().try_for_each(|thread| thread.join().map_err(panicked))?;
+                    stops.values.push(longest * 1e3);
                     (rows / took.0, rows / bare.0)
                 }
                 "counts, from csv" => {
@@ -113,7 +139,7 @@ fn measure(plan: &Plan, wanted: &[&str], scratch: &Path, tell: &mut dyn FnMut(&s
                 name => {
                     let views = match copy.take() {
                         Some(views) => views,
-                        None => in_memory(&takes, &mut Sums::default())?,
+                        None => in_memory(&takes, &mut Sums::default(), |_, _| ())?,
                     };
                     look_ups(&clock, copy.insert(views), if name.contains("1,024") { 1024 } else { 1 })?
                 }
@@ -122,7 +148,14 @@ fn measure(plan: &Plan, wanted: &[&str], scratch: &Path, tell: &mut dyn FnMut(&s
             case.ceilings.push(ceiling);
         }
     }
+    cases.extend((!stops.values.is_empty()).then_some(stops));
     Ok(cases)
+}
+
+/// What a job does with views for a checkpoint, but for the file.
+fn save(views: &mut Views, whole: bool) -> JoinHandle<()> {
+    let saved = views.encode(whole, &mut Encoder::new());
+    std::thread::spawn(move || saved.blocks(|block| !std::hint::black_box(block).is_empty()))
 }
 
 fn seconds<T>(clock: &SystemClock, work: impl FnOnce() -> T) -> (f64, T) {
@@ -221,12 +254,14 @@ fn spec() -> Result<ViewSpec> {
     Ok(ViewSpec { name: "seen".into(), feeds: vec![feed(0), feed(1)], aggregates, read_key: 0, ttl_ms, keys_max })
 }
 
-fn in_memory(takes: &[Vec<Take>], sums: &mut Sums) -> Result<Views> {
+/// `behind` sees the views behind each mini-batch, and its number.
+fn in_memory(takes: &[Vec<Take>], sums: &mut Sums, mut behind: impl FnMut(&mut Views, usize)) -> Result<Views> {
     let mut views = Views::new(&[spec()?])?;
-    for take in takes {
+    for (i, take) in takes.iter().enumerate() {
         let watermark = take.iter().filter_map(|t| t.event_times.first()).min().copied().unwrap_or(START_MS) - 10_000;
         let columns = views.step(take, watermark)?;
         add_up(&columns[0], sums)?;
+        behind(&mut views, i);
     }
     Ok(views)
 }

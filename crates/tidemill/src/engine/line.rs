@@ -29,8 +29,8 @@ use tidemill_stream::{
     Transform,
     aggregate::Views,
     join::{
-        Correction, JoinCounts, JoinRows, JoinSpec, JoinState, LabelJoin, Matured, NegativeSample, NotLetIn,
-        RestoringRows, SampleKind, SamplingMode, SpillDir,
+        Correction, JoinCounts, JoinSpec, JoinState, LabelJoin, Matured, NegativeSample, NotLetIn, SampleKind,
+        SamplingMode, SpillDir,
     },
     sequencer::{Cut, Take},
     window::Window,
@@ -42,6 +42,7 @@ use super::{
     learning::{Learning, Lesson},
     leaving::{Exit, Leaving, Outgoing},
     passes::{LessonReader, LessonWriter},
+    streams::{RestoringStreams, SavedStreams},
     views::ViewStage,
 };
 
@@ -332,14 +333,12 @@ impl Line {
         self.learning.trainer().begin_checkpoint(entries.whole, entries.blocks, out, entries.head)
     }
 
-    /// Appends the rest of the state but for what waits in the join: who does is for [`JoinRows::encode`], behind it, with
-    /// which rows for [`JoinRows::blocks`], on any thread. `whole`: all rows, and not those that have come since.
-    pub fn encode(&mut self, whole: bool, out: &mut Encoder) -> Option<JoinRows> {
+    /// Appends the rest of the state but for what stands in parts, and who waits in the join: [`tidemill_stream::join::JoinRows::encode`] puts it
+    /// behind. `whole`: all rows and entries of feature views, and not what has come or changed since.
+    pub fn encode(&mut self, whole: bool, out: &mut Encoder) -> SavedStreams {
         self.counts.encode(out);
         out.put_u64(self.lessons);
-        if let Some(views) = &self.views {
-            views.encode(out);
-        }
+        let views = self.views.as_mut().map(|views| views.encode(whole, out));
         let rows = match &mut self.joining {
             Joining::None(next) => {
                 out.put_u8(0).put_u64(*next);
@@ -353,7 +352,7 @@ impl Line {
         if let Some(groups) = &self.groups {
             groups.encode(out);
         }
-        rows
+        SavedStreams { rows, views }
     }
 
     /// Values of the column that figures are told apart by, by group number from 1.
@@ -396,20 +395,23 @@ impl Line {
         }
     }
 
-    /// What the rows of a checkpoint are given to before [`Line::restore`]; `None` without a join.
-    pub fn restoring_rows(&self) -> Option<RestoringRows> {
-        match &self.joining {
+    /// What the parts of a checkpoint are given to before [`Line::restore`].
+    pub fn restoring_streams(&self) -> RestoringStreams {
+        let rows = match &self.joining {
             Joining::None(_) => None,
             Joining::Label(join) => Some(join.restoring()),
-        }
+        };
+        RestoringStreams { rows, views: self.views().map(Views::restoring) }
     }
 
     /// Takes back what [`Line::encode`] and what came behind it wrote.
-    pub fn restore(&mut self, d: &mut Decoder, rows: Option<RestoringRows>) -> Result<()> {
+    pub fn restore(&mut self, d: &mut Decoder, streams: RestoringStreams) -> Result<()> {
         self.counts = LineCounts::decode(d)?;
         self.lessons = d.u64()?;
-        if let Some(views) = &mut self.views {
-            views.restore(d)?;
+        match (&mut self.views, streams.views) {
+            (None, _) => {}
+            (Some(views), Some(entries)) => views.restore(d, entries)?,
+            (Some(_), None) => return Err(Error::internal("feature views are restored without their entries")),
         }
         match (d.u8()?, &mut self.joining) {
             (0, Joining::None(next)) => *next = d.u64()?,
@@ -419,7 +421,7 @@ impl Line {
         if let Some(groups) = &mut self.groups {
             groups.decode(d)?;
         }
-        match (&mut self.joining, rows) {
+        match (&mut self.joining, streams.rows) {
             (Joining::None(_), _) => Ok(()),
             (Joining::Label(join), Some(rows)) => join.restore_rows(d, rows),
             (Joining::Label(_), None) => Err(Error::internal("a label join is restored without its rows")),

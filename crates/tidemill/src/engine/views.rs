@@ -16,7 +16,7 @@ use tidemill_base::{
 use tidemill_sql::Pipeline;
 use tidemill_stream::{
     Transform,
-    aggregate::{Views, with_views},
+    aggregate::{RestoringViews, SavedViews, Views, with_views},
     sequencer::{Cut, Take},
 };
 
@@ -80,13 +80,13 @@ impl ViewStage {
         Ok(takes)
     }
 
-    /// Appends the state of all views.
-    pub fn encode(&self, out: &mut Encoder) {
-        self.views.encode(out);
+    /// Appends the state of all views but their entries, and takes hold of those: of all, or of what has changed.
+    pub fn encode(&mut self, whole: bool, out: &mut Encoder) -> SavedViews {
+        self.views.encode(whole, out)
     }
 
-    /// Takes back what [`ViewStage::encode`] wrote.
-    pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
-        self.views.restore(d)
+    /// Takes back what [`ViewStage::encode`] wrote, and the entries.
+    pub fn restore(&mut self, d: &mut Decoder, entries: RestoringViews) -> Result<()> {
+        self.views.restore(d, entries)
     }
 }

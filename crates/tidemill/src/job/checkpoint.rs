@@ -2,8 +2,8 @@
 //!
 //! A checkpoint is one file, `checkpoints/NNNNNNNNNNNNNNNNNNNN.ck`, named after its mini-batch, made visible by one link
 //! and never changed; and the parts it names ([`super::part`]), which were there before it: one with all entries of the
-//! parameter table, then those with what changed since, and those with rows that wait. Layout: magic `TIDECKPT`, format u32, fingerprint u64, mini-batch
-//! u64, body length u64, xxh3 of all that u64; then chunks of 64 KiB, each behind its xxh3 seeded with the header's check and
+//! parameter table, then those with what changed since; and so those with rows that wait, and with entries of feature views.
+//! Layout: magic `TIDECKPT`, format u32, fingerprint u64, mini-batch u64, body length u64, xxh3 of all that u64; then chunks of 64 KiB, each behind its xxh3 seeded with the header's check and
 //! its number, so that damage is found and named. The body begins with the parts.
 //! The newest two are kept, and the newest that shares no part with them; a damaged one is passed over for the one before
 //! it, and said so. A part goes when no checkpoint names it.
@@ -27,16 +27,17 @@ use tidemill_base::{
 };
 
 use tidemill_model::params::{Restoring, RestoringPart};
-use tidemill_stream::join::RestoringRows;
+use tidemill_stream::{aggregate::RestoringViews, join::RestoringRows};
 
 use super::{
     journal::older,
     part::{self, PartRef},
 };
+use crate::engine::RestoringStreams;
 
 const MAGIC: &[u8; 8] = b"TIDECKPT";
 /// Format of what this program writes and goes on from.
-const FORMAT: u32 = 7;
+const FORMAT: u32 = 8;
 const HEADER_BYTES: usize = 44;
 /// Chunks of a part that wait for a thread which puts their entries down.
 const CHUNKS_AHEAD: usize = 8;
@@ -45,6 +46,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 const KEPT: usize = 2;
 /// Bytes of a part's name and figures at least.
 const PART_REF_BYTES: usize = 17;
+/// Parts of a checkpoint by what they hold: entries of the parameter table, rows that wait, entries of feature views.
+const LISTS: usize = 3;
 
 /// A checkpoint read back.
 #[derive(Debug)]
@@ -55,6 +58,8 @@ pub struct Checkpoint {
     pub parts: Vec<PartRef>,
     /// Where the rows that wait are.
     pub rows: Vec<PartRef>,
+    /// Where entries of feature views are: all of them, then what changed.
+    pub views: Vec<PartRef>,
     bytes: Vec<u8>,
     /// Where the body goes on behind the parts.
     at: usize,
@@ -104,10 +109,10 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint of parts that are there, and lets go what is not needed any more.
-    pub fn write(&self, mini_batch: u64, parts: &[PartRef], rows: &[PartRef], body: &[u8]) -> Result<()> {
+    pub fn write(&self, mini_batch: u64, parts: [&[PartRef]; LISTS], body: &[u8]) -> Result<()> {
         let path = self.path(mini_batch);
         let mut bytes = Encoder::new();
-        for parts in [parts, rows] {
+        for parts in parts {
             bytes.put_varint(parts.len() as u64);
             parts.iter().for_each(|part| part.encode(&mut bytes));
         }
@@ -184,19 +189,36 @@ impl Checkpoints {
         Ok(entries)
     }
 
-    /// Gives the rows that wait, as of a checkpoint, to what takes them.
-    pub fn rows(&self, checkpoint: &Checkpoint, mut rows: RestoringRows) -> Result<RestoringRows> {
-        for part in &checkpoint.rows {
-            part::read_ahead(&self.dir, part, self.fingerprint, |chunks| {
-                // Where there is none, the reader tells why.
-                chunks.next().map_or(Ok(()), |head| rows.begin(&head))?;
-                for chunk in chunks {
-                    rows.take(&chunk)?;
-                }
-                Ok(())
-            })?;
+    /// Gives the rows that wait and the entries of feature views, as of a checkpoint, to what takes them.
+    pub fn streams(&self, checkpoint: &Checkpoint, mut streams: RestoringStreams) -> Result<RestoringStreams> {
+        if let Some(rows) = &mut streams.rows {
+            for part in &checkpoint.rows {
+                self.read_part(part, rows, RestoringRows::begin, RestoringRows::take)?;
+            }
         }
-        Ok(rows)
+        if let Some(views) = &mut streams.views {
+            for part in &checkpoint.views {
+                self.read_part(part, views, RestoringViews::begin, RestoringViews::take)?;
+            }
+        }
+        Ok(streams)
+    }
+
+    fn read_part<T>(
+        &self,
+        part: &PartRef,
+        into: &mut T,
+        begin: impl Fn(&mut T, &[u8]) -> Result<()>,
+        take: impl Fn(&mut T, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        part::read_ahead(&self.dir, part, self.fingerprint, |chunks| {
+            // Where there is none, the reader tells why.
+            chunks.next().map_or(Ok(()), |head| begin(into, &head))?;
+            for chunk in chunks {
+                take(into, &chunk)?;
+            }
+            Ok(())
+        })
     }
 
     /// A checkpoint without its parts.
@@ -215,9 +237,9 @@ impl Checkpoints {
             )));
         }
         let mut d = Decoder::new(&bytes, "its parts");
-        let (parts, rows) = (parts_in(&mut d).map_err(at)?, parts_in(&mut d).map_err(at)?);
+        let [parts, rows, views] = lists_in(&mut d).map_err(at)?;
         let at = bytes.len() - d.left();
-        Ok(Checkpoint { mini_batch, parts, rows, bytes, at })
+        Ok(Checkpoint { mini_batch, parts, rows, views, bytes, at })
     }
 
     /// Whether a checkpoint is of this program with these sinks, as far as its first bytes say.
@@ -236,7 +258,7 @@ impl Checkpoints {
         remove(&self.path(mini_batch))
     }
 
-    /// The parts of a checkpoint, those with rows last, with no look at what is behind its first chunk.
+    /// The parts of a checkpoint, those with entries of the parameter table first, with no look at what is behind its first chunk.
     pub fn parts_of(&self, mini_batch: u64) -> Result<Vec<PartRef>> {
         let path = self.path(mini_batch);
         let failed = |e| Error::io("read", &path, e);
@@ -247,7 +269,7 @@ impl Checkpoints {
         let mut d = Decoder::new(&bytes[HEADER_BYTES..], "first chunk");
         let chunk = header.chunk(0, &mut d)?;
         let mut d = Decoder::new(chunk, "its parts");
-        Ok([parts_in(&mut d)?, parts_in(&mut d)?].concat())
+        Ok(lists_in(&mut d)?.concat())
     }
 
     /// Lets checkpoints go that are not kept, then parts that none of them names. Where one cannot be read, nobody knows its
@@ -288,9 +310,13 @@ impl Checkpoints {
     }
 }
 
-fn parts_in(d: &mut Decoder) -> Result<Vec<PartRef>> {
-    let count = d.count(PART_REF_BYTES)?;
-    (0..count).map(|_| PartRef::decode(d)).collect()
+fn lists_in(d: &mut Decoder) -> Result<[Vec<PartRef>; LISTS]> {
+    let mut lists = [const { Vec::new() }; LISTS];
+    for parts in &mut lists {
+        let count = d.count(PART_REF_BYTES)?;
+        *parts = (0..count).map(|_| PartRef::decode(d)).collect::<Result<_>>()?;
+    }
+    Ok(lists)
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -417,7 +443,7 @@ mod tests {
         }
         let mut parts = before.to_vec();
         parts.push(c.write_part(mini_batch, &[seed; 20], &blocks).unwrap());
-        c.write(mini_batch, &parts, &[], &body(seed)).unwrap();
+        c.write(mini_batch, [&parts, &[], &[]], &body(seed)).unwrap();
         parts
     }
 

@@ -10,10 +10,13 @@ use std::{
 };
 
 use tidemill_base::{Error, Result, codec::Encoder, store::log::LogSync};
-use tidemill_stream::join::JoinRows;
 
-use super::{Checkpoints, part::PartRef, rows_parts::RowsParts};
-use crate::sinks::Barrier;
+use super::{
+    Checkpoints,
+    part::PartRef,
+    stream_parts::{RowsParts, ViewsParts},
+};
+use crate::{engine::SavedStreams, sinks::Barrier};
 
 /// Parts of a checkpoint at most.
 const CHAIN_MAX: usize = 64;
@@ -24,10 +27,10 @@ const BLOCKS_WAITING: usize = 16;
 pub struct Body {
     /// The mini-batch it is of.
     pub mini_batch: u64,
-    /// Everything but who waits, with which rows, and the entries.
+    /// Everything but who waits, with which rows, and entries.
     pub out: Encoder,
-    /// What waits in the join, if there is one.
-    pub rows: Option<JoinRows>,
+    /// What waits in the join, and what views take along.
+    pub streams: SavedStreams,
     /// What goes in front of the entries.
     pub head: Encoder,
     /// Whether all entries come.
@@ -55,20 +58,22 @@ pub struct Saver {
     chain: Vec<PartRef>,
     /// Those of them with rows.
     rows: RowsParts,
+    /// Those with entries of feature views.
+    views: ViewsParts,
     /// The mini-batch of the newest checkpoint.
     newest: Option<u64>,
     begun: Option<Write>,
     running: Option<JoinHandle<Written>>,
 }
 
-type Written = Result<(u64, Vec<PartRef>, RowsParts)>;
+type Written = Result<(u64, Vec<PartRef>, RowsParts, ViewsParts)>;
 type Write = Box<dyn FnOnce() -> Written + Send>;
 
 impl Saver {
     /// A saver into this directory, whose newest usable checkpoint is at `newest`.
     pub fn new(checkpoints: Checkpoints, newest: Option<u64>, in_order: bool) -> Self {
-        let (chain, rows) = (Vec::new(), RowsParts::default());
-        Self { checkpoints, in_order, chain, rows, newest, begun: None, running: None }
+        let (chain, rows, views) = Default::default();
+        Self { checkpoints, in_order, chain, rows, views, newest, begun: None, running: None }
     }
 
     /// Whether the last one is done.
@@ -86,7 +91,8 @@ impl Saver {
         let Some((whole, changes)) = self.chain.split_first() else { return true };
         let behind: u64 = changes.iter().map(|part| part.bytes).sum();
         let (live, dead) = self.rows.live_and_dead_bytes();
-        changes.len() + 1 >= CHAIN_MAX || behind + dead > (whole.bytes + live) / 2
+        let (of_views, behind_views) = self.views.whole_and_behind_bytes();
+        changes.len() + 1 >= CHAIN_MAX || behind + dead + behind_views > (whole.bytes + live + of_views) / 2
     }
 
     /// Where the trainer's blocks go, and where the writer takes them.
@@ -99,18 +105,18 @@ impl Saver {
         let (checkpoints, mini_batch) = (self.checkpoints.clone(), body.mini_batch);
         // Should this one fail, the next begins anew: what changed was told to this one.
         let chain = std::mem::take(&mut self.chain);
-        let rows = std::mem::take(&mut self.rows);
-        let (mut chain, mut rows) = if body.is_whole { Default::default() } else { (chain, rows) };
+        let (rows, views) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.views));
+        let (mut chain, mut rows, mut views) = if body.is_whole { Default::default() } else { (chain, rows, views) };
         let write = move || {
-            // First of all: until then the join copies what it writes to.
-            if let Some(rows) = &mut body.rows {
-                rows.encode(&mut body.out);
-            }
+            let SavedStreams { rows: mut waiting, views: changed } = std::mem::take(&mut body.streams);
+            // These first: until then the line copies what it writes to.
+            waiting.iter_mut().for_each(|waiting| waiting.encode(&mut body.out));
+            changed.map_or(Ok(()), |changed| views.write(&checkpoints, mini_batch, changed))?;
             chain.push(checkpoints.write_part(mini_batch, body.head.as_slice(), &blocks)?);
-            body.rows.as_ref().map_or(Ok(()), |waiting| rows.write(&checkpoints, mini_batch, waiting))?;
+            waiting.map_or(Ok(()), |waiting| rows.write(&checkpoints, mini_batch, &waiting))?;
             journal.sync()?;
-            checkpoints.write(mini_batch, &chain, &rows.refs(), &body.finish()?)?;
-            Ok((mini_batch, chain, rows))
+            checkpoints.write(mini_batch, [&chain, &rows.refs(), views.refs()], &body.finish()?)?;
+            Ok((mini_batch, chain, rows, views))
         };
         match self.in_order {
             true => self.begun = Some(Box::new(write)),
@@ -134,8 +140,8 @@ impl Saver {
     pub fn wait(&mut self) -> Option<Result<()>> {
         let handle = self.running.take()?;
         let written = handle.join().unwrap_or_else(|_| Err(Error::internal("the checkpoint writer panicked")));
-        Some(written.map(|(mini_batch, chain, rows)| {
-            (self.newest, self.chain, self.rows) = (Some(mini_batch), chain, rows);
+        Some(written.map(|(mini_batch, chain, rows, views)| {
+            (self.newest, self.chain, self.rows, self.views) = (Some(mini_batch), chain, rows, views);
         }))
     }
 }

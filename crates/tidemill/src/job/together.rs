@@ -36,7 +36,7 @@ use super::{
     save::Saver,
 };
 use crate::{
-    engine::{Engine, Rejected, Shaped, panic_message},
+    engine::{Engine, Rejected, RestoringStreams, Shaped, panic_message},
     push::PushHub,
     sinks::Sinks,
     status::History,
@@ -166,8 +166,9 @@ impl Opening {
             d.u64()?; // see Checkpoint::streamed
             dead_letter_bytes = d.u64()?;
             version_rows = d.u64()?;
-            // What waits in the join is the leader's.
-            self.engine.restore(&self.spec, options.threads, &mut d, entries, None)?;
+            // What waits in the join is the leader's, as views are.
+            let streams = RestoringStreams::default();
+            self.engine.restore(&self.spec, options.threads, &mut d, entries, streams)?;
             d.end()?;
         }
         let Self { bound, spec, dir, registry, checkpoints, mut engine, stopped, .. } = self;

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     kill::{asked, kill_and_compare, killed_at_each, outcome, seed},
-    support::{Scratch, generated, last_json, run, run_json, tidemill, with_disk_of},
+    support::{Scratch, generated, generated_with_views, last_json, run, run_json, tidemill, with_disk_of},
 };
 
 /// Some 2,000 impressions wait, of about 300 bytes.
@@ -44,8 +44,21 @@ fn f2_killed_at_every_access_to_spill_files_a_run_ends_as_if_nothing_had_happene
 /// F7, F10: a part with rows that is damaged, or missing, is named, and the checkpoint before it used.
 #[test]
 fn f7_f10_a_damaged_part_with_rows_is_named_and_the_checkpoint_before_it_used() {
-    let scratch = Scratch::new("rows-part");
-    let sql = spilling(20_000, "64KiB").replace("'30ms'", "'5ms'");
+    // The bound of what is in memory is no part of what is learned.
+    let sql = spilling(20_000, "64KiB");
+    a_damaged_part_is_named(Scratch::new("rows-part"), &sql, &sql.replace("64KiB", "1MiB"), 1);
+}
+
+/// F7, F10: the same of entries of feature views, which are written first.
+#[test]
+fn f7_f10_a_damaged_part_of_feature_views_is_named_and_the_checkpoint_before_it_used() {
+    let sql = generated_with_views(20_000);
+    a_damaged_part_is_named(Scratch::new("views-part"), &sql, &sql, 0);
+}
+
+/// Part `number` of the newest checkpoint of a run that was killed; `then` goes on with it.
+fn a_damaged_part_is_named(scratch: Scratch, sql: &str, then: &str, number: u32) {
+    let (sql, then) = (sql.replace("'30ms'", "'5ms'"), then.replace("'30ms'", "'5ms'"));
     let reference = outcome(&run_json(&sql, &scratch.path("whole"), &[]));
     let data = scratch.path("data");
     let status = tidemill()
@@ -57,7 +70,7 @@ fn f7_f10_a_damaged_part_with_rows_is_named_and_the_checkpoint_before_it_used() 
         .status;
     assert!(!status.success());
     let newest = checkpoint_files(&data, ".ck").pop().unwrap();
-    let name = format!("{}-1.part", newest.file_stem().unwrap().to_str().unwrap());
+    let name = format!("{}-{number}.part", newest.file_stem().unwrap().to_str().unwrap());
     let part = newest.with_file_name(&name);
     let whole = fs::read(&part).unwrap();
     let mut flipped = whole.clone();
@@ -76,8 +89,7 @@ fn f7_f10_a_damaged_part_with_rows_is_named_and_the_checkpoint_before_it_used() 
         let again = scratch.path("again");
         let _ = fs::remove_dir_all(&again);
         assert!(Command::new("cp").arg("-a").args([&data, &again]).status().unwrap().success());
-        // The bound of what is in memory is no part of what is learned.
-        let ended = run_json(&sql.replace("64KiB", "1MiB"), &again, &[]);
+        let ended = run_json(&then, &again, &[]);
         let mut compared = outcome(&ended);
         let warning = compared.as_object_mut().unwrap().remove("warning").unwrap();
         assert!(warning.as_str().is_some_and(|w| w.contains(&what) && w.contains("the one before")), "{warning}");
