@@ -504,6 +504,14 @@ impl Registry {
         self.dir.join(format!("{version:06}.{extension}"))
     }
 
+    /// The version that answers requests; `None` before the first.
+    pub fn live_version(&self) -> Option<u64> {
+        match self.live() {
+            Live::Pinned(version) => Some(version),
+            Live::Latest => self.list().last().map(|newest| newest.version),
+        }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

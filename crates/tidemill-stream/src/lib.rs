@@ -8,6 +8,7 @@
 pub mod aggregate;
 pub mod chunk;
 pub mod flow;
+mod held;
 pub mod join;
 pub mod journal;
 pub mod sequencer;

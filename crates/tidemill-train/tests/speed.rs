@@ -83,6 +83,10 @@ fn samples_per_second_of_deep_learners() {
     }
 }
 
+fn batch<'a>(features: &'a Features, labels: &'a [f32], kinds: &'a [SampleKind], seqs: &'a [u64]) -> SampleBatch<'a> {
+    SampleBatch { features, labels, kinds, seqs, oracle: None, weights: None, groups: None }
+}
+
 /// Of many turns over some batches the fastest, and what they lead to: a change for speed must not change that.
 fn measure_turns(name: &str, spec: &TrainSpec, batches: &[Features], rng: &mut Rng) {
     let labels: Vec<f32> = (0..ROWS).map(|_| rng.below(2) as f32).collect();
@@ -94,15 +98,7 @@ fn measure_turns(name: &str, spec: &TrainSpec, batches: &[Features], rng: &mut R
         for turn in 0..3 * batches.len() as u64 {
             let begin = clock.elapsed();
             let seqs: Vec<u64> = (turn * ROWS as u64..(turn + 1) * ROWS as u64).collect();
-            trainer.update(&SampleBatch {
-                features: &batches[turn as usize % batches.len()],
-                labels: &labels,
-                kinds: &kinds,
-                seqs: &seqs,
-                oracle: None,
-                weights: None,
-                groups: None,
-            });
+            trainer.update(&batch(&batches[turn as usize % batches.len()], &labels, &kinds, &seqs));
             fastest = fastest.max(ROWS as f64 / (clock.elapsed() - begin).as_secs_f64());
             let matured = seqs.iter().map(|seq| Matured { seq: *seq, label: (seq % 2) as f32 });
             trainer.mature(&matured.collect::<Vec<_>>());
@@ -162,15 +158,7 @@ fn measure(name: &str, key: fn(&mut Rng, u64) -> u64) {
                 for features in &batches {
                     let seqs: Vec<u64> = (seq..seq + ROWS as u64).collect();
                     seq += ROWS as u64;
-                    trainer.update(&SampleBatch {
-                        features,
-                        labels: &labels,
-                        kinds: &kinds,
-                        seqs: &seqs,
-                        oracle: None,
-                        weights: None,
-                        groups: None,
-                    });
+                    trainer.update(&batch(features, &labels, &kinds, &seqs));
                     let matured: Vec<Matured> =
                         seqs.iter().map(|seq| Matured { seq: *seq, label: (seq % 2) as f32 }).collect();
                     trainer.mature(&matured);

@@ -41,7 +41,7 @@ use tidemill_serve::{
     follow::{self, feed::Base},
     live::LiveModel,
     live_views::LiveViews,
-    registry::{Live, Outcome, Registry},
+    registry::{Outcome, Registry},
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
@@ -868,10 +868,7 @@ fn millis(ms: i64) -> Duration {
 pub fn versions_json(registry: &Registry) -> Value {
     let all = registry.list();
     let routing = registry.routing();
-    let live = match registry.live() {
-        Live::Pinned(v) => Some(v),
-        Live::Latest => all.last().map(|v| v.version),
-    };
+    let live = registry.live_version();
     all.iter()
         .map(|v| {
             let mut json = v.to_json();

@@ -1,7 +1,6 @@
 //! The `tidemill` program.
 
 mod allocator;
-mod purge;
 
 use std::process::ExitCode;
 
@@ -9,6 +8,6 @@ use std::process::ExitCode;
 static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
-    purge::give_back_soon();
+    allocator::give_back_soon();
     tidemill::cli::main()
 }

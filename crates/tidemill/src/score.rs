@@ -22,7 +22,7 @@ use tidemill_model::{
     loss::Loss,
     weights::{ScoreScratch, WeightTable},
 };
-use tidemill_serve::registry::{Live, Registry};
+use tidemill_serve::registry::Registry;
 use tidemill_stream::{
     Chunk, Transform,
     source::{self, Connector, FileFormat, FileSettings, Partition, SourceSpec},
@@ -60,15 +60,10 @@ pub struct Scored {
     pub first_refusal: Option<(u64, String)>,
 }
 
-/// The version that answers requests.
+/// The version that answers requests, or why there is none.
 pub fn live_version(registry: &Registry, model: &str) -> Result<u64> {
-    let newest = || registry.list().last().map(|newest| newest.version);
-    match registry.live() {
-        Live::Pinned(version) => Ok(version),
-        Live::Latest => {
-            newest().ok_or_else(|| Error::not_found(format!("model '{model}' has no version yet; let it learn first")))
-        }
-    }
+    let none = || Error::not_found(format!("model '{model}' has no version yet; let it learn first"));
+    registry.live_version().ok_or_else(none)
 }
 
 impl Scorer {

@@ -12,6 +12,7 @@ use super::{
     entry::{self, get_u64},
     layout::{KEY, Layout},
 };
+use crate::held::Held;
 
 const SHARDS: usize = 64;
 /// Entries of one block at most: a bit says of each whether it changed.
@@ -47,14 +48,8 @@ pub(super) struct Entries {
     turns: Box<[Turn]>,
 }
 
-enum Held {
-    Own(Entries),
-    /// A checkpoint has it, too.
-    Shared(Arc<Entries>),
-}
-
 struct Block {
-    held: Held,
+    held: Held<Entries>,
     /// Slots that hold a key, a bit each.
     used: u64,
     /// Slots that hold something else than when [`Table::save`] was called last.
@@ -180,11 +175,7 @@ impl Table {
 
     #[inline(always)]
     pub fn entry(&self, slot: u32) -> &[u32] {
-        let entries = match &self.blocks[(slot >> self.bits) as usize].held {
-            Held::Own(entries) => entries,
-            Held::Shared(entries) => entries,
-        };
-        entries.get(self.place(slot), self.words)
+        self.blocks[(slot >> self.bits) as usize].held.get().get(self.place(slot), self.words)
     }
 
     #[inline(always)]
@@ -192,7 +183,7 @@ impl Table {
         let (place, words, bit) = (self.place(slot), self.words, self.bit(slot));
         let block = self.block_mut(slot);
         block.changed |= bit;
-        block.own().get_mut(place, words)
+        block.held.own().get_mut(place, words)
     }
 
     /// The key is looked at then.
@@ -200,7 +191,7 @@ impl Table {
         let (place, bit) = (self.place(slot), self.bit(slot));
         let block = self.block_mut(slot);
         block.changed |= bit;
-        block.own().turns[place] = turn;
+        block.held.own().turns[place] = turn;
     }
 
     /// What a checkpoint takes along: all keys, or the slots that changed since the last call. Touches no entry.
@@ -210,7 +201,7 @@ impl Table {
             let changed = std::mem::take(&mut block.changed);
             let taken = if whole { block.used } else { changed };
             if taken != 0 {
-                blocks.push(SavedBlock { number, entries: block.share(), used: block.used, taken });
+                blocks.push(SavedBlock { number, entries: block.held.share(), used: block.used, taken });
             }
         }
         SavedTable { blocks, bits: self.bits, words: self.words, slots: self.slots }
@@ -225,7 +216,7 @@ impl Table {
         block.used &= !bit;
         if let Some((entry, turn)) = entry {
             block.used |= bit;
-            let own = block.own();
+            let own = block.held.own();
             own.get_mut(place, words).copy_from_slice(entry);
             own.turns[place] = turn;
         }
@@ -246,8 +237,7 @@ impl Table {
             }
             self.shards[(key >> 58) as usize].insert(Place { key, slot });
             self.used += 1;
-            let Held::Own(entries) = &self.blocks[(slot >> self.bits) as usize].held else { return None };
-            turns.push((entries.turns[self.place(slot)], slot));
+            turns.push((self.blocks[(slot >> self.bits) as usize].held.get().turns[self.place(slot)], slot));
         }
         turns.sort_unstable();
         Some(turns)
@@ -295,19 +285,22 @@ impl SavedTable {
     }
 }
 
-impl Entries {
-    fn new(words: usize, turns: usize) -> Self {
-        let words: Box<[u32]> = vec![0; words + LINE].into();
-        let begin = words.as_ptr().align_offset(LINE * 4).min(LINE);
-        Self { words, begin, turns: vec![(0, 0); turns].into() }
-    }
-
-    fn copied(&self) -> Self {
+// Not derived: a copy lies elsewhere, and begins on a line of the cache of its own.
+impl Clone for Entries {
+    fn clone(&self) -> Self {
         let count = self.words.len() - LINE;
         let mut copy = Self::new(count, 0);
         copy.words[copy.begin..copy.begin + count].copy_from_slice(&self.words[self.begin..self.begin + count]);
         copy.turns = self.turns.clone();
         copy
+    }
+}
+
+impl Entries {
+    fn new(words: usize, turns: usize) -> Self {
+        let words: Box<[u32]> = vec![0; words + LINE].into();
+        let begin = words.as_ptr().align_offset(LINE * 4).min(LINE);
+        Self { words, begin, turns: vec![(0, 0); turns].into() }
     }
 
     #[inline(always)]
@@ -320,38 +313,6 @@ impl Entries {
     fn get_mut(&mut self, place: usize, words: usize) -> &mut [u32] {
         let at = self.begin + place * words;
         &mut self.words[at..at + words]
-    }
-}
-
-impl Block {
-    /// From here on a checkpoint has its entries, too.
-    fn share(&mut self) -> Arc<Entries> {
-        if let Held::Own(entries) = &mut self.held {
-            self.held = Held::Shared(Arc::new(std::mem::take(entries)));
-        }
-        match &self.held {
-            Held::Shared(entries) => entries.clone(),
-            Held::Own(_) => unreachable!("it was shared above"),
-        }
-    }
-
-    #[inline(always)]
-    fn own(&mut self) -> &mut Entries {
-        if let Held::Shared(_) = self.held {
-            self.take_back();
-        }
-        match &mut self.held {
-            Held::Own(entries) => entries,
-            Held::Shared(_) => unreachable!("it was taken back above"),
-        }
-    }
-
-    /// A copy, unless the checkpoint has been written.
-    #[cold]
-    fn take_back(&mut self) {
-        if let Held::Shared(entries) = std::mem::replace(&mut self.held, Held::Own(Entries::default())) {
-            self.held = Held::Own(Arc::try_unwrap(entries).unwrap_or_else(|entries| entries.copied()));
-        }
     }
 }
 

@@ -11,21 +11,16 @@ use std::{
     sync::Arc,
 };
 
+use crate::held::Held;
+
 const BLOCK_BITS: usize = 10;
 /// Slots of a block. More would make one feedback row copy more; fewer would make the list of blocks longer than what the
 /// processor has at hand, for millions of slots.
 const BLOCK: usize = 1 << BLOCK_BITS;
 
-/// A block is nobody else's, so writing to it costs no more than a look at which of the two it is.
-enum Block<T> {
-    Own(Box<[T]>),
-    /// A checkpoint has it, too.
-    Shared(Arc<Box<[T]>>),
-}
-
 /// Values by slot.
 pub(super) struct Slab<T> {
-    blocks: Vec<Block<T>>,
+    blocks: Vec<Held<Box<[T]>>>,
     len: usize,
 }
 
@@ -72,12 +67,12 @@ impl<T: Copy + Default> Slab<T> {
 
     #[cold]
     fn grow(&mut self) {
-        self.blocks.push(Block::Own(vec![T::default(); BLOCK].into()));
+        self.blocks.push(Held::Own(vec![T::default(); BLOCK].into()));
     }
 
     /// All values as they are now.
     pub fn freeze(&mut self) -> Frozen<T> {
-        Frozen { blocks: self.blocks.iter_mut().map(Block::share).collect(), len: self.len }
+        Frozen { blocks: self.blocks.iter_mut().map(Held::share).collect(), len: self.len }
     }
 
     /// Memory of the blocks, about: those that a checkpoint has as they were are not counted.
@@ -91,10 +86,7 @@ impl<T> Index<usize> for Slab<T> {
 
     #[inline(always)]
     fn index(&self, slot: usize) -> &T {
-        match &self.blocks[slot >> BLOCK_BITS] {
-            Block::Own(values) => &values[slot & (BLOCK - 1)],
-            Block::Shared(values) => &values[slot & (BLOCK - 1)],
-        }
+        &self.blocks[slot >> BLOCK_BITS].get()[slot & (BLOCK - 1)]
     }
 }
 
@@ -102,40 +94,6 @@ impl<T: Copy> IndexMut<usize> for Slab<T> {
     #[inline(always)]
     fn index_mut(&mut self, slot: usize) -> &mut T {
         &mut self.blocks[slot >> BLOCK_BITS].own()[slot & (BLOCK - 1)]
-    }
-}
-
-impl<T> Block<T> {
-    /// From here on a checkpoint has it, too.
-    fn share(&mut self) -> Arc<Box<[T]>> {
-        if let Self::Own(values) = self {
-            *self = Self::Shared(Arc::new(std::mem::take(values)));
-        }
-        match self {
-            Self::Shared(values) => values.clone(),
-            Self::Own(_) => unreachable!("it was shared above"),
-        }
-    }
-}
-
-impl<T: Copy> Block<T> {
-    #[inline(always)]
-    fn own(&mut self) -> &mut [T] {
-        if let Self::Shared(_) = self {
-            self.take_back();
-        }
-        match self {
-            Self::Own(values) => values,
-            Self::Shared(_) => unreachable!("it was taken back above"),
-        }
-    }
-
-    /// A copy, unless the checkpoint has been written.
-    #[cold]
-    fn take_back(&mut self) {
-        if let Self::Shared(values) = std::mem::replace(self, Self::Own(Box::default())) {
-            *self = Self::Own(Arc::try_unwrap(values).unwrap_or_else(|values| Box::clone(&values)));
-        }
     }
 }
 

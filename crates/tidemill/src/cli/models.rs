@@ -293,7 +293,6 @@ pub(super) fn exchange(root: &Path, address: &str, method: &str, path: &str, bod
     })
 }
 
-/// `ctr@42`, or `ctr@canary` by the labels on disk.
 /// The version that MODEL@VERSION or MODEL@LABEL names; `None` of MODEL alone.
 pub(super) fn version_of(root: &Path, name: &str) -> Result<Option<u64>> {
     match name.contains('@') {
@@ -302,6 +301,7 @@ pub(super) fn version_of(root: &Path, name: &str) -> Result<Option<u64>> {
     }
 }
 
+/// `ctr@42`, or `ctr@canary` by the labels on disk.
 fn model_and_version<'a>(root: &Path, name: &'a str) -> Result<(&'a str, u64)> {
     let no_version = || Error::invalid(format!("'{name}' is not MODEL@VERSION; write for example ctr@42"));
     let (model, version) = name.split_once('@').ok_or_else(no_version)?;
@@ -311,11 +311,7 @@ fn model_and_version<'a>(root: &Path, name: &'a str) -> Result<(&'a str, u64)> {
     check_label(version).map_err(|_| no_version())?;
     let registry = registry(root, model)?;
     registry.check_has_label(version)?;
-    let live = match registry.live() {
-        Live::Pinned(live) => Some(live),
-        Live::Latest => registry.list().last().map(|newest| newest.version),
-    };
-    let labelled = registry.routing().labels.get(version).copied().or(live);
+    let labelled = registry.routing().labels.get(version).copied().or_else(|| registry.live_version());
     Ok((model, labelled.ok_or_else(|| registry.no_such_version(0))?))
 }
 

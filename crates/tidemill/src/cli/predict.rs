@@ -14,7 +14,7 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use clap::{Args, ValueEnum};
 use parquet::{arrow::ArrowWriter, basic::Compression, errors::ParquetError, file::properties::WriterProperties};
 use serde_json::json;
-use tidemill_base::{Clock, Error, Result, SystemClock, thousands};
+use tidemill_base::{Clock, Error, Result, SystemClock, store::atomic_file, thousands};
 use tidemill_stream::{
     Chunk,
     sink::{csv_lines, csv_names, json_lines},
@@ -304,7 +304,10 @@ impl Out {
             None => {}
         }
         if let Some((tmp, to)) = &self.file {
+            // Whole after a loss of power as well, and not only its name.
+            File::open(tmp).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", tmp, e))?;
             fs::rename(tmp, to).map_err(|e| Error::io("rename into", to, e))?;
+            atomic_file::sync_parent(to)?;
         }
         Ok(())
     }
