@@ -13,6 +13,8 @@ use crate::source::Print;
 
 /// Format of the log that holds these records. 1 had no prints and no clock; under 2 a silent source froze the watermark.
 pub const FORMAT: u32 = 3;
+/// The same of one in several files, whose oldest may be gone.
+pub const FORMAT_IN_FILES: u32 = 4;
 
 /// Which partition: input of the query, then number within the input in order of appearance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +44,9 @@ pub enum Record {
     /// All partitions that were there when the job first opened its sources stand before this. Where it is missing and nothing
     /// was cut, some may not have been written down, and the sources are opened as if for the first time.
     Opened,
+    /// The journal goes on here behind this mini-batch: the first record of a file that is not the first. All partitions there
+    /// are, their prints, and `Opened` come next.
+    Base(u64),
 }
 
 /// What decides the contents of one mini-batch.
@@ -89,6 +94,7 @@ impl Record {
                 put_id(e.put_u8(3), *id).put_u64(print.bytes).put_u64(print.hash);
             }
             Record::Opened => _ = e.put_u8(5),
+            Record::Base(mini_batch) => _ = e.put_u8(6).put_varint(*mini_batch),
         }
         e.finish()
     }
@@ -117,6 +123,7 @@ impl Record {
             }
             3 => Record::Print(id(&mut d)?, Print { bytes: d.u64()?, hash: d.u64()? }),
             5 => Record::Opened,
+            6 => Record::Base(d.varint()?),
             kind => return Err(Error::corrupt(format!("journal: no record of kind {kind}"))),
         };
         d.end()?;
@@ -159,6 +166,8 @@ mod tests {
             let record = Record::Print(id, Print { bytes, hash });
             prop_assert_eq!(Record::decode(&record.encode()).unwrap(), record);
             prop_assert_eq!(Record::decode(&Record::Opened.encode()).unwrap(), Record::Opened);
+            let base = Record::Base(bytes);
+            prop_assert_eq!(Record::decode(&base.encode()).unwrap(), base);
         }
 
         /// Bytes that are no record are refused, whatever they are; they never panic or ask for memory.

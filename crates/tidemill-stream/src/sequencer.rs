@@ -16,7 +16,7 @@ use tidemill_base::{
 use crate::{
     Position, Refused,
     flow::{Flow, Held, Reading},
-    journal::{CutRecord, PartitionId},
+    journal::{CutRecord, PartitionId, Record},
     source::{Partition, Print, SwitchAt},
     window::{Watermarks, Window},
 };
@@ -202,6 +202,18 @@ impl Sequencer {
     /// The journal has this print.
     pub fn keep_print(&mut self, id: PartitionId, print: Print) {
         self.lane_mut(id).keep_print(print);
+    }
+
+    /// What a journal says of the partitions there are, before anything else.
+    pub fn past(&self) -> Vec<Record> {
+        let mut past = Vec::new();
+        for id in self.ids() {
+            let lane = self.lane(id);
+            past.push(Record::Partition { input: id.input, name: lane.name.clone(), ordered: lane.ordered });
+            past.extend(lane.print().map(|print| Record::Print(id, print)));
+        }
+        past.push(Record::Opened);
+        past
     }
 
     /// Names of an input's partitions, by number.

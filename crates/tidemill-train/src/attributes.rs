@@ -38,7 +38,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 56] = [
+pub static ATTRIBUTES: [Attribute; 57] = [
     by_slot("model.optimizer", &Type::Choice(OPTIMIZERS), None, "optimizer of weights; ftrl unless said otherwise"),
     by_slot("model.alpha", &RATE, None, "learning rate of weights: 0.1, for momentum 0.01, for adam and amsgrad 0.001"),
     by_slot(
@@ -239,6 +239,12 @@ pub static ATTRIBUTES: [Attribute; 56] = [
         doc: "versions older than this go too, but never the newest, the live one and those under labels",
     },
     duration("checkpoint.interval", "10s", "time between checkpoints"),
+    Attribute {
+        name: "journal.keep",
+        ty: Type::Choice(&["all", "checkpoints"]),
+        default: Some("all"),
+        doc: "'checkpoints': records that no kept checkpoint needs may go; older versions cannot be derived again then",
+    },
     text(
         "validate.oracle",
         "",

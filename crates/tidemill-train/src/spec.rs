@@ -84,6 +84,8 @@ pub struct TrainSpec {
     pub publish_keep_for_ms: Option<i64>,
     /// `checkpoint.interval`
     pub checkpoint_interval_ms: i64,
+    /// Whether records go that no kept checkpoint needs (`journal.keep`).
+    pub journal_is_cut: bool,
     /// `validate.oracle`
     pub oracle: Option<String>,
     /// `validate.by`
@@ -173,6 +175,7 @@ impl TrainSpec {
             publish_keep: s.integer("publish.keep") as usize,
             publish_keep_for_ms: s.integer_opt("publish.keep_for"),
             checkpoint_interval_ms: s.integer("checkpoint.interval"),
+            journal_is_cut: s.text("journal.keep").as_deref() == Some("checkpoints"),
             oracle: column("validate.oracle"),
             group_by: column("validate.by"),
             validate_window: s.integer("validate.window") as u64,
@@ -221,6 +224,11 @@ impl TrainSpec {
         if self.join_when_full == WhenFull::Spill && self.pending_bytes_max == usize::MAX {
             return Err(Error::invalid(
                 "join.when_full = 'spill': say how many bytes of rows may be in memory, as in join.bytes_max = '1GiB'",
+            ));
+        }
+        if self.journal_is_cut && self.passes > 1 {
+            return Err(Error::invalid(
+                "journal.keep = 'checkpoints' is for streams that do not end; with train.passes write 'all'",
             ));
         }
         Ok(self)

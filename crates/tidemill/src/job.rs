@@ -87,6 +87,8 @@ pub struct Options {
     /// Write a checkpoint between two mini-batches, when the next one is due, instead of beside the learning: then every
     /// access to the disk has its place in an order that does not depend on threads. For simulations.
     pub in_order: bool,
+    /// Bytes behind which the journal goes on in another file, where it is cut. For simulations.
+    pub journal_file_bytes: Option<u64>,
 }
 
 /// How a run ended.
@@ -214,7 +216,7 @@ impl Job {
         let lineage = if bound.sinks.is_empty() { 0 } else { Lineage::id(&dir, &*clock)? };
         let mut sinks = Sinks::open(&bound, lineage)?;
         let mut warning = unwatched_key(&bound).or_else(|| crate::engine::emission::warning(&bound));
-        if let Some(why) = leaving::forget_unusable(&checkpoints, &sinks)? {
+        if let Some(why) = leaving::forget_unusable(&checkpoints, &sinks, Journal::base(&dir)?)? {
             warning = Some(why);
         }
         if let Some(damaged) = registry.damaged().first() {
@@ -235,7 +237,7 @@ impl Job {
         };
         let after = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
         let newest = checkpoint.as_ref().map(|(c, _)| c.mini_batch);
-        let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
+        let (mut journal, past) = Journal::open(&dir, spec.journal_is_cut, after, u64::MAX)?;
         check_passes(&spec, &bound)?;
         let mut connections = connections();
         open_partitions(&mut engine, &bound, &past, push, &mut connections, Some(&mut journal))?;
@@ -619,11 +621,22 @@ impl Job {
     fn save_beside(&mut self) -> Result<()> {
         self.note_saved()?;
         self.for_members(Self::note_saved)?;
+        self.cut_journal()?;
         let is_due = !self.saver.has(self.engine.mini_batch_number());
         match is_due && self.models().all(|job| job.saver.is_idle()) {
             true => self.begin_save().and_then(|()| self.for_members(Self::begin_save)),
             false => Ok(()),
         }
+    }
+
+    /// Lets records of the journal go that no kept checkpoint needs, where that is wanted.
+    fn cut_journal(&mut self) -> Result<()> {
+        if !self.spec.journal_is_cut || !self.models().all(|job| job.saver.is_idle()) {
+            return Ok(());
+        }
+        let oldest = self.models().map(|job| job.saver.oldest()).min().unwrap_or(0);
+        let (file_bytes, sequencer) = (self.options.journal_file_bytes, &self.engine.sequencer);
+        self.journal.cut(file_bytes.unwrap_or(journal::FILE_BYTES), sequencer.mini_batch(), oldest, || sequencer.past())
     }
 
     /// What became of the last checkpoint.

@@ -78,6 +78,14 @@ pub fn verify(
     let from = checkpoint.as_ref().map_or(0, |(c, _)| c.mini_batch);
     let streamed = checkpoint.as_ref().map_or(Ok(0), |(c, _)| c.streamed())?;
     let past = Journal::read(&journal_dir, streamed, meta.mini_batch)?;
+    if past.base > streamed {
+        return Err(Error::conflict(format!(
+            "version {version} of '{model}' stands on mini-batch {}, and no kept checkpoint is before it; {}: only versions \
+             behind the oldest kept checkpoint can be derived again",
+            meta.mini_batch,
+            past.begins(&journal_dir)
+        )));
+    }
     if past.last_mini_batch < meta.mini_batch && spec.passes == 1 {
         return Err(Error::corrupt(format!(
             "the journal ends at mini-batch {}, version {version} stands on mini-batch {}",

@@ -12,7 +12,7 @@ use std::{
     io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -22,7 +22,7 @@ use crate::{Error, Result, hash64};
 
 const MAGIC: &[u8; 8] = b"TIDELOG\n";
 /// The newest format that is read; what a log's owner writes it says itself ([`Log::open_format`]).
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// Bytes before the first record.
 pub const HEADER_BYTES: u64 = 16;
 const FRAME_BYTES: u64 = 8;
@@ -37,6 +37,7 @@ pub const RECORD_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Log {
     sync: LogSync,
+    path: PathBuf,
     file: File,
     buffer: Vec<u8>,
     /// Bytes in the file, the buffer not counted.
@@ -48,9 +49,15 @@ pub struct Log {
 /// what it could not write, and a later sync would succeed and mean nothing.
 #[derive(Debug)]
 pub struct LogSync {
-    path: PathBuf,
-    file: File,
+    written: Arc<Mutex<Written>>,
     failed: Arc<AtomicBool>,
+}
+
+/// The file that is appended to. Those before it were durable when it was begun.
+#[derive(Debug)]
+struct Written {
+    path: PathBuf,
+    file: Arc<File>,
 }
 
 /// The reading end: yields records from a place on, up to where the file ends now.
@@ -81,11 +88,8 @@ impl Log {
         let is_new = len < HEADER_BYTES || is_all_zero(path)?;
         if is_new {
             file.set_len(0).map_err(|e| Error::io("write", path, e))?;
-            let mut header = Vec::from(*MAGIC);
-            header.extend_from_slice(&format.to_le_bytes());
-            header.extend_from_slice(&[0; 4]);
             file.seek(SeekFrom::Start(0))
-                .and_then(|_| file.write_all(&header))
+                .and_then(|_| file.write_all(&header(format)))
                 .and_then(|_| file.sync_all())
                 .map_err(|e| Error::io("write", path, e))?;
         } else {
@@ -116,9 +120,9 @@ impl Log {
         cut.and_then(|_| again(&mut file))
             .and_then(|_| file.seek(SeekFrom::Start(end)))
             .map_err(|e| Error::io("open", path, e))?;
-        let handle = file.try_clone().map_err(|e| Error::io("open", path, e))?;
-        let sync = LogSync { path: path.to_path_buf(), file: handle, failed: Arc::default() };
-        Ok(Self { sync, file, buffer: Vec::new(), written: end, records })
+        let written = Mutex::new(Written::of(path, &file)?);
+        let sync = LogSync { written: Arc::new(written), failed: Arc::default() };
+        Ok(Self { sync, path: path.to_path_buf(), file, buffer: Vec::new(), written: end, records })
     }
 
     /// Adds a record to the group; it is on disk after the next [`Log::sync`].
@@ -126,10 +130,7 @@ impl Log {
         if payload.len() > RECORD_BYTES_MAX {
             return Err(Error::invalid(format!("record of {} bytes; {} is the most", payload.len(), RECORD_BYTES_MAX)));
         }
-        let len = payload.len() as u32;
-        self.buffer.extend_from_slice(&len.to_le_bytes());
-        self.buffer.extend_from_slice(&check(payload).to_le_bytes());
-        self.buffer.extend_from_slice(payload);
+        put_frame(&mut self.buffer, payload);
         self.records += 1;
         Ok(())
     }
@@ -170,6 +171,30 @@ impl Log {
         cleared.map(drop).map_err(|e| Error::io("clear", self.path(), e))
     }
 
+    /// Goes on in a new file, of this format, that begins with these records; handles that make the log durable go with it.
+    /// On an error it goes on in the old one, or, where nobody knows whether the new one is there, nowhere.
+    pub fn go_on_in(&mut self, path: &Path, format: u32, records: &[Vec<u8>]) -> Result<()> {
+        self.sync()?;
+        let begun = self.begin(path, format, records);
+        if begun.is_err() && path.exists() {
+            // What is appended to the old one would be behind what the new one begins with.
+            self.sync.failed.store(true, Ordering::SeqCst);
+        }
+        begun
+    }
+
+    fn begin(&mut self, path: &Path, format: u32, records: &[Vec<u8>]) -> Result<()> {
+        let mut bytes = header(format);
+        records.iter().for_each(|record| put_frame(&mut bytes, record));
+        super::atomic_file::put_if_absent(path, &bytes)?;
+        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        file.seek(SeekFrom::End(0)).map_err(|e| Error::io("open", path, e))?;
+        *self.sync.written.lock().unwrap_or_else(PoisonError::into_inner) = Written::of(path, &file)?;
+        (self.path, self.file) = (path.to_path_buf(), file);
+        (self.written, self.records) = (bytes.len() as u64, records.len() as u64);
+        Ok(())
+    }
+
     /// For a thread that makes durable what has been flushed, while this one appends.
     pub fn sync_handle(&self) -> Result<LogSync> {
         self.sync.another()
@@ -185,29 +210,46 @@ impl Log {
         self.written + self.buffer.len() as u64
     }
 
+    /// Whether the file is kept somewhere else, and this one is scratch.
+    pub fn is_kept_elsewhere(&self) -> bool {
+        self.file.is_kept_elsewhere()
+    }
+
     /// Where the log lies.
     pub fn path(&self) -> &Path {
-        &self.sync.path
+        &self.path
+    }
+}
+
+impl Written {
+    fn of(path: &Path, file: &File) -> Result<Self> {
+        let file = file.try_clone().map_err(|e| Error::io("open", path, e))?;
+        Ok(Self { path: path.to_path_buf(), file: Arc::new(file) })
     }
 }
 
 impl LogSync {
     /// Another one for the same log.
     pub fn another(&self) -> Result<Self> {
-        let file = self.file.try_clone().map_err(|e| Error::io("open", &self.path, e))?;
-        Ok(Self { path: self.path.clone(), file, failed: self.failed.clone() })
+        Ok(Self { written: self.written.clone(), failed: self.failed.clone() })
     }
 
     /// Makes everything flushed so far durable.
     pub fn sync(&self) -> Result<()> {
         self.check()?;
-        self.file.sync_data().map_err(|e| {
+        let (path, file) = self.written();
+        file.sync_data().map_err(|e| {
             // Somebody else owns what keeps it: no sync will ever succeed again, and everybody is to hear why.
             if e.kind() != std::io::ErrorKind::AlreadyExists {
                 self.failed.store(true, Ordering::SeqCst);
             }
-            Error::io("sync", &self.path, e)
+            Error::io("sync", &path, e)
         })
+    }
+
+    fn written(&self) -> (PathBuf, Arc<File>) {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        (written.path.clone(), written.file.clone())
     }
 
     fn check(&self) -> Result<()> {
@@ -216,7 +258,7 @@ impl LogSync {
             true => Err(Error::unavailable(format!(
                 "{}: an earlier sync failed, and what it was to make durable may be lost; see to the disk, then start the \
                  process again",
-                self.path.display()
+                self.written().0.display()
             ))),
         }
     }
@@ -349,6 +391,19 @@ impl LogReader {
     }
 }
 
+fn header(format: u32) -> Vec<u8> {
+    let mut header = Vec::from(*MAGIC);
+    header.extend_from_slice(&format.to_le_bytes());
+    header.extend_from_slice(&[0; 4]);
+    header
+}
+
+fn put_frame(out: &mut Vec<u8>, payload: &[u8]) {
+    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&check(payload).to_le_bytes());
+    out.extend_from_slice(payload);
+}
+
 /// Writes the last bytes before `end` once more. An earlier process may have ended because a sync failed: then the system
 /// takes for written what is not, later syncs succeed, and what can be read now is gone when the power is.
 fn write_again(file: &mut File, end: u64) -> std::io::Result<()> {
@@ -442,10 +497,10 @@ mod tests {
         .unwrap();
         assert_eq!((seen, fs::read(&path).unwrap()[8]), (3, 3));
         let mut bytes = fs::read(&path).unwrap();
-        bytes[8] = 4;
+        bytes[8] = 5;
         fs::write(&path, bytes).unwrap();
         let e = Log::open(&path, |_, _, _| Ok(())).unwrap_err();
-        assert!(e.message().contains("log format 4 is newer than this binary (3)"), "{e}");
+        assert!(e.message().contains("log format 5 is newer than this binary (4)"), "{e}");
     }
 
     /// Fails the first sync of a file.

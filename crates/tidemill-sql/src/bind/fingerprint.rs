@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Settings that change when and where, not what.
-const LEFT_OUT: [&str; 29] = [
+const LEFT_OUT: [&str; 30] = [
     "path",
     "brokers",
     "topic",
@@ -44,6 +44,7 @@ const LEFT_OUT: [&str; 29] = [
     "max_drift",
     "publish.interval",
     "checkpoint.interval",
+    "journal.keep",
     "publish.every",
     "publish.prune",
     "publish.precision",

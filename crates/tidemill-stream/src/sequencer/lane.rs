@@ -132,6 +132,11 @@ impl Lane {
         self.partition.print(upto)
     }
 
+    /// What the journal says of the file's first bytes.
+    pub fn print(&self) -> Option<Print> {
+        self.print
+    }
+
     /// The journal has this print.
     pub fn keep_print(&mut self, print: Print) {
         self.print = Some(print);

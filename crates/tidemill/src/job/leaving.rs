@@ -25,8 +25,8 @@ pub(super) fn parts<'a>(sinks: &Sinks, checkpoint: &'a Checkpoint) -> Result<(&'
 
 /// Lets checkpoints go from which the job cannot go on with these sinks, and says so. Those that are damaged stay, for the
 /// one who reads them to find.
-pub(super) fn forget_unusable(checkpoints: &Checkpoints, sinks: &Sinks) -> Result<Option<String>> {
-    let mut unusable = 0;
+pub(super) fn forget_unusable(checkpoints: &Checkpoints, sinks: &Sinks, base: u64) -> Result<Option<String>> {
+    let (mut unusable, mut is_left) = (Vec::new(), false);
     for mini_batch in checkpoints.list().into_iter().rev() {
         let is_usable = match checkpoints.is_of_this_program(mini_batch) {
             Ok(true) if sinks.is_empty() => true,
@@ -38,13 +38,21 @@ pub(super) fn forget_unusable(checkpoints: &Checkpoints, sinks: &Sinks) -> Resul
             Err(_) => continue,
         };
         if is_usable {
+            is_left = true;
             break;
         }
-        checkpoints.forget(mini_batch)?;
-        unusable += 1;
+        unusable.push(mini_batch);
     }
+    if base > 0 && !is_left && !unusable.is_empty() {
+        return Err(Error::conflict(format!(
+            "the sinks are not those of the run before, or have lost what they had: samples would be derived again, and the \
+             journal begins behind mini-batch {base} (journal.keep = 'checkpoints'); put the sinks back as they were, or start \
+             again with --from-scratch"
+        )));
+    }
+    unusable.iter().try_for_each(|mini_batch| checkpoints.forget(*mini_batch))?;
     let why = "the sinks are not those of the run before, or have lost what they had: samples are derived again from the journal";
-    Ok((unusable > 0).then(|| why.to_string()))
+    Ok((!unusable.is_empty()).then(|| why.to_string()))
 }
 
 impl Job {

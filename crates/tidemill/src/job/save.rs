@@ -86,6 +86,11 @@ impl Saver {
         self.newest == Some(mini_batch)
     }
 
+    /// The mini-batch of the oldest checkpoint that is kept; 0 where there is none.
+    pub fn oldest(&self) -> u64 {
+        self.checkpoints.list().first().copied().unwrap_or(0)
+    }
+
     /// Whether the next one is to hold all entries and all rows.
     pub fn wants_whole(&self) -> bool {
         let Some((whole, changes)) = self.chain.split_first() else { return true };

@@ -76,7 +76,7 @@ pub(super) fn check_leader(job_dir: &Path, model: &str, leader: Option<&str>) ->
             "model '{model}' is learned together with '{was}', whose journal it stands on; run a program that trains both, \
              '{was}' first, or take another name, or --from-scratch to forget what it learned"
         ))),
-        (None, Some(leader)) if job_dir.join("journal.log").exists() => Err(Error::conflict(format!(
+        (None, Some(leader)) if Journal::exists(job_dir) => Err(Error::conflict(format!(
             "model '{model}' was learned alone, from a journal of its own, and not together with '{leader}'; put it into a \
              program of its own, or take another name, or --from-scratch to forget what it learned"
         ))),
@@ -127,7 +127,7 @@ impl Opening {
         let program = check_program(&dir, &bound)?;
         let registry = Arc::new(Registry::open(&bound.model, &data.versions(&bound.model)?)?);
         let checkpoints = Checkpoints::open(&dir, bound.state_fingerprint)?;
-        leaving::forget_unusable(&checkpoints, &Sinks::open(&bound, 0)?)?;
+        leaving::forget_unusable(&checkpoints, &Sinks::open(&bound, 0)?, Journal::base(&data.job(leader)?)?)?;
         let engine = Engine::beside(&bound, &spec, options.threads)?;
         let stopped = why_stopped(&dir)?;
         Ok(Self {

@@ -17,7 +17,7 @@ use tidemill_model::snapshot::Snapshot;
 use tidemill_serve::{follow::Mark, live::LiveModel, registry::Registry};
 
 use super::{Following, Inner, Trouble, link, lock};
-use crate::program;
+use crate::{job::Journal, program};
 
 /// Versions that a replica keeps.
 const VERSIONS_MAX: usize = 5;
@@ -107,7 +107,7 @@ pub(super) fn put_program(data: &DataDir, name: &str, fingerprint: u64, program:
 /// What an earlier process kept of a model; nothing where there is none, or where it cannot be used any more.
 pub(super) fn open(data: &DataDir, name: &str) -> Result<Following> {
     let job = data.root().join("models").join(name).join("job");
-    if job.join("journal.log").exists() {
+    if Journal::exists(&job) {
         return Err(Error::conflict(format!(
             "{} learns model '{name}' itself; give the replica another --data-dir",
             data.root().display()

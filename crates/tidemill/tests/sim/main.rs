@@ -93,6 +93,7 @@ fn seeds_f1_f3_f12_f13_f15_f18_f20_to_f23_f31_f32() {
     println!("{count} seeds, {} failed: {figures:?}", failed.len());
     let numbers: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "seeds {numbers:?} failed");
+    assert!(figures.cut > 0 || count < 60, "{figures:?}");
 }
 
 /// With data in a bucket, and each process on another machine: nothing that was acknowledged, published or learned is lost.

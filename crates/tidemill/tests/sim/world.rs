@@ -71,7 +71,7 @@ impl World {
         Self {
             seed,
             kind,
-            sql: sql(&mut rng, bounds(seed), kind, dir),
+            sql: sql(&mut rng, &format!("{}{}", bounds(seed), keeps(seed)), kind, dir),
             events,
             threads: 1 + rng.below(2) as usize,
             jumps,
@@ -167,6 +167,11 @@ fn events(rng: &mut Rng, kind: Kind) -> Vec<Event> {
         }
     }
     all
+}
+
+/// Whether the journal is cut, drawn apart as well.
+fn keeps(seed: u64) -> &'static str {
+    ["", ", journal.keep = 'checkpoints'"][Rng::for_key(seed, 0xC07).below(2) as usize]
 }
 
 /// What may wait in the join, drawn apart: seeds of before rows spilled keep their worlds otherwise.
