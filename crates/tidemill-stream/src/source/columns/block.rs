@@ -5,7 +5,10 @@
 //! ([`Column::push_text`]), which knows the words for it. Sixty-four rows go together, through loops that ask nothing about
 //! a single field; a group with a field that is written in an unusual way is read field by field.
 
-use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::{
+    array::BooleanBufferBuilder,
+    buffer::{BooleanBuffer, NullBuffer},
+};
 use tidemill_base::simd::{Kernel, widest};
 
 use super::{Column, Data, end};
@@ -90,15 +93,17 @@ impl<F: Fields> Kernel for Reading<'_, F> {
             Data::Int32(v) => block.numbers(v, fields, valid, small_numbers, parse_i32),
             Data::Float64(v) => block.numbers(v, fields, valid, doubles, parse_f64),
             Data::Float32(v) => block.numbers(v, fields, valid, floats, parse_f32),
-            Data::Bool(v) => block.groups(fields, valid, |group| {
-                group.each(|_, field| field.map_or(Ok(false), parse_bool).map(|x| v.append(x)).is_ok())
-            }),
-            Data::Utf8 { ends, bytes } => {
-                block.groups(fields, valid, |group| group.texts(ends, bytes, name).unwrap_or(0))
-            }
+            Data::Bool(v) => block.groups(fields, valid, &mut Truths(v)),
+            Data::Utf8 { ends, bytes } => block.groups(fields, valid, &mut Texts { ends, bytes, name }),
             Data::Sparse { .. } => 0,
         }
     }
+}
+
+/// Where groups of fields go. No closure: it would be called, and for narrower registers.
+trait Take {
+    /// Takes a group; returns how many of its first rows were good.
+    fn take(&mut self, group: &Group) -> usize;
 }
 
 /// The first row whose bit is not set.
@@ -108,9 +113,9 @@ fn first_null(valid: &[u64]) -> usize {
 }
 
 impl<'a> Block<'a> {
-    /// Hands group after group to `take`, which returns how many of its rows were good, until that is not all of them.
+    /// Hands group after group to `taker`, which returns how many of its rows were good, until that is not all of them.
     #[inline(always)]
-    fn groups(&self, fields: &impl Fields, valid: &mut Vec<u64>, mut take: impl FnMut(&Group) -> usize) -> usize {
+    fn groups(&self, fields: &impl Fields, valid: &mut Vec<u64>, taker: &mut impl Take) -> usize {
         let mut group =
             Group { text: self.text, rows: 0, from: [0; GROUP], to: [0; GROUP], there: 0, empty: 0, longest: 0 };
         for first in (0..self.rows).step_by(GROUP) {
@@ -118,7 +123,7 @@ impl<'a> Block<'a> {
             fields.write(first, &mut group.from[..group.rows], &mut group.to[..group.rows]);
             group.look(self.null);
             valid.push(group.there);
-            match take(&group) {
+            match taker.take(&group) {
                 good if good < group.rows => return first + good,
                 _ => {}
             }
@@ -135,20 +140,59 @@ impl<'a> Block<'a> {
         all: impl Fn(&Group, &mut [T]) -> bool,
         parse: impl Fn(&[u8]) -> Result<T, NotANumber>,
     ) -> usize {
-        let mut at = out.len();
+        let at = out.len();
         out.resize(at + self.rows, T::default());
-        self.groups(fields, valid, |group| {
-            let out = &mut out[at..][..group.rows];
-            at += group.rows;
-            // An empty field that is not NULL is no number.
-            if group.there & group.empty == 0 && all(group, out) {
-                return group.rows;
-            }
-            group.each(|i, field| {
-                let x = field.map_or(Ok(T::default()), &parse);
-                x.map(|x| out[i] = x).is_ok()
-            })
+        self.groups(fields, valid, &mut Numbers { out: &mut out[at..], at: 0, all, parse })
+    }
+}
+
+/// Numbers, read all together where they are written as usual, and else one by one.
+struct Numbers<'a, T, A, P> {
+    out: &'a mut [T],
+    at: usize,
+    all: A,
+    parse: P,
+}
+
+impl<T, A, P> Take for Numbers<'_, T, A, P>
+where
+    T: Copy + Default,
+    A: Fn(&Group, &mut [T]) -> bool,
+    P: Fn(&[u8]) -> Result<T, NotANumber>,
+{
+    #[inline(always)]
+    fn take(&mut self, group: &Group) -> usize {
+        let out = &mut self.out[self.at..][..group.rows];
+        self.at += group.rows;
+        // An empty field that is not NULL is no number.
+        if group.there & group.empty == 0 && (self.all)(group, out) {
+            return group.rows;
+        }
+        group.each(|i, field| {
+            let x = field.map_or(Ok(T::default()), &self.parse);
+            x.map(|x| out[i] = x).is_ok()
         })
+    }
+}
+
+struct Truths<'a>(&'a mut BooleanBufferBuilder);
+
+impl Take for Truths<'_> {
+    fn take(&mut self, group: &Group) -> usize {
+        group.each(|_, field| field.map_or(Ok(false), parse_bool).map(|x| self.0.append(x)).is_ok())
+    }
+}
+
+struct Texts<'a> {
+    ends: &'a mut Vec<i32>,
+    bytes: &'a mut Vec<u8>,
+    name: &'a str,
+}
+
+impl Take for Texts<'_> {
+    #[inline(always)]
+    fn take(&mut self, group: &Group) -> usize {
+        group.texts(self.ends, self.bytes, self.name).unwrap_or(0)
     }
 }
 
