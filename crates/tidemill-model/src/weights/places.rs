@@ -5,6 +5,8 @@
 //! places, so few keys are behind their first line; those that are wait until all others were looked up, because their
 //! second line comes from memory meanwhile. A free place has key 0 and word 0, and so has a key that is not there.
 
+use std::ops::{Deref, DerefMut};
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::{params::memory::Memory, prefetch::prefetch};
@@ -33,9 +35,18 @@ const CACHED_LINES: usize = 1 << 12;
 /// times over, for it also does other things.
 const KEYS_AHEAD: usize = 128;
 
+/// From here on lines are memory of their own, in pages of 2 MiB; that costs system calls and 4 MiB of addresses, and a process
+/// may have a thousand small tables.
+const OWN_LINES: usize = 1 << 15;
+
+enum Lines {
+    Few(Vec<Line>),
+    Many(Memory<Line>),
+}
+
 /// Keys and their words.
 pub(super) struct Places {
-    lines: Memory<Line>,
+    lines: Lines,
     /// Places taken, those of removed keys too.
     taken: usize,
 }
@@ -56,9 +67,12 @@ impl Places {
     }
 
     fn of_lines(count: usize) -> Self {
-        let mut lines = Memory::reserve(count, 0).expect("addresses are as many as bytes can be");
+        if count < OWN_LINES {
+            return Self { lines: Lines::Few(vec![Line::zeroed(); count]), taken: 0 };
+        }
+        let mut lines = Memory::reserve(count, 0).expect("there are more addresses than any memory has bytes");
         lines.use_to(count);
-        Self { lines, taken: 0 }
+        Self { lines: Lines::Many(lines), taken: 0 }
     }
 
     /// Places taken.
@@ -143,6 +157,27 @@ impl Clone for Places {
         let mut copy = Self::of_lines(self.lines.len());
         copy.lines.copy_from_slice(&self.lines);
         Self { taken: self.taken, ..copy }
+    }
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Line] {
+        match self {
+            Self::Few(lines) => lines,
+            Self::Many(lines) => lines,
+        }
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [Line] {
+        match self {
+            Self::Few(lines) => lines,
+            Self::Many(lines) => lines,
+        }
     }
 }
 
@@ -314,8 +349,10 @@ mod tests {
     /// What the note on [`Places::with_room`] says.
     #[test]
     fn few_keys_are_behind_their_first_line() {
-        let keys: Vec<u64> = (0..50_000).map(|i| mix64(i) | 1).collect();
+        let keys: Vec<u64> = (0..100_000).map(|i| mix64(i) | 1).collect();
         let places = taken(&keys, keys.len());
+        assert!(matches!(places.lines, Lines::Many(_)));
+        assert_eq!(looked_up(&places, &keys, |look| look.run::<Plain>()), (1..=100_000).collect::<Vec<u32>>());
         let is_behind = |key: &&u64| places.place(**key).line != home(**key, &places.lines);
         let share = keys.iter().filter(is_behind).count() as f64 / keys.len() as f64;
         assert!((0.02..0.045).contains(&share), "{share}");
