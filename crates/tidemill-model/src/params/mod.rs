@@ -13,7 +13,7 @@ mod codec;
 mod eviction;
 mod growth;
 mod limits;
-mod memory;
+pub(crate) mod memory;
 mod packed;
 mod pairs;
 mod part;
