@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Data in an S3-compatible store: the program against a real server that others wrote, moto.
+"""Data, and sources (sources.py), in an S3-compatible store: the program against a real server that others wrote, moto.
 
 In: the built program (--binary). Out: a line per check, and last `s3: N passed, M failed`; the exit code is 1 when a check
 failed. The server is installed by package name into an environment outside the checkout, once; it and the program are
@@ -25,7 +25,8 @@ import urllib.request
 
 sys.dont_write_bytecode = True  # a test leaves nothing in the checkout
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "page")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "page"), str(ROOT / "tests" / "s3")]
+import sources
 from environment import install
 from webdriver import Lines, end, start
 
@@ -588,6 +589,8 @@ def main():
             for check in (refused, same_hash, killed, acknowledged, two_owners, away, away_in_a_run, torn, wrong_key,
                           served, many_starts):
                 checks.run(check.__name__, check, bed)
+            for check, needs in sources.checks(outcome, Serving):
+                checks.run(check.__name__, check, bed, needs)
         finally:
             end(server.process)
     print(f"s3: {checks.passed} passed, {checks.failed} failed")

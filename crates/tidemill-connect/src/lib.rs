@@ -37,9 +37,18 @@ const AWAY_AT_MOST: Duration = Duration::from_secs(90);
 pub struct Connections {
     #[cfg(feature = "kafka")]
     kafka: BTreeMap<usize, kafka::Topic>,
+    #[cfg(feature = "s3")]
+    objects: BTreeMap<usize, s3::source::Bucket>,
+    /// What clients take from the environment, where they do.
+    environment: BTreeMap<String, String>,
 }
 
 impl Connections {
+    /// Connections whose clients may take settings from this environment.
+    pub fn within(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self { environment: environment.into_iter().collect(), ..Self::default() }
+    }
+
     /// Connects to an input's server and opens its partitions, sorted by name; none for a source that has no server.
     /// `known` are the names of partitions opened in earlier runs.
     pub fn open(&mut self, input: usize, spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
@@ -51,12 +60,23 @@ impl Connections {
             }
             #[cfg(feature = "nats")]
             Connector::Nats(settings) => nats::open(spec, settings, known),
+            #[cfg(feature = "s3")]
+            Connector::S3(settings) => {
+                let bucket = s3::source::Bucket::connect(settings, &self.environment);
+                bucket.and_then(|bucket| self.objects.entry(input).insert_entry(bucket).get_mut().open(spec, known))
+            }
             Connector::File(_) | Connector::Generator(_) | Connector::Http => Ok(Vec::new()),
             #[allow(unreachable_patterns, reason = "reached where a connector is left out")]
             _ => Err(Error::invalid("this program was built without the source's connector")),
         };
-        let _ = input;
+        let _ = (input, &self.environment);
         opened.map_err(|e| e.at(format!("source {}", spec.name)))
+    }
+
+    /// Opens the partitions of an input's history, which are read once and none of which come later.
+    pub fn open_history(&self, spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
+        // Their client lives as long as they do.
+        Self::within(self.environment.clone()).open(0, spec, known)
     }
 
     /// Partitions that the server has got since then, each from its beginning.
@@ -64,6 +84,10 @@ impl Connections {
         #[cfg(feature = "kafka")]
         if let Some(topic) = self.kafka.get_mut(&input) {
             return topic.open_new(spec, known).map_err(|e| e.at(format!("source {}", spec.name)));
+        }
+        #[cfg(feature = "s3")]
+        if let Some(bucket) = self.objects.get_mut(&input) {
+            return Ok(bucket.open_new(spec, known));
         }
         let _ = (input, spec, known);
         Ok(Vec::new())

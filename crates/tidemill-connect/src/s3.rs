@@ -2,7 +2,11 @@
 //!
 //! In: `s3://BUCKET/PREFIX` and settings as AWS's own tools take them from the environment (`AWS_ACCESS_KEY_ID`,
 //! `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`). Out: [`Objects`]. The client and its threads
-//! stay inside. An error says what the server said in a sentence; keys are in none.
+//! stay inside. An error says what the server said in a sentence; keys are in none. Objects as partitions of a source are in
+//! `s3/source.rs`, over the same client.
+
+mod listing;
+pub(crate) mod source;
 
 use std::{error::Error as _, future::Future, io::Write, path::Path, str::FromStr, sync::Arc, time::Duration};
 
@@ -10,7 +14,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use object_store::{
     ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, WriteMultipart,
-    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
     path::Path as Key,
 };
 use tidemill_base::{
@@ -35,11 +39,25 @@ const PIECES_AHEAD: usize = 4;
 
 /// A bucket, or what is below a prefix of one.
 pub struct S3 {
-    store: Arc<AmazonS3>,
-    runtime: Runtime,
-    bucket: String,
+    client: Client,
     prefix: String,
+}
+
+/// One bucket's client and its threads.
+pub(crate) struct Client {
+    store: Arc<dyn ObjectStore>,
+    runtime: Runtime,
+    place: Arc<Place>,
+}
+
+/// What errors tell of where a bucket is.
+pub(crate) struct Place {
+    bucket: String,
+    /// As people wrote it: the bucket and what is below it.
+    name: String,
     endpoint: String,
+    /// What is to be looked at where the bucket is not there.
+    said_in: &'static str,
 }
 
 impl S3 {
@@ -47,6 +65,29 @@ impl S3 {
     /// asked of the server yet.
     pub fn open(url: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let (bucket, prefix) = parse(url)?;
+        let name = match prefix.is_empty() {
+            true => format!("s3://{bucket}"),
+            false => format!("s3://{bucket}/{prefix}"),
+        };
+        Ok(Self { client: Client::open(&bucket, name, "--data-dir", environment)?, prefix })
+    }
+
+    fn key(&self, key: &str) -> Key {
+        Key::from(match self.prefix.is_empty() {
+            true => key.to_string(),
+            false => format!("{}/{key}", self.prefix),
+        })
+    }
+}
+
+impl Client {
+    /// A client of a bucket. Nothing is asked of the server yet.
+    fn open(
+        bucket: &str,
+        name: String,
+        said_in: &'static str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
         let retry = RetryConfig { max_retries: 2, retry_timeout: TRIES, ..RetryConfig::default() };
         let client = ClientOptions::new().with_timeout(ANSWER).with_connect_timeout(CONNECTION);
         let mut builder = AmazonS3Builder::new().with_region("us-east-1").with_retry(retry).with_client_options(client);
@@ -63,22 +104,20 @@ impl S3 {
             }
             builder = builder.with_config(key, value);
         }
-        let store = builder.with_bucket_name(&bucket).build();
-        let store = store.map_err(|e| Error::invalid(format!("{url}: {}", words(&e))))?;
+        let store = builder.with_bucket_name(bucket).build();
+        let store = store.map_err(|e| Error::invalid(format!("{name}: {}", words(&e))))?;
+        let place = Place { bucket: bucket.to_string(), name, endpoint, said_in };
+        Self::of(Arc::new(store), place)
+    }
+
+    fn of(store: Arc<dyn ObjectStore>, place: Place) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("s3")
             .enable_all()
             .build()
-            .map_err(|e| Error::unavailable(format!("{url}: cannot start its threads: {e}")))?;
-        Ok(Self { store: Arc::new(store), runtime, bucket, prefix, endpoint })
-    }
-
-    fn key(&self, key: &str) -> Key {
-        Key::from(match self.prefix.is_empty() {
-            true => key.to_string(),
-            false => format!("{}/{key}", self.prefix),
-        })
+            .map_err(|e| Error::unavailable(format!("{}: cannot start its threads: {e}", place.name)))?;
+        Ok(Self { store, runtime, place: Arc::new(place) })
     }
 
     /// Runs something on the client's threads and waits for it.
@@ -92,19 +131,22 @@ impl S3 {
             let _ = done.send(act.await);
         });
         let done = is_done.recv().map_err(|_| Error::internal("a request to the store ended without an answer"))?;
-        done.map_err(|e| self.error(what, &e))
+        done.map_err(|e| self.place.error(what, &e))
     }
+}
 
+impl Place {
+    /// What a failure means to whoever asked.
     fn error(&self, what: &str, e: &object_store::Error) -> Error {
-        let (name, words) = (self.name(), words(e));
+        let (name, words) = (&self.name, words(e));
         let has = |code: &str| words.contains(code);
         match e {
             object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
                 Error::conflict(format!("{name}: {what}: there is one already"))
             }
             _ if has("NoSuchBucket") => Error::invalid(format!(
-                "{name}: there is no bucket '{}' at {}; create it, or see to --data-dir and AWS_ENDPOINT_URL",
-                self.bucket, self.endpoint
+                "{name}: there is no bucket '{}' at {}; create it, or see to {} and AWS_ENDPOINT_URL",
+                self.bucket, self.endpoint, self.said_in
             )),
             object_store::Error::NotFound { .. } => Error::not_found(format!("{name}: {what}: there is none")),
             _ if has("169.254.") => Error::invalid(format!(
@@ -126,12 +168,21 @@ impl S3 {
                     and AWS_SECRET_ACCESS_KEY, and to what they may do there"
                 ))
             }
+            object_store::Error::InvalidPath { .. } => Error::invalid(format!("{name}: {what}: {words}")),
             object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
                 Error::invalid(format!("{name}: {what}: the store cannot do it: {words}"))
             }
             _ => Error::unavailable(format!("{name}: {what}: {words}")),
         }
     }
+}
+
+/// A hold of the store, named so that the compiler sees no lifetime in it.
+struct Held(Arc<dyn ObjectStore>);
+
+/// All of an object.
+async fn whole((store, from): (Held, Key)) -> object_store::Result<Vec<u8>> {
+    Ok(store.0.get(&from).await?.bytes().await?.to_vec())
 }
 
 /// What went wrong, without what the client tells of itself: of an answer in XML its code and sentence, else the cause.
@@ -180,29 +231,26 @@ fn parse(url: &str) -> Result<(String, String)> {
 
 impl Objects for S3 {
     fn name(&self) -> String {
-        match self.prefix.is_empty() {
-            true => format!("s3://{}", self.bucket),
-            false => format!("s3://{}/{}", self.bucket, self.prefix),
-        }
+        self.client.place.name.clone()
     }
 
     fn put_if_absent(&self, key: &str, bytes: &[u8]) -> Result<()> {
-        let (store, to, bytes) = (self.store.clone(), self.key(key), Bytes::copy_from_slice(bytes));
+        let (store, to, bytes) = (self.client.store.clone(), self.key(key), Bytes::copy_from_slice(bytes));
         let put = async move {
             store.put_opts(&to, PutPayload::from_bytes(bytes), PutOptions::from(PutMode::Create)).await.map(drop)
         };
-        self.wait(&format!("put {key}"), put)
+        self.client.wait(&format!("put {key}"), put)
     }
 
     fn put_file(&self, key: &str, path: &Path, range: Range) -> Result<()> {
-        let (store, to, what) = (self.store.clone(), self.key(key), format!("put {key}"));
+        let (store, to, what) = (self.client.store.clone(), self.key(key), format!("put {key}"));
         if range.bytes <= PART_BYTES as u64 {
             let mut bytes = Vec::with_capacity(range.bytes as usize);
             range.read(path, |some| {
                 bytes.extend_from_slice(some);
                 Ok(())
             })?;
-            return self.wait(&what, async move { store.put(&to, PutPayload::from(bytes)).await.map(drop) });
+            return self.client.wait(&what, async move { store.put(&to, PutPayload::from(bytes)).await.map(drop) });
         }
         let (pieces, mut inbox) = tokio::sync::mpsc::channel::<Bytes>(PIECES_AHEAD);
         let expected = range.bytes;
@@ -225,7 +273,7 @@ impl Objects for S3 {
             upload.finish().await.map(|_| true)
         };
         let (done, is_done) = std::sync::mpsc::sync_channel(1);
-        self.runtime.spawn(async move {
+        self.client.runtime.spawn(async move {
             let _ = done.send(put.await);
         });
         let read = range.read(path, |some| {
@@ -234,34 +282,31 @@ impl Objects for S3 {
         });
         drop(pieces);
         let done = is_done.recv().map_err(|_| Error::internal("an upload ended without an answer"))?;
-        match done.map_err(|e| self.error(&what, &e))? {
+        match done.map_err(|e| self.client.place.error(&what, &e))? {
             true => Ok(()),
             false => read.and(Err(Error::internal("an upload was broken off"))),
         }
     }
 
     fn get(&self, key: &str) -> Result<Vec<u8>> {
-        let (store, from) = (self.store.clone(), self.key(key));
-        self.wait(&format!("get {key}"), async move { Ok(store.get(&from).await?.bytes().await?.to_vec()) })
+        let (store, from) = (self.client.store.clone(), self.key(key));
+        self.client.wait(&format!("get {key}"), async move { Ok(store.get(&from).await?.bytes().await?.to_vec()) })
     }
 
     fn get_all(&self, keys: &[String]) -> Result<Vec<Vec<u8>>> {
-        let gets: Vec<_> = keys.iter().map(|key| (self.store.clone(), self.key(key))).collect();
+        let gets: Vec<_> = keys.iter().map(|key| (Held(self.client.store.clone()), self.key(key))).collect();
         let what = format!("get {} and others", keys.first().map_or("nothing", String::as_str));
-        self.wait(&what, async move {
-            let get = |(store, from): (Arc<AmazonS3>, Key)| async move {
-                Ok(store.get(&from).await?.bytes().await?.to_vec())
-            };
+        self.client.wait(&what, async move {
             let got: Vec<object_store::Result<Vec<u8>>> =
-                stream::iter(gets).map(get).buffered(READ_AT_ONCE).collect().await;
+                stream::iter(gets).map(whole).buffered(READ_AT_ONCE).collect().await;
             got.into_iter().collect()
         })
     }
 
     fn get_into(&self, key: &str, out: &mut dyn Write) -> Result<()> {
-        let (store, from, what) = (self.store.clone(), self.key(key), format!("get {key}"));
+        let (store, from, what) = (self.client.store.clone(), self.key(key), format!("get {key}"));
         let (pieces, inbox) = std::sync::mpsc::sync_channel::<object_store::Result<Bytes>>(PIECES_AHEAD);
-        self.runtime.spawn(async move {
+        self.client.runtime.spawn(async move {
             let mut came = match store.get(&from).await {
                 Ok(got) => got.into_stream(),
                 Err(e) => {
@@ -279,20 +324,20 @@ impl Objects for S3 {
             }
         });
         for piece in inbox {
-            let piece = piece.map_err(|e| self.error(&what, &e))?;
+            let piece = piece.map_err(|e| self.client.place.error(&what, &e))?;
             out.write_all(&piece).map_err(|e| Error::new(Kind::Exhausted, format!("{what}: write: {e}")))?;
         }
         Ok(())
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let (store, below) = (self.store.clone(), self.key(prefix.trim_end_matches('/')));
+        let (store, below) = (self.client.store.clone(), self.key(prefix.trim_end_matches('/')));
         let listed = async move {
             let all: Vec<object_store::Result<String>> =
                 store.list(Some(&below)).map(|meta| meta.map(|m| m.location.to_string())).collect().await;
             all.into_iter().collect::<object_store::Result<Vec<String>>>()
         };
-        let mut keys = self.wait(&format!("list {prefix}"), listed)?;
+        let mut keys = self.client.wait(&format!("list {prefix}"), listed)?;
         if !self.prefix.is_empty() {
             let root = format!("{}/", self.prefix);
             keys = keys.iter().filter_map(|key| key.strip_prefix(&root)).map(str::to_string).collect();
@@ -305,7 +350,7 @@ impl Objects for S3 {
         if keys.is_empty() {
             return Ok(());
         }
-        let (store, all): (_, Vec<_>) = (self.store.clone(), keys.iter().map(|key| Ok(self.key(key))).collect());
+        let (store, all): (_, Vec<_>) = (self.client.store.clone(), keys.iter().map(|key| Ok(self.key(key))).collect());
         let delete = async move {
             let mut deleted = store.delete_stream(stream::iter(all).boxed());
             while let Some(one) = deleted.next().await {
@@ -316,7 +361,7 @@ impl Objects for S3 {
             }
             Ok(())
         };
-        self.wait(&format!("delete {} objects", keys.len()), delete)
+        self.client.wait(&format!("delete {} objects", keys.len()), delete)
     }
 }
 

@@ -222,6 +222,7 @@ fn describe_source(source: &SourceSpec) -> String {
             let what = [&nats.stream, &nats.subject].into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
             format!("nats {}", what.join(" "))
         }
+        Connector::S3(objects) => format!("s3 {}", objects.path),
     };
     format!("{connector}, {}", if source.bounded() { "bounded" } else { "unbounded" })
 }

@@ -67,6 +67,8 @@ pub struct Sequencer {
     mini_batch: u64,
     cut_events: usize,
     plan: Option<Plan>,
+    /// Whether the plan ends, or is none, because the next event of an ordered partition has not come.
+    is_waiting: bool,
     /// What the clock says, if anybody asked it.
     clock_ms: Option<i64>,
 }
@@ -100,7 +102,15 @@ impl Sequencer {
             flow: Flow::default(),
         };
         let inputs = inputs.into_iter().map(|(window, _)| new_input(window)).collect();
-        Self { inputs, marks, mini_batch: 0, cut_events: cut_events.max(1), plan: None, clock_ms: None }
+        Self {
+            inputs,
+            marks,
+            mini_batch: 0,
+            cut_events: cut_events.max(1),
+            plan: None,
+            is_waiting: false,
+            clock_ms: None,
+        }
     }
 
     /// From now on an event of a live partition of this input is refused when it is farther ahead of the clock. Where
@@ -318,6 +328,11 @@ impl Sequencer {
         Ok(self.plan.as_ref().map(|p| p.ts_max))
     }
 
+    /// Whether nothing is planned, or less, only because an ordered partition's store is away.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
+    }
+
     /// Cuts a mini-batch: what was planned of the ordered partitions when `with_ordered`, what has arrived on the live
     /// ones, and these live partitions as newly idle. `None` when there is nothing to say.
     pub fn cut(&mut self, with_ordered: bool, newly_idle: &[PartitionId]) -> Result<Option<Cut>> {
@@ -426,11 +441,14 @@ impl Sequencer {
     fn decide(&mut self) -> Result<Option<Plan>> {
         let mut plan = Plan { ts_max: i64::MIN, ..Plan::default() };
         let mut left = self.cut_events;
+        self.is_waiting = false;
         for id in self.ids().collect::<Vec<_>>() {
             self.lane_mut(id).rewind_peek();
         }
         while left > 0 {
-            let Some((first, limit)) = self.merge_heads()? else { break };
+            let heads = self.merge_heads()?;
+            // What was planned before is good: then no head was missing.
+            let Some((first, limit)) = heads.filter(|_| !self.is_waiting) else { break };
             let (run, end, ts_max) = self.lane_mut(first).peek_run(left, |ts| limit.is_none_or(|l| (ts, first) < l));
             left -= run;
             plan.ts_max = plan.ts_max.max(ts_max);
@@ -480,7 +498,10 @@ impl Sequencer {
             if !lane.ordered {
                 continue;
             }
-            let Some(ts) = lane.peek(&input.window)? else { continue };
+            let Some(ts) = lane.peek(&input.window)? else {
+                self.is_waiting |= lane.is_awaited();
+                continue;
+            };
             in_history[id.input as usize] |= lane.is_history;
             let head = Some((ts, id));
             if heads[0].is_none() || head < heads[0] {
@@ -508,7 +529,9 @@ impl Sequencer {
                 Error::corrupt(format!("journal: input {} has no partition {}", id.input, id.partition))
             })?;
             let latest = match (clock_ms, input.ahead_max_ms) {
-                (Some(clock_ms), Some(ahead_max_ms)) if !lane.ordered => clock_ms.saturating_add(ahead_max_ms),
+                (Some(clock_ms), Some(ahead_max_ms)) if !lane.ordered || lane.comes_late => {
+                    clock_ms.saturating_add(ahead_max_ms)
+                }
                 _ => i64::MAX,
             };
             let is_woken = lane.ordered && !lane.is_history && input.switch.is_some();

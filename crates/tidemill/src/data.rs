@@ -19,6 +19,7 @@ use tidemill_base::{
         objects::Objects,
     },
 };
+use tidemill_connect::Connections;
 
 /// Names of scratch directories begin so.
 const SCRATCH: &str = "tidemill-scratch-";
@@ -71,6 +72,16 @@ impl Data {
     }
 }
 
+/// Connections to the servers of sources, whose clients may take settings from the environment.
+pub fn connections() -> Connections {
+    Connections::within(environment())
+}
+
+/// The environment's variables that are text.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// The address of a store, where `place` is one.
 pub fn address(place: &Path) -> Option<&str> {
     place.to_str().filter(|text| text.contains("://"))
@@ -78,9 +89,7 @@ pub fn address(place: &Path) -> Option<&str> {
 
 #[cfg(feature = "s3")]
 fn open(url: &str) -> Result<Box<dyn Objects>> {
-    let environment =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Ok(Box::new(tidemill_connect::s3::S3::open(url, environment)?))
+    Ok(Box::new(tidemill_connect::s3::S3::open(url, environment())?))
 }
 
 #[cfg(not(feature = "s3"))]

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use tidemill_base::{Error, Result};
-use tidemill_connect::Connections;
 use tidemill_model::{
     feature::{Extractor, Features},
     weights::{ScoreScratch, WeightTable},
@@ -14,6 +13,7 @@ use tidemill_stream::{sequencer::Sequencer, source, window::Window};
 use tidemill_train::{Summary, TrainSpec, Validation};
 
 use crate::{
+    data::connections,
     engine::{self, ViewStage},
     program,
     score::live_version,
@@ -61,7 +61,7 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
     let window = Window { computed: left.computed.clone(), event_time: left.event_time, id, view };
     let mut sequencer = Sequencer::new(vec![(window, left.source.watermark_bound_ms)], source::CHUNK_ROWS_MAX);
     let mut opened = source::open(&left.source, &[])?;
-    opened.extend(Connections::default().open(0, &left.source, &[])?);
+    opened.extend(connections().open(0, &left.source, &[])?);
     for opened in opened {
         sequencer.add_partition(0, opened.partition, opened.ordered);
     }

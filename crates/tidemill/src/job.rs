@@ -54,6 +54,7 @@ use tidemill_stream::{
 use tidemill_train::{Summary, TrainSpec};
 
 use crate::{
+    data::connections,
     engine::{Compare, Engine, Entries, Rejected},
     push::{PushHub, TurnedAway, believed},
     signal::Signal,
@@ -236,7 +237,7 @@ impl Job {
         let newest = checkpoint.as_ref().map(|(c, _)| c.mini_batch);
         let (mut journal, past) = Journal::open(&dir, after, u64::MAX)?;
         check_passes(&spec, &bound)?;
-        let mut connections = Connections::default();
+        let mut connections = connections();
         open_partitions(&mut engine, &bound, &past, push, &mut connections, Some(&mut journal))?;
         engine.keep_lessons(&dir)?;
         // Only now: a program whose sources cannot be opened leaves nothing behind that would stand in the next one's way.
@@ -472,7 +473,8 @@ impl Job {
             self.engine.sequencer.set_clock(believed(self.clock.wall_ms()));
             let planned = self.engine.sequencer.plan_ordered()?;
             let live = self.engine.sequencer.live_partitions();
-            if planned.is_none() && (live.is_empty() || self.options.end_with_ordered) {
+            let has_ended = planned.is_none() && !self.engine.sequencer.is_waiting();
+            if has_ended && (live.is_empty() || self.options.end_with_ordered) {
                 let cut = self.engine.sequencer.finish_live()?;
                 self.lap(Phase::Reading);
                 self.take(cut, signal, watcher)?;

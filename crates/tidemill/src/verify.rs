@@ -7,12 +7,12 @@ use std::{
 };
 
 use tidemill_base::{Error, Kind, Result, StateHash, codec::Decoder};
-use tidemill_connect::Connections;
 use tidemill_serve::registry::{Registry, VersionMeta};
 use tidemill_stream::join::SpillDir;
 use tidemill_train::TrainSpec;
 
 use crate::{
+    data::connections,
     engine::Engine,
     job::{Checkpoint, Checkpoints, Journal, open_partitions, together},
     program,
@@ -84,7 +84,7 @@ pub fn verify(
             past.last_mini_batch, meta.mini_batch
         )));
     }
-    let mut connections = Connections::default();
+    let mut connections = connections();
     open_partitions(&mut engine, &job, &past, &PushHub::reading(data_root), &mut connections, None)?;
     if let Some((c, (entries, streams))) = checkpoint {
         let what = format!("checkpoint {}", c.mini_batch);

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Settings that change when and where, not what.
-const LEFT_OUT: [&str; 28] = [
+const LEFT_OUT: [&str; 29] = [
     "path",
     "brokers",
     "topic",
@@ -37,6 +37,7 @@ const LEFT_OUT: [&str; 28] = [
     "properties_file",
     "pace",
     "follow",
+    "list_interval",
     "push",
     "idle_timeout",
     "time.ahead_max",

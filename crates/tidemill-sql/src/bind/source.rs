@@ -65,11 +65,12 @@ pub(crate) fn bind(def: &SourceDef, statement: usize, planner: &Planner) -> Chec
 pub(crate) fn switch(history: BoundSource, stream: &BoundSource, def: &SwitchDef) -> Checked<BoundSource> {
     let refuse = |what: String, hint: &str| Err(Fault::new(def.to.span, what).hint(hint));
     let (past, future) = (&history.spec, &stream.spec);
-    let is_bounded = past.bounded() && matches!(past.connector, Connector::File(_) | Connector::Generator(_));
+    let is_bounded =
+        past.bounded() && matches!(past.connector, Connector::File(_) | Connector::Generator(_) | Connector::S3(_));
     if !is_bounded {
         return refuse(
             format!("'{}' never ends, or is a server's: nothing comes behind it", past.name),
-            "a history is connector = 'file' without follow, or 'generator' with rows",
+            "a history is connector = 'file' or 's3' without follow, or 'generator' with rows",
         );
     }
     let columns = |source: &BoundSource| {
@@ -160,7 +161,12 @@ fn arrival_column(source: &BoundSource) -> Option<usize> {
 }
 
 fn columns(def: &SourceDef, connector: &Connector) -> Checked<Schema> {
-    let sparse = matches!(connector, Connector::File(f) if matches!(f.format, FileFormat::Libsvm | FileFormat::Vw));
+    let format = match connector {
+        Connector::File(f) => Some(&f.format),
+        Connector::S3(s3) => Some(&s3.format),
+        _ => None,
+    };
+    let sparse = matches!(format, Some(FileFormat::Libsvm | FileFormat::Vw));
     if def.columns.is_empty() && sparse {
         return Ok(Schema::new(vec![
             Field::new("label", DataType::Float64, true),
@@ -229,15 +235,18 @@ fn check_connector(def: &SourceDef, connector: &Connector) -> Checked<()> {
         Connector::Http => "http",
         Connector::Kafka(_) => "kafka",
         Connector::Nats(_) => "nats",
+        Connector::S3(_) => "s3",
     };
     for written in &def.settings {
         let needs: &[&str] = match written.name.text.to_ascii_lowercase().as_str() {
-            "path" | "header" | "follow" => &["file"],
-            "format" | "delimiter" | "null" => &["file", "kafka", "nats"],
+            "path" | "header" | "follow" => &["file", "s3"],
+            "list_interval" => &["s3"],
+            "format" | "delimiter" | "null" => &["file", "kafka", "nats", "s3"],
             "stream" | "seed" | "rate" | "rows" | "start" | "drift_every" | "click_delay" | "pace" => &["generator"],
             "brokers" | "topic" => &["kafka"],
             "url" | "subject" | "nats.stream" => &["nats"],
-            "begin" | "bounded" | "on_gap" | "properties" | "properties_file" => &["kafka", "nats"],
+            "begin" | "bounded" | "on_gap" => &["kafka", "nats"],
+            "properties" | "properties_file" => &["kafka", "nats", "s3"],
             _ => continue,
         };
         if !needs.contains(&own) {

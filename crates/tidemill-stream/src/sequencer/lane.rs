@@ -19,6 +19,8 @@ pub(super) struct Lane {
     partition: Box<dyn Partition>,
     pub name: String,
     pub ordered: bool,
+    /// Whether it is ordered and yet of a source that never ends.
+    pub comes_late: bool,
     /// Behind the last row taken.
     pub offset: u64,
     chunks: VecDeque<WideChunk>,
@@ -78,6 +80,7 @@ impl Lane {
     pub fn new(partition: Box<dyn Partition>, ordered: bool) -> Self {
         Self {
             name: partition.name().to_string(),
+            comes_late: ordered && partition.comes_late(),
             partition,
             ordered,
             offset: 0,
@@ -110,7 +113,10 @@ impl Lane {
 
     /// Refuses the partition when the bytes behind an earlier print are no longer those.
     pub fn check_print(&mut self, print: Print, source: &str) -> Result<()> {
-        print.check(self.partition.print(Some(print.bytes))?, source, &self.name)?;
+        // What is gone is missed when a row of it is wanted.
+        if !self.partition.is_gone() {
+            print.check(self.partition.print(Some(print.bytes))?, source, &self.name)?;
+        }
         self.print = Some(print);
         Ok(())
     }
@@ -133,7 +139,12 @@ impl Lane {
 
     /// Whether an ended partition has rows behind its end.
     pub fn has_more(&mut self) -> Result<bool> {
-        Ok(self.chunks.is_empty() && matches!(self.partition.read()?, Read::Chunk(_)))
+        Ok(self.partition.may_grow() && self.chunks.is_empty() && matches!(self.partition.read()?, Read::Chunk(_)))
+    }
+
+    /// Whether the merge has to wait for it: its next event is not there yet, and may be before those of others.
+    pub fn is_awaited(&self) -> bool {
+        self.comes_late && !self.at_end && self.chunks.get(self.peek.0).is_none()
     }
 
     pub fn rewind_peek(&mut self) {

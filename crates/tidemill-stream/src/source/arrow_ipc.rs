@@ -1,13 +1,9 @@
 //! Arrow IPC files, in the file format and in the stream format: declared columns by name.
 //!
-//! In: a file. Out: chunks whose offsets are row numbers, converted as [`super::table`] says. A place is a batch of the file
+//! In: a file or an object. Out: chunks whose offsets are row numbers, converted as [`super::table`] says. A place is a batch of the file
 //! and a row in it, so that seeking in the file format decodes one batch; the stream format is read from its beginning.
 
-use std::{
-    fs::File,
-    io::{BufReader, Read as _, Seek as _},
-    path::{Path, PathBuf},
-};
+use std::io::{BufReader, Read as _, Seek as _};
 
 use arrow::{
     array::RecordBatch,
@@ -17,7 +13,12 @@ use arrow::{
 };
 use tidemill_base::{Error, Result};
 
-use super::{CHUNK_ROWS_MAX, Partition, Print, Read, compress::open_file, print, table::Table, text::gone};
+use super::{
+    CHUNK_ROWS_MAX, Partition, Print, Read,
+    origin::{Origin, Stored},
+    table::Table,
+    text::gone,
+};
 use crate::Position;
 
 /// The file format begins with it, the stream format does not.
@@ -27,7 +28,7 @@ const MAGIC: &[u8; 6] = b"ARROW1";
 pub(super) struct ArrowPartition {
     name: String,
     source: String,
-    path: PathBuf,
+    origin: Origin,
     table: Table,
     /// The file's columns that are read.
     columns: Vec<usize>,
@@ -41,23 +42,23 @@ pub(super) struct ArrowPartition {
 }
 
 enum Batches {
-    File(FileReader<BufReader<File>>),
-    Stream(StreamReader<BufReader<File>>),
+    File(FileReader<BufReader<Stored>>),
+    Stream(StreamReader<BufReader<Stored>>),
 }
 
 impl Batches {
-    fn open(path: &Path, columns: Option<Vec<usize>>) -> Result<Self> {
-        let mut file = open_file(path)?;
+    fn open(origin: &Origin, columns: Option<Vec<usize>>) -> Result<Self> {
+        let mut file = origin.open()?;
         let mut magic = Vec::new();
-        let io = |e| Error::io("read", path, e);
-        (&file).take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(io)?;
+        let io = |e| origin.io("read", e);
+        (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(io)?;
         file.rewind().map_err(io)?;
         let reader = BufReader::new(file);
         let opened = match magic == MAGIC {
             true => FileReader::try_new(reader, columns).map(Self::File),
             false => StreamReader::try_new(reader, columns).map(Self::Stream),
         };
-        opened.map_err(|e| damaged(&path.display().to_string(), e))
+        opened.map_err(|e| damaged(origin, e))
     }
 
     fn schema(&self) -> SchemaRef {
@@ -99,12 +100,12 @@ impl Batches {
 
 impl ArrowPartition {
     /// Opens the file, finds the declared columns and checks that each can be converted.
-    pub(super) fn open(source: &str, name: String, path: PathBuf, schema: SchemaRef) -> Result<Self> {
-        let all = Batches::open(&path, None)?;
+    pub(super) fn open(source: &str, name: String, origin: Origin, schema: SchemaRef) -> Result<Self> {
+        let all = Batches::open(&origin, None)?;
         let (table, columns) = Table::find(&name, schema, &all.schema())?;
-        let batches = Batches::open(&path, Some(columns.clone()))?;
+        let batches = Batches::open(&origin, Some(columns.clone()))?;
         let source = source.to_string();
-        Ok(Self { name, source, path, table, columns, batches, batch_number: 0, batch: None, row: 0, offset: 0 })
+        Ok(Self { name, source, origin, table, columns, batches, batch_number: 0, batch: None, row: 0, offset: 0 })
     }
 
     fn place(&self) -> Position {
@@ -122,7 +123,7 @@ impl ArrowPartition {
             }
             match self.batches.next() {
                 None => return Ok(false),
-                Some(batch) => self.batch = Some(batch.map_err(|e| damaged(&self.name, e))?),
+                Some(batch) => self.batch = Some(batch.map_err(|e| damaged(&self.origin, e))?),
             }
         }
     }
@@ -146,14 +147,14 @@ impl Partition for ArrowPartition {
     }
 
     fn seek(&mut self, to: Position) -> Result<()> {
-        self.batches = Batches::open(&self.path, Some(self.columns.clone()))?;
+        self.batches = Batches::open(&self.origin, Some(self.columns.clone()))?;
         (self.batch, self.batch_number, self.row, self.offset) = (None, to.bytes >> 32, 0, to.offset);
         let row = (to.bytes & u64::from(u32::MAX)) as usize;
         let mut left = row as u64;
         if to.bytes == 0 {
             (self.offset, left) = (0, to.offset);
         }
-        let is_there = self.batches.go_to(self.batch_number).map_err(|e| damaged(&self.name, e))?;
+        let is_there = self.batches.go_to(self.batch_number).map_err(|e| damaged(&self.origin, e))?;
         let mut missing = !is_there;
         while left > 0 && !missing {
             missing = !self.fill()?;
@@ -170,10 +171,11 @@ impl Partition for ArrowPartition {
 
     /// Always of the whole file: one that has grown is another.
     fn print(&self, _bytes: Option<u64>) -> Result<Option<Print>> {
-        print::of(&open_file(&self.path)?, &self.path, None).map(Some)
+        self.origin.open()?.print(&self.origin, None)
     }
 }
 
-fn damaged(name: &str, e: ArrowError) -> Error {
-    Error::corrupt(format!("{name} is not an Arrow IPC file that can be read: {e}")).with_source(e)
+fn damaged(origin: &Origin, e: ArrowError) -> Error {
+    let damage = Error::corrupt(format!("{origin} is not an Arrow IPC file that can be read: {e}"));
+    origin.or_failure(damage.with_source(e))
 }

@@ -1,56 +1,54 @@
 //! The bytes of a file, decompressed when its name says so.
 //!
-//! In: a path. Out: uncompressed bytes, and a way to go to one of them. `.gz` and `.zst` are told by the extension; a
+//! In: a path or an object. Out: uncompressed bytes, and a way to go to one of them. `.gz` and `.zst` are told by the extension; a
 //! plain name with compressed bytes behind it is refused, because every row of it would be.
 
 use std::{
     fs::{self, File},
     io::{BufReader, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use flate2::read::MultiGzDecoder;
 use tidemill_base::{Error, Kind, Result};
 
-use super::print::{self, Print};
+use super::{
+    origin::{Origin, Stored},
+    print::Print,
+};
 
 const BUFFER_BYTES: usize = 1 << 17;
 
-/// An open file whose uncompressed bytes are read in order.
+/// An open file or object whose uncompressed bytes are read in order.
 pub(super) struct Bytes {
-    path: PathBuf,
+    origin: Origin,
     from: From,
     /// Uncompressed bytes handed out.
     at: u64,
 }
 
 enum From {
-    Plain(File),
-    Gzip(Box<MultiGzDecoder<BufReader<File>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<File>>>),
-}
-
-/// Whether the name says that the file is compressed.
-pub(super) fn is_compressed(path: &Path) -> bool {
-    matches!(path.extension().and_then(|e| e.to_str()), Some("gz" | "zst"))
+    Plain(Stored),
+    Gzip(Box<MultiGzDecoder<BufReader<Stored>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<Stored>>>),
 }
 
 impl Bytes {
     /// Opens the file at its first byte.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let mut file = open_file(path)?;
-        let from = match path.extension().and_then(|e| e.to_str()) {
+    pub(super) fn open(origin: Origin) -> Result<Self> {
+        let mut file = origin.open()?;
+        let from = match origin.extension() {
             Some("gz") => From::Gzip(Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file)))),
             Some("zst") => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(BUFFER_BYTES, file));
-                From::Zstd(Box::new(decoder.map_err(|e| Error::io("decompress", path, e))?))
+                From::Zstd(Box::new(decoder.map_err(|e| origin.io("decompress", e))?))
             }
             _ => {
-                check_plain(path, &mut file)?;
+                check_plain(&origin, &mut file)?;
                 From::Plain(file)
             }
         };
-        Ok(Self { path: path.to_path_buf(), from, at: 0 })
+        Ok(Self { origin, from, at: 0 })
     }
 
     /// Fills `out` from its start; 0 at the end of what is there now.
@@ -75,14 +73,14 @@ impl Bytes {
     /// Goes to an uncompressed byte; `false` when the file ends before it.
     pub(super) fn seek(&mut self, to: u64) -> Result<bool> {
         if let From::Plain(file) = &mut self.from {
-            let len = file.metadata().map_err(|e| Error::io("stat", &self.path, e))?.len();
-            file.seek(SeekFrom::Start(to)).map_err(|e| Error::io("seek in", &self.path, e))?;
+            let len = file.len().map_err(|e| self.origin.io("stat", e))?;
+            file.seek(SeekFrom::Start(to)).map_err(|e| self.origin.io("seek in", e))?;
             self.at = to;
             return Ok(to <= len);
         }
         // Compressed bytes have no places: decompress again and throw away what comes before.
         if to < self.at {
-            *self = Self::open(&self.path)?;
+            *self = Self::open(self.origin.clone())?;
         }
         let mut scratch = vec![0; BUFFER_BYTES];
         while self.at < to {
@@ -97,43 +95,44 @@ impl Bytes {
     /// Whether the file has become shorter than what was read of it.
     pub(super) fn was_cut(&self) -> Result<bool> {
         match &self.from {
-            From::Plain(file) => Ok(file.metadata().map_err(|e| Error::io("stat", &self.path, e))?.len() < self.at),
+            From::Plain(file) => Ok(file.len().map_err(|e| self.origin.io("stat", e))? < self.at),
             _ => Ok(false),
         }
     }
 
     /// The print of the first `bytes` stored bytes, or of all of them.
-    pub(super) fn print(&self, bytes: Option<u64>) -> Result<Print> {
+    pub(super) fn print(&self, bytes: Option<u64>) -> Result<Option<Print>> {
         let file = match &self.from {
             From::Plain(file) => file,
             From::Gzip(decoder) => decoder.get_ref().get_ref(),
             From::Zstd(decoder) => decoder.get_ref().get_ref(),
         };
-        print::of(file, &self.path, bytes)
+        file.print(&self.origin, bytes)
     }
 
-    /// Whether its bytes are those of the file.
+    /// Whether its bytes are those that are stored.
     pub(super) fn is_plain(&self) -> bool {
         matches!(self.from, From::Plain(_))
     }
 
-    /// The file's path.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Where they are.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     fn damaged(&self, e: std::io::Error) -> Error {
-        let (path, at) = (self.path.display(), self.at);
+        let (origin, at) = (&self.origin, self.at);
         let format = match self.from {
-            From::Plain(_) => return Error::io("read", &self.path, e),
+            From::Plain(_) => return origin.io("read", e),
             From::Gzip(_) => "gzip",
             From::Zstd(_) => "zstd",
         };
         // Errors of the disk carry a number of the operating system; those of a decoder do not.
         if e.raw_os_error().is_some() {
-            return Error::io("read", &self.path, e);
+            return origin.io("read", e);
         }
-        Error::new(Kind::Corrupt, format!("{path}: not valid {format} behind uncompressed byte {at}: {e}"))
+        let damage = format!("{origin}: not valid {format} behind uncompressed byte {at}: {e}");
+        origin.or_failure(Error::new(Kind::Corrupt, damage))
     }
 }
 
@@ -155,11 +154,10 @@ pub(super) fn open_file(path: &Path) -> Result<File> {
 }
 
 /// Refuses plain names over bytes that are no text at all.
-fn check_plain(path: &Path, file: &mut File) -> Result<()> {
+fn check_plain(path: &Origin, file: &mut Stored) -> Result<()> {
     let mut head = Vec::with_capacity(4);
-    file.take(4).read_to_end(&mut head).map_err(|e| Error::io("read", path, e))?;
-    file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("seek in", path, e))?;
-    let path = path.display();
+    file.take(4).read_to_end(&mut head).map_err(|e| path.io("read", e))?;
+    file.seek(SeekFrom::Start(0)).map_err(|e| path.io("seek in", e))?;
     let advice = match head.as_slice() {
         [0x1f, 0x8b, ..] => format!("holds gzip; name it '{path}.gz'"),
         [0x28, 0xb5, 0x2f, 0xfd] => format!("holds zstd; name it '{path}.zst'"),

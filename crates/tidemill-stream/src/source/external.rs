@@ -1,4 +1,4 @@
-//! Settings of sources behind a server: Kafka topics and NATS JetStream streams. Values only; clients live in a crate of
+//! Settings of sources behind a server: Kafka topics, NATS JetStream streams, objects of a store. Values only; clients live in a crate of
 //! their own.
 
 use tidemill_base::{
@@ -13,14 +13,14 @@ pub(crate) const PROPERTIES: Attribute = Attribute {
     name: "properties",
     ty: Type::Text,
     default: None,
-    doc: "kafka, nats: settings of the client, 'name=value; name=value'",
+    doc: "kafka, nats, s3: settings of the client, 'name=value; name=value'",
 };
 /// The same in a file.
 pub(crate) const PROPERTIES_FILE: Attribute = Attribute {
     name: "properties_file",
     ty: Type::Text,
     default: None,
-    doc: "kafka, nats: a file of such settings, one a line: the place for passwords",
+    doc: "kafka, nats, s3: a file of such settings, one a line: the place for passwords",
 };
 
 /// A Kafka topic: each of its partitions is one of the source's.
@@ -47,7 +47,24 @@ pub struct NatsSettings {
     pub reading: Reading,
 }
 
-/// What all of them have in common.
+/// Objects of a store: each is one of the source's partitions.
+#[derive(Clone, Debug)]
+pub struct ObjectSettings {
+    /// `s3://BUCKET/...`, with `*` and `**`; without, one object or all below a prefix.
+    pub path: String,
+    /// How rows are written.
+    pub format: FileFormat,
+    /// Whether objects may come.
+    pub follow: bool,
+    /// How often is looked for them, milliseconds.
+    pub list_interval_ms: i64,
+    /// The client's own settings, in their order.
+    pub properties: Vec<(String, String)>,
+    /// A file with more of them, one a line.
+    pub properties_file: Option<String>,
+}
+
+/// What brokers have in common.
 #[derive(Clone, Debug)]
 pub struct Reading {
     /// How an event is written: JSON or delimited text.
@@ -103,6 +120,23 @@ impl NatsSettings {
     }
 }
 
+impl ObjectSettings {
+    pub(super) fn from_settings(s: &Settings, path: String) -> Result<Self> {
+        let list_interval_ms = s.integer("list_interval");
+        if list_interval_ms < LIST_INTERVAL_MS_MIN {
+            return Err(Error::invalid("list_interval: a store is listed once a second at most; write '1s' or more"));
+        }
+        Ok(Self {
+            format: FileFormat::from_settings(s, &path)?,
+            path,
+            follow: s.bool("follow"),
+            list_interval_ms,
+            properties: s.text("properties").map_or(Ok(Vec::new()), |text| parse_properties(&text))?,
+            properties_file: s.text("properties_file"),
+        })
+    }
+}
+
 impl Reading {
     fn from_settings(s: &Settings, connector: &str) -> Result<Self> {
         let format = match s.text("format").as_deref().unwrap_or("json") {
@@ -146,7 +180,10 @@ pub fn parse_properties(text: &str) -> Result<Vec<(String, String)>> {
     Ok(properties)
 }
 
-fn needed(s: &Settings, connector: &str, name: &str, like: &str) -> Result<String> {
+/// A listing is paid for by the thousand objects.
+const LIST_INTERVAL_MS_MIN: i64 = 1_000;
+
+pub(super) fn needed(s: &Settings, connector: &str, name: &str, like: &str) -> Result<String> {
     s.text(name)
         .filter(|text| !text.trim().is_empty())
         .ok_or_else(|| Error::invalid(format!("connector '{connector}' needs {name} = '...', for example '{like}'")))

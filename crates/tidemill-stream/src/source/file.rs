@@ -6,14 +6,16 @@
 
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::SchemaRef;
 use tidemill_base::{Error, Result};
 
 use super::{
     FileFormat, FileSettings, Opened, Partition, SourceSpec,
     arrow_ipc::ArrowPartition,
-    compress::{Bytes, is_compressed},
+    compress::Bytes,
     delimited::Delimited,
     json::JsonDecoder,
+    origin::Origin,
     parquet::ParquetPartition,
     push,
     sparse::Libsvm,
@@ -48,21 +50,32 @@ fn open_one(spec: &SourceSpec, files: &FileSettings, name: String) -> Result<Ope
 }
 
 fn partition(spec: &SourceSpec, files: &FileSettings, name: String) -> Result<Box<dyn Partition>> {
-    let path = PathBuf::from(&name);
-    let grows = !matches!(files.format, FileFormat::Parquet | FileFormat::Arrow) && !is_compressed(&path);
+    let origin = Origin::File(PathBuf::from(&name));
+    let grows = !matches!(files.format, FileFormat::Parquet | FileFormat::Arrow) && !origin.is_compressed();
     if files.follow && !grows {
         return Err(Error::invalid(format!("{name}: follow = true needs plain text files, which grow line by line")));
     }
-    let schema = spec.columns.clone();
-    let decoder: Box<dyn RowDecoder> = match &files.format {
-        FileFormat::Arrow if is_compressed(&path) => {
+    reader(&spec.name, &spec.columns, &files.format, origin, files.follow)
+}
+
+/// Opens what is at a place as rows of these columns.
+pub(super) fn reader(
+    source: &str,
+    columns: &SchemaRef,
+    format: &FileFormat,
+    origin: Origin,
+    follow: bool,
+) -> Result<Box<dyn Partition>> {
+    let (name, schema) = (origin.to_string(), columns.clone());
+    let decoder: Box<dyn RowDecoder> = match format {
+        FileFormat::Arrow if origin.is_compressed() => {
             return Err(Error::invalid(format!("{name}: Arrow IPC compresses inside; decompress the file")));
         }
-        FileFormat::Arrow => return Ok(Box::new(ArrowPartition::open(&spec.name, name, path, schema)?)),
-        FileFormat::Parquet if is_compressed(&path) => {
+        FileFormat::Arrow => return Ok(Box::new(ArrowPartition::open(source, name, origin, schema)?)),
+        FileFormat::Parquet if origin.is_compressed() => {
             return Err(Error::invalid(format!("{name}: Parquet compresses inside; decompress the file")));
         }
-        FileFormat::Parquet => return Ok(Box::new(ParquetPartition::open(&spec.name, name, path, schema)?)),
+        FileFormat::Parquet => return Ok(Box::new(ParquetPartition::open(source, name, origin, schema)?)),
         FileFormat::Delimited { delimiter, header, null } => {
             Box::new(Delimited::new(schema, *delimiter, *header, null)?)
         }
@@ -70,8 +83,8 @@ fn partition(spec: &SourceSpec, files: &FileSettings, name: String) -> Result<Bo
         FileFormat::Libsvm => Box::new(Libsvm::new(schema)?),
         FileFormat::Vw => Box::new(Vw::new(schema)?),
     };
-    let bytes = Bytes::open(&path)?;
-    Ok(Box::new(TextPartition::open(&spec.name, name, bytes, decoder, !files.follow)?))
+    let bytes = Bytes::open(origin)?;
+    Ok(Box::new(TextPartition::open(source, name, bytes, decoder, !follow)?))
 }
 
 /// Names of the files behind a path or pattern, sorted. A path that exists is taken as it stands, brackets and all.

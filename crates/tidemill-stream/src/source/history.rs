@@ -1,6 +1,6 @@
 //! The partitions of a history: those of a bounded source, under names that tell them from the stream's.
 //!
-//! In: a source that is files or generated. Out: its partitions, in the order of their names; each reads as before.
+//! In: a source that is files, objects or generated. Out: its partitions, in the order of their names; each reads as before.
 
 use tidemill_base::Result;
 
@@ -8,10 +8,16 @@ use super::{HISTORY_NAME, Opened, Partition, Print, Read, SourceSpec};
 use crate::Position;
 
 /// Opens the partitions of a history; `known` are the names that earlier runs met, those of the stream among them.
-pub fn open_history(spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
+/// `elsewhere` opens those that are not on this machine.
+pub fn open_history(
+    spec: &SourceSpec,
+    known: &[String],
+    elsewhere: impl FnOnce(&SourceSpec, &[String]) -> Result<Vec<Opened>>,
+) -> Result<Vec<Opened>> {
     let known: Vec<String> =
         known.iter().filter_map(|name| Some(name.strip_prefix(HISTORY_NAME)?.to_string())).collect();
-    let opened = super::open(spec, &known)?;
+    let mut opened = super::open(spec, &known)?;
+    opened.extend(elsewhere(spec, &known)?);
     Ok(opened.into_iter().map(named).collect())
 }
 
@@ -56,5 +62,13 @@ impl Partition for Renamed {
 
     fn trouble(&self) -> Option<String> {
         self.partition.trouble()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.partition.is_gone()
+    }
+
+    fn may_grow(&self) -> bool {
+        self.partition.may_grow()
     }
 }

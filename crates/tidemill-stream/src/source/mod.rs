@@ -1,6 +1,6 @@
 //! Step 1, sources: partitions of rows with replayable offsets.
 //!
-//! In: files, a seeded generator, events pushed over HTTP (kept in a durable log first), feeds of servers. Out: [`Chunk`]s. A partition
+//! In: files, objects of a store, a seeded generator, events pushed over HTTP (kept in a durable log first), feeds of servers. Out: [`Chunk`]s. A partition
 //! read again from a [`Position`] gives the same rows with the same offsets; that is the whole contract, and all of
 //! recovery rests on it.
 
@@ -15,6 +15,8 @@ pub mod generator;
 mod history;
 pub mod json;
 mod number;
+pub mod object;
+mod origin;
 mod parquet;
 mod print;
 pub mod push;
@@ -29,7 +31,7 @@ use arrow::datatypes::SchemaRef;
 use tidemill_base::Result;
 
 use crate::{Chunk, Position};
-pub use external::{Begin, KafkaSettings, NatsSettings, OnGap, Reading, parse_properties};
+pub use external::{Begin, KafkaSettings, NatsSettings, ObjectSettings, OnGap, Reading, parse_properties};
 pub(crate) use external::{PROPERTIES, PROPERTIES_FILE};
 pub use generator::{Impression, World, generator_columns};
 pub use history::open_history;
@@ -85,6 +87,22 @@ pub trait Partition: Send {
     fn trouble(&self) -> Option<String> {
         None
     }
+
+    /// Whether it is there in name only: it was read once, and what is left of it cannot be.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
+    /// Whether rows may come behind its end.
+    fn may_grow(&self) -> bool {
+        true
+    }
+
+    /// Whether it is ordered and yet of a source that never ends: its times are bounded by the clock, and [`Read::Pending`]
+    /// holds up the merge.
+    fn comes_late(&self) -> bool {
+        false
+    }
 }
 
 /// What [`Partition::read`] found.
@@ -113,7 +131,7 @@ pub fn open(spec: &SourceSpec, known: &[String]) -> Result<Vec<Opened>> {
     match &spec.connector {
         Connector::File(files) => file::open(spec, files, known),
         Connector::Generator(settings) => generator::open(spec, settings),
-        Connector::Http | Connector::Kafka(_) | Connector::Nats(_) => Ok(Vec::new()),
+        Connector::Http | Connector::Kafka(_) | Connector::Nats(_) | Connector::S3(_) => Ok(Vec::new()),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Parquet files: declared columns by name, converted where nothing is lost.
 //!
-//! In: a file. Out: chunks whose offsets are row numbers, converted as [`super::table`] says. Seeking skips whole row
+//! In: a file or an object. Out: chunks whose offsets are row numbers, converted as [`super::table`] says. Seeking skips whole row
 //! groups.
 
-use std::{fs::File, path::PathBuf};
+use std::ops::Range;
 
 use ::parquet::{
     arrow::{
@@ -13,18 +13,22 @@ use ::parquet::{
         },
     },
     errors::ParquetError,
+    file::reader::ChunkReader,
 };
 use arrow::datatypes::SchemaRef;
 use tidemill_base::{Error, Result};
 
-use super::{CHUNK_ROWS_MAX, Partition, Print, Read, compress::open_file, print, table::Table, text::gone};
+use super::{
+    CHUNK_ROWS_MAX, Partition, Print, Read, compress::open_file, object::ObjectColumns, origin::Origin, table::Table,
+    text::gone,
+};
 use crate::Position;
 
 /// A Parquet file as a partition.
 pub(super) struct ParquetPartition {
     name: String,
     source: String,
-    path: PathBuf,
+    origin: Origin,
     metadata: ArrowReaderMetadata,
     table: Table,
     mask: ProjectionMask,
@@ -35,12 +39,18 @@ pub(super) struct ParquetPartition {
 
 impl ParquetPartition {
     /// Opens the file, finds the declared columns and checks that each can be converted.
-    pub(super) fn open(source: &str, name: String, path: PathBuf, schema: SchemaRef) -> Result<Self> {
-        let file = open_file(&path)?;
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| damaged(&name, e))?;
+    pub(super) fn open(source: &str, name: String, origin: Origin, schema: SchemaRef) -> Result<Self> {
+        let metadata = match &origin {
+            Origin::File(path) => ArrowReaderMetadata::load(&open_file(path)?, ArrowReaderOptions::new()),
+            Origin::Object(object, failure) => {
+                let footer = ObjectColumns::new(object.clone(), failure.clone(), Vec::new());
+                ArrowReaderMetadata::load(&footer, ArrowReaderOptions::new())
+            }
+        };
+        let metadata = metadata.map_err(|e| damaged(&origin, e))?;
         let (table, roots) = Table::find(&name, schema, metadata.schema())?;
         let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
-        Ok(Self { name, source: source.to_string(), path, metadata, table, mask, reader: None, offset: 0 })
+        Ok(Self { name, source: source.to_string(), origin, metadata, table, mask, reader: None, offset: 0 })
     }
 
     fn rows(&self) -> u64 {
@@ -49,7 +59,6 @@ impl ParquetPartition {
 
     /// A reader whose first row is `self.offset`.
     fn reopen(&self) -> Result<ParquetRecordBatchReader> {
-        let file: File = open_file(&self.path)?;
         let (mut groups, mut skip) = (Vec::new(), self.offset);
         for (i, group) in self.metadata.metadata().row_groups().iter().enumerate() {
             let rows = group.num_rows().max(0) as u64;
@@ -59,13 +68,40 @@ impl ParquetPartition {
                 groups.push(i);
             }
         }
+        let built = match &self.origin {
+            Origin::File(path) => self.build(open_file(path)?, groups, skip),
+            Origin::Object(object, failure) => {
+                let columns = ObjectColumns::new(object.clone(), failure.clone(), self.chunks(&groups));
+                self.build(columns, groups, skip)
+            }
+        };
+        built.map_err(|e| damaged(&self.origin, e))
+    }
+
+    fn build<T: ChunkReader + 'static>(
+        &self,
+        file: T,
+        groups: Vec<usize>,
+        skip: u64,
+    ) -> Result<ParquetRecordBatchReader, ParquetError> {
         ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
             .with_projection(self.mask.clone())
             .with_row_groups(groups)
             .with_offset(skip as usize)
             .with_batch_size(CHUNK_ROWS_MAX)
             .build()
-            .map_err(|e| damaged(&self.name, e))
+    }
+
+    /// Where the columns that are read lie in these row groups.
+    fn chunks(&self, groups: &[usize]) -> Vec<Range<u64>> {
+        let of_group = |&group: &usize| {
+            let columns = self.metadata.metadata().row_group(group).columns().iter().enumerate();
+            columns.filter(|(leaf, _)| self.mask.leaf_included(*leaf)).map(|(_, column)| {
+                let (start, bytes) = column.byte_range();
+                start..start + bytes
+            })
+        };
+        groups.iter().flat_map(of_group).collect()
     }
 }
 
@@ -92,7 +128,8 @@ impl Partition for ParquetPartition {
                 Ok(Read::Chunk(chunk))
             }
             Some(Err(e)) => {
-                Err(Error::corrupt(format!("{}: behind row {}: {e}", self.name, self.offset)).with_source(e))
+                let damage = Error::corrupt(format!("{}: behind row {}: {e}", self.name, self.offset));
+                Err(self.origin.or_failure(damage.with_source(e)))
             }
             None => Err(Error::corrupt(format!("{}: ends at row {} of {}", self.name, self.offset, self.rows()))),
         }
@@ -109,10 +146,11 @@ impl Partition for ParquetPartition {
 
     /// Always of the whole file: one that has grown is another.
     fn print(&self, _bytes: Option<u64>) -> Result<Option<Print>> {
-        print::of(&open_file(&self.path)?, &self.path, None).map(Some)
+        self.origin.open()?.print(&self.origin, None)
     }
 }
 
-fn damaged(name: &str, e: ParquetError) -> Error {
-    Error::corrupt(format!("{name} is not a Parquet file that can be read: {e}")).with_source(e)
+fn damaged(origin: &Origin, e: ParquetError) -> Error {
+    let damage = Error::corrupt(format!("{origin} is not a Parquet file that can be read: {e}"));
+    origin.or_failure(damage.with_source(e))
 }

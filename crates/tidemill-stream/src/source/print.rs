@@ -8,7 +8,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 use tidemill_base::{Error, Result, hash64};
 
-use super::words::thousands;
+use super::{object::is_address, words::thousands};
 
 const BLOCK_BYTES: u64 = 64 << 10;
 const BLOCKS_MAX: u64 = 64;
@@ -30,6 +30,7 @@ impl Print {
             Some(now) if now.bytes != self.bytes => {
                 format!("it has {} bytes, and had {} when it was read", thousands(now.bytes), thousands(self.bytes))
             }
+            Some(_) if is_address(partition) => "it is not the one that was read (its ETag is another)".to_string(),
             Some(now) => format!(
                 "its first {} bytes are not those that were read (print {:016x}, now {:016x})",
                 thousands(self.bytes),
@@ -38,9 +39,10 @@ impl Print {
             ),
             None => "it was a file when it was read".to_string(),
         };
+        let what = if is_address(partition) { "object" } else { "file" };
         Err(Error::conflict(format!(
-            "source {source} partition '{partition}': the file has changed: {why}; \
-             put the file back, or start again with --from-scratch"
+            "source {source} partition '{partition}': the {what} has changed: {why}; \
+             put the {what} back, or start again with --from-scratch"
         )))
     }
 }

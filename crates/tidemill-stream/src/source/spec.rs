@@ -6,21 +6,25 @@ use tidemill_base::{
     attribute::{Attribute, Settings, Type},
 };
 
-use super::external::{KafkaSettings, NatsSettings, PROPERTIES, PROPERTIES_FILE};
+use super::{
+    external::{KafkaSettings, NatsSettings, ObjectSettings, PROPERTIES, PROPERTIES_FILE, needed},
+    object::{SCHEME, is_address},
+};
 
 /// Every attribute of `CREATE SOURCE ... WITH (...)`.
-pub static ATTRIBUTES: [Attribute; 29] = [
+pub static ATTRIBUTES: [Attribute; 30] = [
     Attribute {
         name: "connector",
-        ty: Type::Choice(&["file", "generator", "http", "kafka", "nats"]),
+        ty: Type::Choice(&["file", "generator", "http", "kafka", "nats", "s3"]),
         default: None,
-        doc: "where rows come from: 'file', 'generator', 'http' (POST /v1/sources/NAME), 'kafka' or 'nats' (JetStream)",
+        doc: "where rows come from: 'file', 'generator', 'http' (POST /v1/sources/NAME), 'kafka', 'nats' (JetStream) or 's3' \
+              (objects by listing; also 'file' with path = 's3://...')",
     },
     Attribute {
         name: "path",
         ty: Type::Text,
         default: None,
-        doc: "file or glob pattern; .gz and .zst are decompressed",
+        doc: "file or glob pattern; .gz and .zst are decompressed; s3: 's3://BUCKET/...', a pattern or a prefix",
     },
     Attribute {
         name: "format",
@@ -51,7 +55,13 @@ pub static ATTRIBUTES: [Attribute; 29] = [
         name: "follow",
         ty: Type::Bool,
         default: Some("false"),
-        doc: "file: whether the files may grow; the source never ends",
+        doc: "file: whether the files may grow; s3: whether objects may come; the source never ends",
+    },
+    Attribute {
+        name: "list_interval",
+        ty: Type::Duration,
+        default: Some("10s"),
+        doc: "s3: with follow, how often the store is listed for new objects; 1s at least",
     },
     Attribute {
         name: "push",
@@ -228,6 +238,8 @@ pub enum Connector {
     Kafka(KafkaSettings),
     /// A NATS JetStream stream.
     Nats(NatsSettings),
+    /// Objects of a store.
+    S3(ObjectSettings),
 }
 
 /// Files of one format.
@@ -322,6 +334,7 @@ impl SourceSpec {
                 Connector::Http => false,
                 Connector::Kafka(k) => k.reading.bounded,
                 Connector::Nats(n) => n.reading.bounded,
+                Connector::S3(o) => !o.follow,
             }
     }
 }
@@ -329,26 +342,36 @@ impl SourceSpec {
 impl Connector {
     /// Reads the connector out of the written attributes, and whether the source takes pushed events.
     pub fn from_settings(s: &Settings) -> Result<(Self, bool)> {
-        let connector = s
-            .text("connector")
-            .ok_or_else(|| Error::invalid("WITH needs connector = 'file', 'generator', 'http', 'kafka' or 'nats'"))?;
+        let connector = s.text("connector").ok_or_else(|| {
+            Error::invalid("WITH needs connector = 'file', 'generator', 'http', 'kafka', 'nats' or 's3'")
+        })?;
         let push = s.bool("push");
         match connector.as_str() {
             "file" => {
                 let path = s.text("path").ok_or_else(|| Error::invalid("connector 'file' needs path = '...'"))?;
+                if is_address(&path) {
+                    return Ok((Connector::S3(ObjectSettings::from_settings(s, path)?), push));
+                }
                 let format = FileFormat::from_settings(s, &path)?;
                 Ok((Connector::File(FileSettings { path, format, follow: s.bool("follow") }), push))
             }
             "generator" => Ok((Connector::Generator(GeneratorSettings::from_settings(s)), push)),
             "kafka" => Ok((Connector::Kafka(KafkaSettings::from_settings(s)?), push)),
             "nats" => Ok((Connector::Nats(NatsSettings::from_settings(s)?), push)),
+            "s3" => {
+                let path = needed(s, "s3", "path", "s3://bucket/clicks/*.parquet")?;
+                if !is_address(&path) {
+                    return Err(Error::invalid(format!("connector 's3': path '{path}' does not begin with {SCHEME}")));
+                }
+                Ok((Connector::S3(ObjectSettings::from_settings(s, path)?), push))
+            }
             _ => Ok((Connector::Http, true)),
         }
     }
 }
 
 impl FileFormat {
-    fn from_settings(s: &Settings, path: &str) -> Result<Self> {
+    pub(super) fn from_settings(s: &Settings, path: &str) -> Result<Self> {
         let name = match s.text("format") {
             Some(name) => name,
             None => by_extension(path)?.to_string(),

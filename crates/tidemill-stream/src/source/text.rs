@@ -61,6 +61,8 @@ pub(super) struct TextPartition {
     /// Whether the line before the first row was taken (or there is none).
     header_read: bool,
     offset: u64,
+    /// Bytes of text in the next chunk, about.
+    chunk_bytes: usize,
     /// An error that came behind rows: they go first.
     failed: Option<Error>,
     /// Rows still to be read one by one before the next block is tried, and how many there were last time. They change how
@@ -71,6 +73,8 @@ pub(super) struct TextPartition {
 
 /// Text taken as one block: with where its fields end it stays in the nearest cache.
 const BLOCK_BYTES: usize = 1 << 16;
+/// Bytes of text in the first chunk of an object, about.
+const CHUNK_BYTES_FIRST: usize = 1 << 16;
 /// Rows read one by one at most where blocks bring nothing.
 const PAUSE_MAX: usize = 256;
 
@@ -85,6 +89,8 @@ impl TextPartition {
     ) -> Result<Self> {
         let lines = LineReader::new(bytes, decoder.quoting(), bounded);
         let header_read = !decoder.has_header();
+        // Of an object perhaps the first row only is looked at for a long time, and of thousands at once.
+        let chunk_bytes = if lines.bytes().origin().is_object() { CHUNK_BYTES_FIRST } else { CHUNK_BYTES_MAX };
         let mut partition = Self {
             name,
             source: source.to_string(),
@@ -92,6 +98,7 @@ impl TextPartition {
             decoder,
             header_read,
             offset: 0,
+            chunk_bytes,
             failed: None,
             one_by_one: 0,
             pause: 0,
@@ -123,8 +130,7 @@ impl TextPartition {
     fn gather(&mut self, offsets: &mut Option<Vec<u64>>, refused: &mut Vec<Refused>) -> Result<()> {
         let (first, from) = (self.offset, self.lines.at());
         let room = |s: &Self| {
-            s.offset == first
-                || s.offset - first < CHUNK_ROWS_MAX as u64 && s.lines.at() - from < CHUNK_BYTES_MAX as u64
+            s.offset == first || s.offset - first < CHUNK_ROWS_MAX as u64 && s.lines.at() - from < s.chunk_bytes as u64
         };
         while room(self) {
             match self.one_by_one.checked_sub(1) {
@@ -160,7 +166,7 @@ impl TextPartition {
             return 0;
         }
         // Lines that begin in these bytes belong to the chunk, and no others.
-        let left = CHUNK_BYTES_MAX.saturating_sub((self.lines.at() - from) as usize);
+        let left = self.chunk_bytes.saturating_sub((self.lines.at() - from) as usize);
         let rows_left = CHUNK_ROWS_MAX - (self.offset - first) as usize;
         let lines = self.lines.block(left.min(BLOCK_BYTES));
         if lines.is_empty() {
@@ -215,6 +221,7 @@ impl Partition for TextPartition {
             Err(e) if self.offset > start.offset => self.failed = Some(e),
             Err(e) => return Err(e),
         }
+        self.chunk_bytes = (self.chunk_bytes * 4).min(CHUNK_BYTES_MAX);
         let rows = self.decoder.finish();
         Ok(Read::Chunk(Chunk { rows, offsets, start, end: self.place(), refused }))
     }
@@ -241,7 +248,7 @@ impl Partition for TextPartition {
     }
 
     fn print(&self, bytes: Option<u64>) -> Result<Option<Print>> {
-        self.lines.bytes().print(bytes).map(Some)
+        self.lines.bytes().print(bytes)
     }
 
     fn is_plain(&self) -> bool {

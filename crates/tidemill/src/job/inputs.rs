@@ -37,7 +37,8 @@ pub fn open_partitions(
         let mut opened = Vec::new();
         if let Some(history) = &input.source.history {
             engine.sequencer.switch(i, history.at);
-            opened = source::open_history(&history.source, &known)?;
+            opened =
+                source::open_history(&history.source, &known, |spec, known| connections.open_history(spec, known))?;
         }
         let histories = opened.len();
         opened.extend(source::open(&input.source, &of_stream)?);

@@ -106,6 +106,7 @@ fn source(shown: &Shown, input: usize, name: &str) -> Step {
         Connector::Http => "http",
         Connector::Kafka(_) => "kafka",
         Connector::Nats(_) => "nats",
+        Connector::S3(_) => "s3",
     };
     let mut partitions = reading.partitions.to_string();
     for (count, what) in [(reading.idle, "idle"), (reading.finished, "ended")] {

@@ -251,10 +251,7 @@ impl LineReader {
         let n = self.bytes.read(&mut self.buffer[self.end..])?;
         self.end += n;
         if n == 0 && !self.bounded && self.bytes.was_cut()? {
-            return Err(Error::conflict(format!(
-                "{} became shorter while it was followed",
-                self.bytes.path().display()
-            )));
+            return Err(Error::conflict(format!("{} became shorter while it was followed", self.bytes.origin())));
         }
         Ok(n > 0)
     }
