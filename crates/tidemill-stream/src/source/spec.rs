@@ -169,8 +169,11 @@ pub static ATTRIBUTES: [Attribute; 30] = [
         doc: "kafka, nats: what happens when the server no longer has events that were not read: an error, or one refused \
               row that says how many",
     },
-    PROPERTIES,
-    PROPERTIES_FILE,
+    Attribute { doc: "kafka, nats, s3: settings of the client, 'name=value; name=value'", ..PROPERTIES },
+    Attribute {
+        doc: "kafka, nats, s3: a file of such settings, one a line: the place for passwords",
+        ..PROPERTIES_FILE
+    },
 ];
 
 /// A declared source.

@@ -208,6 +208,7 @@ fn blocks_are_small_at_first_and_grow() {
     assert!(asked.len() < 10, "{asked:?}");
 
     // What stands at the end is fetched once, though it is read from there to the front.
+    let mut reader = ObjectReader::new(shelf.clone(), Failure::default());
     let before = shelf.asked().len();
     for back in [10, 100, 5_000] {
         reader.seek(SeekFrom::End(-back)).unwrap();
