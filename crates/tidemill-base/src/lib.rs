@@ -1,7 +1,7 @@
 //! Floor 0: the nouns every room shares.
 //!
-//! Errors, the clock, seeded random numbers, stored hashes, bytes, lengths of time, attributes, and the few ways in
-//! which this project touches a disk. Nothing here knows of events, models or SQL.
+//! Errors, the clock, seeded random numbers, stored hashes, bytes, lengths of time, attributes, loops compiled
+//! for the processor at hand, and the few ways in which this project touches a disk. Nothing here knows of events, models or SQL.
 
 pub mod attribute;
 pub mod clock;
@@ -11,6 +11,7 @@ pub mod duration;
 pub mod error;
 pub mod hash;
 pub mod rng;
+pub mod simd;
 pub mod store;
 
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -1,36 +1,9 @@
-//! Compiling the same code for the processor at hand.
+//! Sums of lanes in a fixed order, and the loops that learners and optimizers share.
 //!
-//! In: a [`Kernel`], loops over fixed lanes. Out: what it computes, in wider registers where the processor has them. The
-//! bits are those of the plain code: each lane is a sum of its own, nothing is fused into a multiply-add, and square root
-//! and division are IEEE 754's.
+//! In: slices, as part of a [`Kernel`]. Out: the bits of the plain code, in wider registers where the processor has them:
+//! each lane is a sum of its own, nothing is fused into a multiply-add, and square root and division are IEEE 754's.
 
-/// Work that pays when it is compiled for wider registers. `run` and what it calls in its loops should be
-/// `#[inline(always)]`: only what is inlined is compiled again.
-pub trait Kernel {
-    /// What it gives back.
-    type Output;
-
-    /// Does it.
-    fn run(self) -> Self::Output;
-}
-
-/// Runs a kernel, as compiled for AVX2 where there is AVX2.
-#[inline]
-pub fn wide<K: Kernel>(kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2") {
-        // SAFETY: the processor has AVX2 and BMI2, as was asked just now.
-        return unsafe { run_avx2(kernel) };
-    }
-    kernel.run()
-}
-
-// Not "fma": a fused multiply-add would be another number.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2")]
-fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
-}
+pub use tidemill_base::simd::{Kernel, wide, widest};
 
 /// Lanes of the sums here.
 pub const LANES: usize = 8;

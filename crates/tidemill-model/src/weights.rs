@@ -1,12 +1,12 @@
 //! The table that serving reads: the parameters of a model by key, no optimizer state.
 //!
 //! In: a snapshot, then deltas in sequence. Out: scores, bit for bit those of the trainer, because both call the same
-//! learner. Open addressing by lines of the cache: a key is in the line of its first bits, or in the next one that had room
-//! when it came. Entries of one parameter keep it beside the key; longer ones stand
-//! in rows of their own. A removed key keeps its place with zeros until the table next grows. A snapshot that is mapped
+//! learner. Entries of one parameter keep it beside the key ([`places`]); longer ones stand in rows of their own. A removed
+//! key keeps its place with zeros until the table next grows. A snapshot that is mapped
 //! into memory is read where it lies, key by key ([`mapped`]); a delta makes a table of it first.
 
 mod mapped;
+mod places;
 
 use std::{ops::Range, sync::Arc};
 
@@ -24,30 +24,14 @@ use crate::{
 };
 use mapped::Mapped;
 pub use mapped::{SharedBytes, SnapshotBytes};
+use places::Places;
 
-#[derive(Clone, Copy, Default)]
-struct Place {
-    /// 0 marks a free place.
-    key: u64,
-    /// The bits of the one parameter, or the number of the row.
-    word: u32,
-}
-
-/// Places in a line of the cache.
-const LINE_PLACES: usize = 4;
-
-/// A line of the cache, which its alignment makes it: one access to memory brings all its places.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-struct Line([Place; LINE_PLACES]);
-
-const CAPACITY_MIN: usize = 64;
 /// Samples that are scored at once: their parameters stay in the nearer caches.
 const SLICE_SAMPLES: usize = 64;
-/// A table of up to so many places stays in the caches near the core, where asking ahead only costs.
-const CACHED_PLACES: usize = 1 << 14;
-/// Keys whose places are on their way from memory while one is looked up.
-const KEYS_AHEAD: usize = 64;
+/// Rows that are on their way from memory while one is read.
+const ROWS_AHEAD: usize = 32;
+/// Parameters in a line of the cache.
+const LINE_PARAMS: usize = 16;
 
 /// A model's parameters, ready to score samples.
 #[derive(Clone)]
@@ -56,10 +40,8 @@ pub struct WeightTable {
     loss: Loss,
     width: usize,
     dense: Vec<f32>,
-    lines: Vec<Line>,
-    shift: u32,
-    /// Places taken, those of removed keys too.
-    taken: usize,
+    /// The bits of the one parameter of each key, or the number of its row.
+    places: Places,
     /// Rows of longer entries; row 0 holds zeros, for keys that were never seen.
     rows: Vec<f32>,
     /// The entries, where they are not in this table but in a snapshot's bytes.
@@ -72,6 +54,8 @@ pub struct ScoreScratch {
     params: Vec<f32>,
     work: Vec<f32>,
     ends: Vec<u32>,
+    words: Vec<u32>,
+    unsure: Vec<u32>,
 }
 
 impl WeightTable {
@@ -118,9 +102,7 @@ impl WeightTable {
             loss: model.loss,
             width,
             dense,
-            lines: Vec::new(),
-            shift: 0,
-            taken: 0,
+            places: Places::with_room(room_for),
             rows: Vec::new(),
             mapped: None,
         };
@@ -128,7 +110,6 @@ impl WeightTable {
             table.rows.reserve_exact((room_for + 1) * width);
             table.rows.resize(width, 0.0);
         }
-        table.allocate(room_for);
         table
     }
 
@@ -140,11 +121,11 @@ impl WeightTable {
     pub fn apply(&mut self, delta: &Delta) {
         if let Some(mapped) = self.mapped.take() {
             let entries = mapped.read().expect("a damaged snapshot is not learned on");
-            self.allocate(entries.len());
+            self.places = Places::with_room(entries.len());
             self.set_all(&entries);
         }
         if delta.anew {
-            self.allocate(delta.entries.len());
+            self.places = Places::with_room(delta.entries.len());
             self.rows.truncate(if self.width > 1 { self.width } else { 0 });
         }
         self.set_all(&delta.entries);
@@ -167,12 +148,11 @@ impl WeightTable {
     /// All entries with a parameter other than zero, by ascending key: those of a snapshot. None of a mapped table, whose
     /// bytes are a snapshot already.
     pub fn entries(&self) -> Entries {
-        let taken = |place: &&Place| place.key != 0 && self.of(place).iter().any(|x| *x != 0.0);
-        let mut places: Vec<Place> = self.places().filter(taken).copied().collect();
+        let mut places: Vec<(u64, u32)> = self.there().collect();
         // Nearly in order already: a place is found by the first bits of its key.
-        places.sort_unstable_by_key(|place| place.key);
+        places.sort_unstable();
         let mut entries = Entries::with_room(self.width, places.len());
-        places.iter().for_each(|place| entries.push(place.key, &self.of(place)));
+        places.iter().for_each(|(key, word)| entries.push(*key, &self.of(*word)));
         entries
     }
 
@@ -211,28 +191,12 @@ impl WeightTable {
         let first = features.range(rows.start).start;
         let range = first..features.range(rows.end - 1).end;
         let keys = &features.keys[range.clone()];
-        scratch.params.clear();
         match &self.mapped {
-            Some(mapped) => mapped.gather(keys, &self.rows, &mut scratch.params),
-            None => {
-                // Those of the next slice are asked for here: memory is busy while samples are scored.
-                let all = &features.keys[first..];
-                let is_far = self.lines.len() * LINE_PLACES > CACHED_PLACES;
-                if is_far && first == 0 {
-                    all.iter().take(KEYS_AHEAD).for_each(|key| prefetch(&self.lines, self.home(*key)));
-                }
-                let places = keys.iter().enumerate().map(|(i, key)| {
-                    if is_far && let Some(next) = all.get(i + KEYS_AHEAD) {
-                        prefetch(&self.lines, self.home(*next));
-                    }
-                    self.place(self.probe(*key))
-                });
-                match self.width {
-                    // A free place holds 0.0, so it need not be told from the key's own.
-                    1 => scratch.params.extend(places.map(|place| f32::from_bits(place.word))),
-                    _ => places.for_each(|place| scratch.params.extend_from_slice(&self.of(place))),
-                }
+            Some(mapped) => {
+                scratch.params.clear();
+                mapped.gather(keys, &self.rows, &mut scratch.params);
             }
+            None => self.gather(&features.keys[first..], keys.len(), first == 0, scratch),
         }
         scratch.ends.clear();
         scratch.ends.extend(features.ends[rows.clone()].iter().map(|end| end - first as u32));
@@ -249,23 +213,63 @@ impl WeightTable {
         self.learner.forward(&slice, &self.dense, &mut scratch.work, &mut scores[before..]);
     }
 
+    /// Finds the parameters of the first `count` keys. Lines of those behind them are asked for here: memory is busy while
+    /// samples are scored.
+    fn gather(&self, keys: &[u64], count: usize, are_first: bool, scratch: &mut ScoreScratch) {
+        if are_first {
+            self.places.ask(keys);
+        }
+        let ScoreScratch { params, words, unsure, .. } = scratch;
+        if self.width == 1 {
+            params.resize(count, 0.0);
+            return self.places.look(keys, bytemuck::cast_slice_mut(params), unsure);
+        }
+        words.resize(count, 0);
+        self.places.look(keys, words, unsure);
+        params.clear();
+        words.iter().take(ROWS_AHEAD).for_each(|word| self.ask_row(*word));
+        for (i, word) in words.iter().enumerate() {
+            if let Some(next) = words.get(i + ROWS_AHEAD) {
+                self.ask_row(*next);
+            }
+            params.extend_from_slice(self.row(*word));
+        }
+    }
+
+    #[inline(always)]
+    fn ask_row(&self, word: u32) {
+        if self.places.is_far() {
+            (0..self.width).step_by(LINE_PARAMS).for_each(|i| prefetch(&self.rows, word as usize * self.width + i));
+        }
+    }
+
     /// The parameters of a key; zeros when it has none.
     #[inline(always)]
     pub fn params(&self, key: u64) -> Params<'_> {
         match &self.mapped {
             Some(mapped) if self.width == 1 => Params::One([mapped.one(key)]),
             Some(mapped) => mapped.several(key).map_or(Params::Row(&self.rows), Params::Read),
-            None => self.of(self.place(self.probe(key))),
+            None => self.of(self.places.word(key)),
         }
     }
 
     #[inline(always)]
-    fn of(&self, place: &Place) -> Params<'_> {
+    fn of(&self, word: u32) -> Params<'_> {
         if self.width == 1 {
-            // A free place holds 0.0, so it need not be told from the key's own.
-            return Params::One([f32::from_bits(place.word)]);
+            // The word of a key that is not there is 0.0, so it need not be told from the others.
+            return Params::One([f32::from_bits(word)]);
         }
-        Params::Row(&self.rows[place.word as usize * self.width..][..self.width])
+        Params::Row(self.row(word))
+    }
+
+    #[inline(always)]
+    fn row(&self, word: u32) -> &[f32] {
+        &self.rows[word as usize * self.width..][..self.width]
+    }
+
+    /// Keys and words of the entries with a parameter other than zero.
+    fn there(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.places.iter().filter(|(_, word)| self.of(*word).iter().any(|x| *x != 0.0))
     }
 
     /// Keys with a parameter other than zero.
@@ -273,7 +277,7 @@ impl WeightTable {
         if let Some(mapped) = &self.mapped {
             return mapped.len();
         }
-        self.places().filter(|place| self.params(place.key).iter().any(|x| *x != 0.0)).count()
+        self.there().count()
     }
 
     /// Whether there is none.
@@ -285,27 +289,7 @@ impl WeightTable {
     pub fn bytes(&self) -> usize {
         let mapped = self.mapped.as_ref().map_or(0, |mapped| mapped.bytes());
         let floats = self.rows.capacity() + self.dense.capacity();
-        size_of::<Self>() + mapped + self.lines.capacity() * size_of::<Line>() + floats * size_of::<f32>()
-    }
-
-    fn allocate(&mut self, entries: usize) {
-        let capacity = (entries * 10 / 7 + 1).next_power_of_two().max(CAPACITY_MIN);
-        self.lines = vec![Line::default(); capacity / LINE_PLACES];
-        self.shift = 64 - self.lines.len().trailing_zeros();
-        self.taken = 0;
-    }
-
-    fn places(&self) -> impl Iterator<Item = &Place> {
-        self.lines.iter().flat_map(|line| &line.0)
-    }
-
-    #[inline(always)]
-    fn place(&self, i: usize) -> &Place {
-        &self.lines[i / LINE_PLACES].0[i % LINE_PLACES]
-    }
-
-    fn place_mut(&mut self, i: usize) -> &mut Place {
-        &mut self.lines[i / LINE_PLACES].0[i % LINE_PLACES]
+        size_of::<Self>() + mapped + self.places.bytes() + floats * size_of::<f32>()
     }
 
     fn set_all(&mut self, entries: &Entries) {
@@ -313,29 +297,25 @@ impl WeightTable {
     }
 
     fn set(&mut self, key: u64, params: &[f32]) {
-        let mut place = self.probe(key);
-        if self.place(place).key != key {
+        let mut place = self.places.place(key);
+        if !place.is_taken {
             if params.iter().all(|x| *x == 0.0) {
                 return;
             }
-            if self.taken + 1 > self.lines.len() * LINE_PLACES / 10 * 7 {
+            if self.places.is_full() {
                 self.grow();
-                place = self.probe(key);
+                place = self.places.place(key);
             }
-            self.taken += 1;
-            let word = match self.width {
-                1 => 0,
-                width => {
-                    self.rows.resize(self.rows.len() + width, 0.0);
-                    (self.rows.len() / width - 1) as u32
-                }
-            };
-            *self.place_mut(place) = Place { key, word };
+            self.places.take(place, key);
+            if self.width > 1 {
+                *self.places.word_at(place) = (self.rows.len() / self.width) as u32;
+                self.rows.resize(self.rows.len() + self.width, 0.0);
+            }
         }
         match self.width {
-            1 => self.place_mut(place).word = params[0].to_bits(),
+            1 => *self.places.word_at(place) = params[0].to_bits(),
             width => {
-                let row = self.place(place).word as usize * width;
+                let row = *self.places.word_at(place) as usize * width;
                 self.rows[row..row + width].copy_from_slice(params);
             }
         }
@@ -344,47 +324,15 @@ impl WeightTable {
     /// Makes room, and leaves out what was removed.
     #[cold]
     fn grow(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
+        let room = Places::with_room(self.places.taken() * 2);
+        let places = std::mem::replace(&mut self.places, room);
         let zeros = vec![0.0; if self.width > 1 { self.width } else { 0 }];
         let rows = std::mem::replace(&mut self.rows, zeros);
-        self.allocate(self.taken * 2);
-        for Place { key, word } in lines.into_iter().flat_map(|line| line.0).filter(|place| place.key != 0) {
+        for (key, word) in places.iter() {
             match self.width {
                 1 => self.set(key, &[f32::from_bits(word)]),
                 width => self.set(key, &rows[word as usize * width..][..width]),
             }
-        }
-    }
-
-    /// The line of a key's first bits.
-    #[inline(always)]
-    fn home(&self, key: u64) -> usize {
-        (key >> self.shift) as usize
-    }
-
-    /// The key's place, or the free one where it belongs. Ends, because places are left free. A line is looked at whole: which
-    /// of its places it is cannot be foreseen, that it is one of them nearly always can.
-    #[inline(always)]
-    fn probe(&self, key: u64) -> usize {
-        let mut at = self.home(key);
-        loop {
-            let [a, b, c, d] = self.lines[at].0.each_ref().map(|place| place.key);
-            let is = |wanted: u64| {
-                u32::from(a == wanted)
-                    | u32::from(b == wanted) << 1
-                    | u32::from(c == wanted) << 2
-                    | u32::from(d == wanted) << 3
-            };
-            let found = is(key);
-            if found != 0 {
-                return at * LINE_PLACES + found.trailing_zeros() as usize;
-            }
-            // Places of a line are taken from its beginning, and none is ever given back.
-            let free = is(0);
-            if free != 0 {
-                return at * LINE_PLACES + free.trailing_zeros() as usize;
-            }
-            at = (at + 1) & (self.lines.len() - 1);
         }
     }
 }

@@ -25,6 +25,7 @@ mod route;
 mod router;
 mod stream;
 mod tls;
+mod turns;
 mod versions;
 mod waiting;
 
@@ -32,7 +33,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -146,10 +150,17 @@ pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, bo
     let unavailable = |e: io::Error| Error::unavailable(format!("listen on {address}: {e}"));
     listener.set_nonblocking(true).map_err(unavailable)?;
     let address = listener.local_addr().map_err(unavailable)?;
+    let (workers, started) = (limits.threads.max(1), AtomicUsize::new(0));
     let runtime = Builder::new_multi_thread()
-        .worker_threads(limits.threads.max(1))
+        .worker_threads(workers)
         .max_blocking_threads(8)
         .thread_name("tidemill-http")
+        .on_thread_start(move || {
+            // Those that start later are for calls that take long.
+            if started.fetch_add(1, Relaxed) < workers {
+                turns::take_short_turns();
+            }
+        })
         .enable_io()
         .enable_time()
         .build()

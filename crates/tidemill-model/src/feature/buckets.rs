@@ -1,42 +1,58 @@
 //! Numbers to buckets: which of some ascending boundaries a number lies between, and that bucket's key.
 //!
 //! In: a number. Out: a key. What it costs, every bucketed column of every row costs, and a binary search cannot guess which
-//! way a number goes. So the first bits of the number, its exponent and the beginning of its fraction, name a cell, the cell
-//! names the few boundaries in it, and these are counted without a branch.
+//! way a number goes. So the first bits of the number, its exponent and the beginning of its fraction, name a cell. Cells
+//! are made so fine that there is one boundary in each at most, and it is asked without a branch whether the number reaches
+//! it; where boundaries lie too near to each other for that, the few in a cell are counted.
 
 use std::ops::Range;
 
-/// Bits of a number that name its cell: sign, exponent and four of the fraction. A cell is a sixteenth of an octave.
-const CELL_BITS: u32 = 16;
-/// Whole numbers from 0 to below this find their keys in a table: most numbers in logs are counts, and small ones.
-const SMALL: u64 = 256;
+/// Bits of a number that name its cell, at least: sign, exponent and four of the fraction, so a sixteenth of an octave.
+const CELL_BITS_MIN: u32 = 16;
+const CELL_BITS_MAX: u32 = 22;
+/// Cells between the first and the last boundary at most, where they are made finer: half a megabyte.
+const CELLS_MAX: usize = 1 << 17;
 /// A cell with more boundaries than this is searched by halves.
 const COUNTED_MAX: usize = 4;
 
 /// Boundaries, ascending and without NaN, and the key of each bucket between them.
 #[derive(Clone, Debug)]
 pub(super) struct Buckets {
+    /// Behind them stands one that no number reaches.
     boundaries: Vec<f64>,
     keys: Vec<u64>,
-    /// The key of NULL, then those of the small whole numbers.
-    small: Vec<u64>,
+    null_key: u64,
+    cell_bits: u32,
     /// The cell of the first boundary: those below hold none.
     first_cell: usize,
     /// Of each cell, and of all behind the last: boundaries below it.
     below: Vec<u32>,
+    /// Whether no cell holds more than one.
+    is_single: bool,
 }
 
 impl Buckets {
     /// Of ascending boundaries; `key` gives the key of a bucket by its number, from 0.
-    pub(super) fn new(boundaries: Vec<f64>, key: impl Fn(u64) -> u64, null_key: u64) -> Self {
-        let cells: Vec<usize> = boundaries.iter().map(|b| cell(*b)).collect();
-        let (first, last) = (cells.first().copied().unwrap_or(0), cells.last().copied().unwrap_or(0));
-        let below = (first..=last + 2).map(|cell| cells.partition_point(|c| *c < cell) as u32).collect();
+    pub(super) fn new(mut boundaries: Vec<f64>, key: impl Fn(u64) -> u64, null_key: u64) -> Self {
+        let cells = |bits: u32| boundaries.iter().map(|b| cell(*b, bits)).collect::<Vec<_>>();
+        let span = |cells: &[usize]| cells.last().unwrap_or(&0) - cells.first().unwrap_or(&0);
+        let mut bits = CELL_BITS_MIN;
+        let mut of_each = cells(bits);
+        let is_single = |of_each: &[usize]| of_each.is_sorted_by(|a, b| a < b);
+        while !is_single(&of_each) && bits < CELL_BITS_MAX && 2 * span(&of_each) < CELLS_MAX {
+            bits += 1;
+            of_each = cells(bits);
+        }
+        let first = of_each.first().copied().unwrap_or(0);
+        let mut below = Vec::with_capacity(span(&of_each) + 3);
+        for cell in first..=first + span(&of_each) + 2 {
+            let before = below.last().map_or(0, |before| *before as usize);
+            below.push((before + of_each[before..].iter().take_while(|c| **c < cell).count()) as u32);
+        }
         let keys = (0..=boundaries.len() as u64).map(key).collect();
-        let mut buckets = Self { boundaries, keys, small: vec![null_key], first_cell: first, below };
-        let small: Vec<u64> = (0..SMALL).map(|x| buckets.key(x as f64)).collect();
-        buckets.small.extend(small);
-        buckets
+        let is_single = is_single(&of_each);
+        boundaries.push(f64::NAN);
+        Self { boundaries, keys, null_key, cell_bits: bits, first_cell: first, below, is_single }
     }
 
     /// The key of a number's bucket; of NaN some bucket's.
@@ -47,30 +63,30 @@ impl Buckets {
 
     /// The key of NULL.
     pub(super) fn null_key(&self) -> u64 {
-        self.small[0]
+        self.null_key
     }
 
     /// The key of a whole number's bucket, or of NULL.
     #[inline(always)]
     pub(super) fn key_of_whole(&self, x: i64, is_valid: bool) -> u64 {
         // Without a branch: whether a number is there cannot be guessed.
-        let at = if is_valid { (x as u64).saturating_add(1) } else { 0 };
-        match self.small.get(at as usize) {
-            Some(key) => *key,
-            None => self.key(x as f64),
-        }
+        let key = self.key(x as f64);
+        if is_valid { key } else { self.null_key }
     }
 
     /// Boundaries that are not above the number.
     #[inline(always)]
     fn bucket(&self, x: f64) -> usize {
         // Cells behind the last boundary's have all boundaries below them.
-        let at = cell(x).saturating_sub(self.first_cell).min(self.below.len() - 2);
-        let range = self.below[at] as usize..self.below[at + 1] as usize;
+        let at = cell(x, self.cell_bits).saturating_sub(self.first_cell).min(self.below.len() - 2);
+        let start = self.below[at] as usize;
+        if self.is_single {
+            return start + usize::from(self.boundaries[start] <= x);
+        }
+        let range = start..self.below[at + 1] as usize;
         if range.len() > COUNTED_MAX {
             return self.search(range, x);
         }
-        let start = range.start;
         start + self.boundaries[range].iter().map(|b| usize::from(*b <= x)).sum::<usize>()
     }
 
@@ -82,11 +98,11 @@ impl Buckets {
 
 /// The cell of a number. A greater number is in the same cell or a later one; both zeros are in one.
 #[inline(always)]
-fn cell(x: f64) -> usize {
-    let bits = (x + 0.0).to_bits();
+fn cell(x: f64, bits: u32) -> usize {
+    let of_x = (x + 0.0).to_bits();
     // Of negative numbers those with greater bits are lower.
-    let ordered = bits ^ ((bits as i64 >> 63) as u64 | 1 << 63);
-    (ordered >> (64 - CELL_BITS)) as usize
+    let ordered = of_x ^ ((of_x as i64 >> 63) as u64 | 1 << 63);
+    (ordered >> (64 - bits)) as usize
 }
 
 #[cfg(test)]
@@ -109,8 +125,10 @@ mod tests {
             geometric(1e-9, 20),
             vec![f64::MIN, f64::MAX],
         ];
+        let mut ways = std::collections::BTreeSet::new();
         for boundaries in cases {
             let buckets = Buckets::new(boundaries.clone(), |bucket| bucket, u64::MAX);
+            ways.insert(buckets.is_single);
             let mut numbers = vec![0.0, -0.0, 1.0, -1.0, 5e-324, -5e-324, f64::MAX, f64::MIN, f64::INFINITY];
             numbers.push(f64::NEG_INFINITY);
             for b in &boundaries {
@@ -133,5 +151,6 @@ mod tests {
             // Somewhere, and no panic.
             assert!(buckets.key(f64::NAN) <= boundaries.len() as u64);
         }
+        assert_eq!(ways.len(), 2, "both fine cells and crowded ones");
     }
 }

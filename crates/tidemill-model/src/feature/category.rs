@@ -4,15 +4,18 @@
 
 use arrow::{
     array::{Array, ArrowPrimitiveType, AsArray},
-    buffer::BooleanBuffer,
+    buffer::{BooleanBuffer, NullBuffer},
     datatypes::*,
 };
 use std::ops::Range;
-use tidemill_base::{Error, Result, hash64};
+use tidemill_base::{
+    Error, Result, hash64, hash64_of_u64,
+    simd::{Kernel, widest},
+};
 
 use super::{
     buckets::Buckets,
-    feature_key,
+    feature_key, key_of_hash,
     number::{is_number, numbers},
 };
 
@@ -129,16 +132,20 @@ impl Category {
             Float64 => self.integers::<Float64Type>(array, rows, keys, float_bits),
             Utf8 => {
                 let text = array.as_string::<i32>();
-                let (ends, bytes) = (&text.value_offsets()[rows.start + 1..=rows.end], text.value_data());
-                let mut begin = text.value_offsets()[rows.start] as usize;
-                let keys = &mut keys[..ends.len()];
-                let null_key = self.null_key();
-                each_valid(array, rows, |i, is_valid| {
-                    let end = ends[i] as usize;
-                    let value = &bytes[begin..end];
-                    keys[i] = if is_valid { feature_key(value, self.seed) } else { null_key };
-                    begin = end;
-                });
+                let nulls = some_nulls(array);
+                for begin in (rows.start..rows.end).step_by(64) {
+                    let end = rows.end.min(begin + 64);
+                    let is_valid = valid_word(nulls, begin..end);
+                    let names = Names {
+                        bytes: text.value_data(),
+                        offsets: &text.value_offsets()[begin..=end],
+                        is_valid,
+                        seed: self.seed,
+                        null_key: self.null_key(),
+                        keys: &mut keys[begin - rows.start..end - rows.start],
+                    };
+                    widest(names);
+                }
             }
             LargeUtf8 => {
                 let text = array.as_string::<i64>();
@@ -164,13 +171,18 @@ impl Category {
         keys: &mut [u64],
         bits: impl Fn(T::Native) -> u64,
     ) {
-        let values = array.as_primitive::<T>().values();
-        self.each(array, rows, keys, |row| self.number_key(bits(values[row])));
+        let values = &array.as_primitive::<T>().values()[rows.clone()];
+        keys.iter_mut().zip(values).for_each(|(key, value)| *key = bits(*value));
+        let nulls = some_nulls(array);
+        for (begin, keys) in rows.step_by(64).zip(keys[..values.len()].chunks_mut(64)) {
+            let is_valid = valid_word(nulls, begin..begin + keys.len());
+            widest(Numbers { is_valid, seed: self.seed, null_key: self.null_key(), keys });
+        }
     }
 
     #[inline(always)]
     fn each(&self, array: &dyn Array, rows: Range<usize>, keys: &mut [u64], key: impl Fn(usize) -> u64) {
-        match array.nulls().filter(|nulls| nulls.null_count() > 0) {
+        match some_nulls(array) {
             None => rows.zip(keys).for_each(|(row, out)| *out = key(row)),
             Some(nulls) => {
                 let null_key = self.null_key();
@@ -190,19 +202,96 @@ impl Category {
     }
 }
 
+/// Up to 64 names and where their keys go.
+struct Names<'a> {
+    bytes: &'a [u8],
+    /// Where each begins in `bytes`, and the last one ends.
+    offsets: &'a [i32],
+    /// A bit for each that is there.
+    is_valid: u64,
+    seed: u64,
+    null_key: u64,
+    keys: &'a mut [u64],
+}
+
+impl Kernel for Names<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { bytes, offsets, is_valid, seed, null_key, keys } = self;
+        // Names of one column are mostly of one length, and identifiers in hexadecimal of this one.
+        if let Some(words) = words(bytes, offsets, is_valid) {
+            let mut next = 0;
+            for (i, key) in keys.iter_mut().enumerate() {
+                *key = u64::from_le_bytes(words.get(next).copied().unwrap_or_default());
+                next += (is_valid >> i & 1) as usize;
+            }
+            return Numbers { is_valid, seed, null_key, keys }.run();
+        }
+        for (i, (key, ends)) in keys.iter_mut().zip(offsets.windows(2)).enumerate() {
+            let value = &bytes[ends[0] as usize..ends[1] as usize];
+            *key = if is_valid >> i & 1 == 1 { feature_key(value, seed) } else { null_key };
+        }
+    }
+}
+
+/// Up to 64 whole numbers, in whose places their keys are put.
+struct Numbers<'a> {
+    /// A bit for each that is there.
+    is_valid: u64,
+    seed: u64,
+    null_key: u64,
+    keys: &'a mut [u64],
+}
+
+impl Kernel for Numbers<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { is_valid, seed, null_key, keys } = self;
+        for (i, key) in (0u64..).zip(keys.iter_mut()) {
+            let hashed = key_of_hash(hash64_of_u64(*key, seed));
+            *key = if is_valid >> i & 1 == 1 { hashed } else { null_key };
+        }
+    }
+}
+
+/// The names that are there, if each is of eight bytes, and nothing stands where one is not there.
+#[inline(always)]
+fn words<'a>(bytes: &'a [u8], offsets: &[i32], is_valid: u64) -> Option<&'a [[u8; 8]]> {
+    let mut is_other = false;
+    for (i, ends) in offsets.windows(2).enumerate() {
+        is_other |= ends[1] - ends[0] != 8 * (is_valid >> i & 1) as i32;
+    }
+    let (first, last) = (*offsets.first()? as usize, *offsets.last()? as usize);
+    (!is_other).then(|| bytes[first..last].as_chunks().0)
+}
+
 /// Hands each of `rows`, by its place among them, with whether its value is there.
 #[inline(always)]
 fn each_valid(array: &dyn Array, rows: Range<usize>, mut take: impl FnMut(usize, bool)) {
-    let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
-    let bits = nulls.map(|nulls| nulls.inner().slice(rows.start, rows.len()));
+    let nulls = some_nulls(array);
     // One loop for both, so that what it does for each is put into it.
     for begin in (0..rows.len()).step_by(64) {
         let end = rows.len().min(begin + 64);
-        let word = bits.as_ref().map_or(u64::MAX, |bits| first_word(&bits.slice(begin, end - begin)));
+        let word = valid_word(nulls, rows.start + begin..rows.start + end);
         for i in begin..end {
             take(i, word >> (i - begin) & 1 == 1);
         }
     }
+}
+
+/// Which values are NULL, if some are.
+fn some_nulls(array: &dyn Array) -> Option<&NullBuffer> {
+    array.nulls().filter(|nulls| nulls.null_count() > 0)
+}
+
+/// A bit for each of up to 64 rows whose value is there.
+#[inline(always)]
+fn valid_word(nulls: Option<&NullBuffer>, rows: Range<usize>) -> u64 {
+    nulls.map_or(u64::MAX, |nulls| first_word(&nulls.inner().slice(rows.start, rows.len())))
 }
 
 /// The first 64 bits, or those that there are.

@@ -101,12 +101,17 @@ fn slot_seed(slot: &str) -> u64 {
     hash64(slot.as_bytes(), 0)
 }
 
-/// The key of a value in a slot. Key 0 marks free places in tables; the one value in 2^64 that hashes to it shares key 1.
+/// The key of a value in a slot.
 #[inline(always)]
 fn feature_key(value: &[u8], slot_seed: u64) -> u64 {
-    let key = match value.first_chunk::<8>() {
+    key_of_hash(match value.first_chunk::<8>() {
         Some(eight) if value.len() == 8 => hash64_of_u64(u64::from_le_bytes(*eight), slot_seed),
         _ => hash64(value, slot_seed),
-    };
-    key | (key == 0) as u64
+    })
+}
+
+/// Key 0 marks free places in tables; the one value in 2^64 that hashes to it shares key 1.
+#[inline(always)]
+fn key_of_hash(hash: u64) -> u64 {
+    hash | (hash == 0) as u64
 }

@@ -54,12 +54,12 @@ impl Learner for DeepFm {
     ) {
         let mut of_machine = work.split_off(slice.len() * self.layers.activations());
         self.fm.backward(slice, &[], &mut of_machine, slopes, gradients, &mut []);
-        let mut of_inputs = Vec::new();
         let learning = slice.dropout.is_some();
-        self.layers.backward(dense, learning, work, slopes, dense_gradients, &mut of_inputs);
         let width = 1 + self.embeddings.dimension;
-        self.embeddings.scatter(slice, &of_inputs, |j, value, of_slot| {
-            scaled::<true>(value, of_slot, &mut gradients[j * width + 1..][..width - 1]);
+        self.layers.backward(dense, learning, work, slopes, dense_gradients, |of_inputs| {
+            self.embeddings.scatter(slice, of_inputs, |j, value, of_slot| {
+                scaled::<true>(value, of_slot, &mut gradients[j * width + 1..][..width - 1]);
+            });
         });
     }
 }

@@ -9,9 +9,16 @@ mod alone;
 mod product;
 mod widest;
 
+use std::cell::Cell;
+
 use tidemill_base::{Rng, rng::mix64};
 
 use product::Product;
+
+thread_local! {
+    /// Where this thread keeps the gradients of a layer's outputs and inputs: as large as its largest slice.
+    static ROOM: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+}
 
 /// What biases of hidden units begin with.
 const BIAS: f32 = 0.01;
@@ -122,8 +129,8 @@ impl Layers {
         }
     }
 
-    /// From what [`Layers::forward`] left in `activations`: writes the gradients of the dense parameters, and leaves those of
-    /// a_0 in `gradients`. `learning`: units were left out.
+    /// From what [`Layers::forward`] left in `activations`: writes the gradients of the dense parameters, and hands those of
+    /// a_0 to `take`. `learning`: units were left out.
     pub(super) fn backward(
         &self,
         dense: &[f32],
@@ -131,12 +138,17 @@ impl Layers {
         activations: &mut [f32],
         slopes: &[f32],
         dense_gradients: &mut [f32],
-        gradients: &mut Vec<f32>,
+        take: impl FnOnce(&[f32]),
     ) {
         let rows = slopes.len() / self.outputs();
         let kept = if learning { 1.0 / (1.0 - self.dropout) } else { 1.0 };
         self.silence(activations, slopes);
-        let mut dz = slopes.to_vec();
+        let widest = rows * self.sizes.iter().copied().max().unwrap_or(0);
+        let mut room = ROOM.take();
+        room.iter_mut().filter(|room| room.len() < widest).for_each(|room| room.resize(widest, 0.0));
+        let [dz, of_a] = &mut room;
+        let (mut dz, mut of_a) = (&mut dz[..], &mut of_a[..]);
+        dz[..slopes.len()].copy_from_slice(slopes);
         let (mut of_dense, mut of_activations) = (dense.len(), activations.len());
         for (l, n) in self.sizes.windows(2).enumerate().rev() {
             of_dense -= (n[0] + 1) * n[1];
@@ -145,21 +157,23 @@ impl Layers {
             let a = &activations[of_activations..][..rows * n[0]];
             let (dw, db) = dense_gradients[of_dense..][..(n[0] + 1) * n[1]].split_at_mut(n[0] * n[1]);
             let (inputs, outputs) = (n[0], n[1]);
+            let (of_z, gradients) = (&dz[..rows * outputs], &mut of_a[..rows * inputs]);
             let by_sample =
-                Product { a, b: &dz, rows: inputs, terms: rows, columns: outputs, a_turned: true, b_turned: false };
+                Product { a, b: of_z, rows: inputs, terms: rows, columns: outputs, a_turned: true, b_turned: false };
             by_sample.write_to(dw);
             db.fill(0.0);
-            dz.chunks_exact(n[1]).for_each(|dz| db.iter_mut().zip(dz).for_each(|(db, dz)| *db += dz));
-            gradients.resize(rows * n[0], 0.0);
+            of_z.chunks_exact(n[1]).for_each(|dz| db.iter_mut().zip(dz).for_each(|(db, dz)| *db += dz));
             let by_output =
-                Product { a: &dz, b: weights, rows, terms: outputs, columns: inputs, a_turned: false, b_turned: true };
+                Product { a: of_z, b: weights, rows, terms: outputs, columns: inputs, a_turned: false, b_turned: true };
             by_output.write_to(gradients);
             if l > 0 {
                 // Where a unit was below zero, or left out, its output is zero and stays so.
                 gradients.iter_mut().zip(a).for_each(|(g, a)| *g *= if *a > 0.0 { kept } else { 0.0 });
-                std::mem::swap(&mut dz, gradients);
+                std::mem::swap(&mut dz, &mut of_a);
             }
         }
+        take(&of_a[..rows * self.sizes[0]]);
+        ROOM.set(room);
     }
 }
 
@@ -192,7 +206,8 @@ mod tests {
             let mut activations: Vec<f32> = (0..27).map(|i| if i / 9 == 1 { second } else { 0.1 * i as f32 }).collect();
             layers.forward(&dense, None, &mut activations, &mut [0.0; 6]);
             let (mut of_dense, mut of_inputs) = (vec![0.0; dense.len()], Vec::new());
-            layers.backward(&dense, false, &mut activations, slopes, &mut of_dense, &mut of_inputs);
+            let take = |gradients: &[f32]| of_inputs = gradients.to_vec();
+            layers.backward(&dense, false, &mut activations, slopes, &mut of_dense, take);
             (of_dense, of_inputs)
         };
         let slopes = [0.5, 1.0, 0.0, 0.0, -1.0, 0.2];

@@ -23,10 +23,14 @@ impl Embeddings {
         self.offset + self.dimension
     }
 
-    /// Writes the inputs of each sample.
-    pub(super) fn gather(&self, slice: &Slice, inputs: &mut Vec<f32>) {
-        inputs.clear();
-        inputs.resize(slice.len() * self.inputs(), 0.0);
+    /// Writes the inputs of each sample to the front of `work`; what stands behind them stays.
+    pub(super) fn gather(&self, slice: &Slice, work: &mut Vec<f32>) {
+        let len = slice.len() * self.inputs();
+        if work.len() < len {
+            work.resize(len, 0.0);
+        }
+        let inputs = &mut work[..len];
+        inputs.fill(0.0);
         for (i, inputs) in inputs.chunks_exact_mut(self.inputs()).enumerate() {
             for j in slice.range(i) {
                 let embedding = &slice.params[j * self.width()..][self.offset..self.width()];

@@ -52,12 +52,12 @@ impl Learner for Mlp {
         gradients: &mut [f32],
         dense_gradients: &mut [f32],
     ) {
-        let mut of_inputs = Vec::new();
         let learning = slice.dropout.is_some();
-        self.layers.backward(dense, learning, work, slopes, dense_gradients, &mut of_inputs);
         let d = self.embeddings.dimension;
-        self.embeddings.scatter(slice, &of_inputs, |j, value, of_slot| {
-            scaled::<false>(value, of_slot, &mut gradients[j * d..][..d]);
+        self.layers.backward(dense, learning, work, slopes, dense_gradients, |of_inputs| {
+            self.embeddings.scatter(slice, of_inputs, |j, value, of_slot| {
+                scaled::<false>(value, of_slot, &mut gradients[j * d..][..d]);
+            });
         });
     }
 }

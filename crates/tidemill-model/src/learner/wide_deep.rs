@@ -61,12 +61,12 @@ impl Learner for WideDeep {
         gradients: &mut [f32],
         dense_gradients: &mut [f32],
     ) {
-        let mut of_inputs = Vec::new();
         let learning = slice.dropout.is_some();
-        self.layers.backward(dense, learning, work, slopes, dense_gradients, &mut of_inputs);
         let width = 1 + self.embeddings.dimension;
-        self.embeddings.scatter(slice, &of_inputs, |j, value, of_slot| {
-            gradients[j * width + 1..][..width - 1].iter_mut().zip(of_slot).for_each(|(g, x)| *g = value * x);
+        self.layers.backward(dense, learning, work, slopes, dense_gradients, |of_inputs| {
+            self.embeddings.scatter(slice, of_inputs, |j, value, of_slot| {
+                gradients[j * width + 1..][..width - 1].iter_mut().zip(of_slot).for_each(|(g, x)| *g = value * x);
+            });
         });
         for (i, slope) in slopes.iter().enumerate() {
             slice.range(i).for_each(|j| gradients[j * width] = slope * slice.values[j]);

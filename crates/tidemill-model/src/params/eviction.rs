@@ -164,6 +164,7 @@ impl Part {
             }
         }
         let gone = before - kept.len();
+        self.removals += 1;
         self.shards[shard].entries -= gone;
         self.shrink(shard, shifted, bucket, kept);
         gone

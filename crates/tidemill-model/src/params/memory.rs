@@ -1,4 +1,4 @@
-//! Memory of one table part: one reserved run of addresses, taken from the front and never given back.
+//! Memory of a table that may be large: one reserved run of addresses, taken from the front and never given back.
 //!
 //! Reserving takes no memory: the kernel gives a page when it is first written to. All but the first 2 MiB are offered to
 //! it for 2 MiB pages, block by block as they come into use, because a table is read in no order and a processor
@@ -22,7 +22,7 @@ pub(super) const BLOCK_BYTES: usize = 2 << 20;
 pub(super) const SMALL_BYTES: usize = 4 << 10;
 
 /// A reserved run of `T`, zeros at first.
-pub(super) struct Memory<T> {
+pub(crate) struct Memory<T> {
     map: MmapMut,
     begin: usize,
     end: usize,
@@ -35,7 +35,7 @@ pub(super) struct Memory<T> {
 
 impl<T: Pod> Memory<T> {
     /// Reserves room for so many; blocks are counted from number `before` on.
-    pub(super) fn reserve(len: usize, before: usize) -> Result<Self> {
+    pub(crate) fn reserve(len: usize, before: usize) -> Result<Self> {
         let (bytes, before) = (len.saturating_mul(size_of::<T>()), before * size_of::<T>());
         let map = MmapOptions::new().len(bytes.saturating_add(2 * BLOCK_BYTES)).no_reserve_swap().map_anon();
         let map = map.map_err(|e| {
@@ -50,7 +50,7 @@ impl<T: Pod> Memory<T> {
     }
 
     /// Says that the first `len` are about to be used.
-    pub(super) fn use_to(&mut self, len: usize) {
+    pub(crate) fn use_to(&mut self, len: usize) {
         self.used = self.used.max(len * size_of::<T>());
         while self.used > self.before + self.offered * BLOCK_BYTES {
             let at = self.begin + self.before + self.offered * BLOCK_BYTES;

@@ -13,7 +13,7 @@ mod codec;
 mod eviction;
 mod growth;
 mod limits;
-mod memory;
+pub(crate) mod memory;
 mod packed;
 mod pairs;
 mod part;
@@ -35,7 +35,7 @@ pub use changes::{EntryRef, Listener, Taken};
 pub use eviction::Worth;
 pub use limits::bytes_of_entry;
 pub use pairs::{Located, Words};
-pub use part::{ABSENT, Part, Place, Updated};
+pub use part::{ABSENT, NO_ROW, Part, Place, Updated};
 pub use restore::{Restoring, RestoringPart};
 pub use walk::Walked;
 

@@ -31,6 +31,9 @@ pub type Place = u32;
 /// The key has no entry: page 0 is nobody's, and what is read here is zeros.
 pub const ABSENT: Place = 0;
 
+/// No number of a row.
+pub const NO_ROW: u32 = u32::MAX;
+
 /// What became of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updated {
@@ -91,6 +94,8 @@ pub struct Part {
     pub(super) moved: u64,
     /// Buckets that were rebuilt, ever: until the next one, entries stay where they are.
     pub(super) rebuilt: u64,
+    /// Times that entries were taken away, ever: until the next one, rows stay their entries'.
+    pub(super) removals: u64,
 }
 
 impl Part {
@@ -122,6 +127,7 @@ impl Part {
             caps: None,
             moved: 0,
             rebuilt: 0,
+            removals: 0,
         };
         part.set_fresh(TAKEN | CHANGED);
         Ok(part)
@@ -196,6 +202,37 @@ impl Part {
         }
     }
 
+    /// The number of the row of the entry at a place that [`Part::locate`] gave since the last update, and whether a change
+    /// of it needs no more noting: then it may be changed by this number as long as [`Part::removals`] stays.
+    #[inline(always)]
+    pub fn row_at(&self, place: Place) -> (u32, bool) {
+        let packed = self.places.at(place as usize);
+        (packed.words[0], packed.tag & FLAGS == self.fresh)
+    }
+
+    /// How often entries were taken away, ever.
+    #[inline(always)]
+    pub fn removals(&self) -> u64 {
+        self.removals
+    }
+
+    /// Asks the processor for the row of this number.
+    #[inline(always)]
+    pub fn prefetch_numbered_row(&self, row: u32) {
+        if let Some(rows) = &self.rows {
+            rows.prefetch(row);
+        }
+    }
+
+    /// The words of the row of this number; of a table of rows.
+    #[inline(always)]
+    pub fn numbered_row(&self, row: u32) -> &[f32] {
+        match &self.rows {
+            Some(rows) => rows.get(row),
+            None => &[],
+        }
+    }
+
     /// The words of a key's entry, to be changed; a new key is admitted and its words are `begin`'s to write. `None`: there
     /// is no room for it.
     #[inline(always)]
@@ -235,6 +272,13 @@ impl Part {
             Some(rows) => rows.get_mut(row),
             None => &mut [],
         }
+    }
+
+    /// Admits a key without an entry, whose words are `begin`'s to write, and tells the number of its row. `None`: there is
+    /// no room for it.
+    pub fn new_row(&mut self, key: u64, slot: u16, begin: impl FnOnce(&mut [f32])) -> Option<u32> {
+        let place = self.admit_row(key, slot, begin)?;
+        Some(self.row_number_at(key, place as Place))
     }
 
     #[inline(never)]

@@ -18,7 +18,7 @@ use super::{
     words::{find_name, nearest, show},
 };
 
-use index::Index;
+use index::{Filled, Index};
 
 /// Delimiters that are tried to name the one that would have fit.
 const LIKELY_DELIMITERS: [u8; 5] = [b',', b'\t', b';', b'|', b' '];
@@ -193,11 +193,11 @@ impl RowDecoder for Delimited {
     }
 
     fn push_block(&mut self, text: &[u8], rows_max: usize) -> (usize, usize) {
-        let text = match std::str::from_utf8(text) {
-            Ok(_) => text,
-            Err(e) => &text[..memchr::memrchr(b'\n', &text[..e.valid_up_to()]).map_or(0, |newline| newline + 1)],
-        };
-        let mut rows = self.index.fill(text, self.delimiter, self.width, rows_max);
+        let Filled { mut rows, is_ascii } = self.index.fill(text, self.delimiter, self.width, rows_max);
+        if !is_ascii && let Err(e) = std::str::from_utf8(&text[..self.index.begin(rows * self.width)]) {
+            let good = memchr::memrchr(b'\n', &text[..e.valid_up_to()]).map_or(0, |newline| newline + 1);
+            rows = self.index.fill(&text[..good], self.delimiter, self.width, rows_max).rows;
+        }
         for (column, &i) in self.columns.all().iter_mut().zip(&self.fields) {
             let fields = ColumnFields { text, index: &self.index, width: self.width, column: i };
             rows = column.push_block(&Block { text, null: &self.null, rows }, &fields, &mut self.valid);

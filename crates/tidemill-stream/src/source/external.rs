@@ -13,14 +13,14 @@ pub(crate) const PROPERTIES: Attribute = Attribute {
     name: "properties",
     ty: Type::Text,
     default: None,
-    doc: "kafka, nats: settings of the client, 'name=value; name=value'",
+    doc: "kafka, nats, s3: settings of the client, 'name=value; name=value'",
 };
 /// The same in a file.
 pub(crate) const PROPERTIES_FILE: Attribute = Attribute {
     name: "properties_file",
     ty: Type::Text,
     default: None,
-    doc: "kafka, nats: a file of such settings, one a line: the place for passwords",
+    doc: "kafka, nats, s3: a file of such settings, one a line: the place for passwords",
 };
 
 /// A Kafka topic: each of its partitions is one of the source's.

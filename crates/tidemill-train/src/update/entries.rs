@@ -10,7 +10,7 @@ use tidemill_base::rng::mix64;
 use tidemill_model::{
     Features,
     optimizer::Optimizer,
-    params::{ABSENT, Part, Place, part_of},
+    params::{ABSENT, NO_ROW, Part, Place, part_of},
     simd::{Kernel, LANES, largest_bits},
     start,
 };
@@ -27,7 +27,7 @@ const AHEAD: usize = 24;
 const ROWS_AHEAD: usize = 12;
 /// Bytes that the nearer caches keep from phase 1 to phase 2, beside what learners work on.
 const KEPT_NEAR: usize = 256 << 10;
-/// Entries ahead whose rows are asked for where they are not near; their places as far again ahead.
+/// Entries ahead whose rows are asked for where they are not near.
 const FAR_AHEAD: usize = 32;
 /// Entries changed at once: the features of a usual sample.
 const PAIRS_MAX: usize = 64;
@@ -62,51 +62,67 @@ impl<const BY_SLOT: bool> Kernel for Gather<'_, BY_SLOT> {
                 }
             }
         }
-        (0..ROWS_AHEAD).for_each(|i| ask_row(parts, keys, &s.places, i));
+        s.rows.resize(keys.len(), NO_ROW);
+        s.unnoted.clear();
         s.params.resize(keys.len() * width, 0.0);
         let (pair, blocks) = match BY_SLOT {
             false => split(&work.rules.common().blocks),
             true => (None, &[][..]),
         };
-        let (all_keys, all_places) = (keys, &s.places[..]);
-        for (first, (keys, (places, params))) in (0..)
-            .step_by(PAIRS_MAX)
-            .zip(keys.chunks(PAIRS_MAX).zip(all_places.chunks(PAIRS_MAX).zip(s.params.chunks_mut(PAIRS_MAX * width))))
+        let SliceScratch { places, rows, unnoted, pairs, params, .. } = s;
+        let all_keys = keys;
+        for i in 0..ROWS_AHEAD {
+            ask_row(parts, keys, places, rows, unnoted, i);
+        }
+        for (first, (keys, params)) in
+            (0..).step_by(PAIRS_MAX).zip(keys.chunks(PAIRS_MAX).zip(params.chunks_mut(PAIRS_MAX * width)))
         {
-            s.pairs.len = keys.len();
-            for (i, ((key, place), params)) in keys.iter().zip(places).zip(params.chunks_exact_mut(width)).enumerate() {
-                ask_row(parts, all_keys, all_places, first + i + ROWS_AHEAD);
-                if *place == ABSENT {
+            pairs.len = keys.len();
+            for (i, (key, params)) in keys.iter().zip(params.chunks_exact_mut(width)).enumerate() {
+                ask_row(parts, all_keys, places, rows, unnoted, first + i + ROWS_AHEAD);
+                let row = rows[first + i];
+                if row == NO_ROW {
                     of(*key).prefetch_count(*key);
                     params.fill(0.0);
-                    (s.pairs.a[i], s.pairs.b[i]) = (0.0, 0.0);
+                    (pairs.a[i], pairs.b[i]) = (0.0, 0.0);
                     continue;
                 }
-                let state = of(*key).row(*place);
+                let state = of(*key).numbered_row(row);
                 if BY_SLOT {
                     work.rules.read(slots[first + i], state, params);
                     continue;
                 }
                 if let Some(pair) = pair {
-                    (s.pairs.a[i], s.pairs.b[i]) = (state[pair.words.start], state[pair.words.start + 1]);
+                    (pairs.a[i], pairs.b[i]) = (state[pair.words.start], state[pair.words.start + 1]);
                 }
                 for block in blocks {
                     block.optimizer.read(&state[block.words.clone()], &mut params[block.params.clone()]);
                 }
             }
             if let Some(pair) = pair {
-                s.pairs.read(pair, places, params, width);
+                pairs.read(pair, &rows[first..], params, width);
             }
         }
-        s.pairs.len = 0;
+        pairs.len = 0;
+        // A change of these is to be noted where they stand.
+        unnoted.iter().for_each(|i| rows[*i as usize] = NO_ROW);
     }
 }
 
-/// Asks the processor for the row of number `i`.
+/// Looks at the place of feature `i`, which names its row, and asks the processor for that.
 #[inline(always)]
-fn ask_row(parts: &[&Part], keys: &[u64], places: &[Place], i: usize) {
-    if let (Some(key), Some(place)) = (keys.get(i), places.get(i)) {
-        parts[part_of(*key, parts.len())].prefetch_row(*place);
+fn ask_row(parts: &[&Part], keys: &[u64], places: &[Place], rows: &mut [u32], unnoted: &mut Vec<u32>, i: usize) {
+    let (Some(key), Some(place), Some(row)) = (keys.get(i), places.get(i), rows.get_mut(i)) else { return };
+    if *place == ABSENT {
+        *row = NO_ROW;
+        return;
+    }
+    let part = parts[part_of(*key, parts.len())];
+    let (number, is_noted) = part.row_at(*place);
+    part.prefetch_numbered_row(number);
+    *row = number;
+    if !is_noted {
+        unnoted.push(i as u32);
     }
 }
 
@@ -147,11 +163,11 @@ impl Pairs {
     }
 
     #[inline(always)]
-    fn read(&mut self, block: &EntryBlock, places: &[Place], params: &mut [f32], width: usize) {
+    fn read(&mut self, block: &EntryBlock, rows: &[u32], params: &mut [f32], width: usize) {
         let lanes = self.lanes();
         block.optimizer.read_pairs(&self.a[lanes.clone()], &self.b[lanes.clone()], &mut self.g[lanes]);
-        for ((place, params), w) in places.iter().zip(params.chunks_exact_mut(width)).zip(&self.g) {
-            params[block.params.start] = if *place == ABSENT { 0.0 } else { *w };
+        for ((row, params), w) in rows.iter().zip(params.chunks_exact_mut(width)).zip(&self.g) {
+            params[block.params.start] = if *row == NO_ROW { 0.0 } else { *w };
         }
     }
 
@@ -200,22 +216,24 @@ impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
         let ticks = if BY_SLOT && work.rules.keeps_ticks() { Some(word_of_tick(part.ticks())) } else { None };
         let mut passed = work.filter.map_or(Vec::new(), Filter::sums);
         let mut not_admitted = 0;
+        let removals = part.removals();
         let features = work.batch.features.range(rows.end - 1).end - work.batch.features.range(rows.start).start;
         let bytes_of_entry = size_of::<u64>() + 2 * size_of::<f32>() * work.rules.words();
         let far = features * bytes_of_entry > KEPT_NEAR;
         for i in 0..rows.len().div_ceil(work.learner.slice_samples()) {
             let rows = work.slice_rows(rows, i);
             let first = work.batch.features.range(rows.start).start;
-            let SliceScratch { width, places, pairs, slopes, gradients, .. } =
+            let SliceScratch { width, places, rows: numbers, pairs, slopes, gradients, .. } =
                 &mut *work.slices[i].lock().expect(NO_PANIC);
             for (j, row) in rows.enumerate() {
                 if slopes[j * outputs..(j + 1) * outputs].iter().all(|slope| *slope == 0.0) {
                     continue;
                 }
                 for f in work.batch.features.range(row).filter(|f| part_of(keys[*f], parts) == number) {
-                    let (key, place) = (keys[f], places[f - first]);
-                    if far {
-                        ask(part, &keys[first..], places, f - first, |key| part_of(key, parts) == number);
+                    let key = keys[f];
+                    if far && let Some(ahead) = numbers.get(f - first + FAR_AHEAD) {
+                        // Of another part it may be any row, which does no harm.
+                        part.prefetch_numbered_row(*ahead);
                     }
                     let rule = if BY_SLOT { work.rules.of(slots[f]) } else { common };
                     let gradients = &mut gradients[(f - first) * *width..][..*width];
@@ -229,24 +247,16 @@ impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
                         work.counts.refuse_non_finite(key);
                         continue;
                     }
-                    let stands = part.stands_at(key, place);
-                    if !stands {
-                        // Another entry may have to leave for this one, and its row with it.
-                        if let Some(pair) = pair {
-                            pairs.step(work, pair, part);
+                    let number = match numbers[f - first] {
+                        known if known != NO_ROW && part.removals() == removals => known,
+                        _ => {
+                            let found = find_row(work, rule, (key, slots[f]), places[f - first], pair, pairs, part);
+                            let Some(number) = found else {
+                                not_admitted += 1;
+                                continue;
+                            };
+                            number
                         }
-                        if part.locate(key) == ABSENT && !part.seen_often(key, rule.admit_after) {
-                            not_admitted += 1;
-                            continue;
-                        }
-                    }
-                    let number = match stands {
-                        true => Some(part.row_number_at(key, place)),
-                        false => part.row_number(key, slots[f], ABSENT, |state| begin(work, rule, key, state)),
-                    };
-                    let Some(number) = number else {
-                        not_admitted += 1;
-                        continue;
                     };
                     let state = part.numbered_row_mut(number);
                     if let (true, Some(tick), Some(word)) = (BY_SLOT, ticks, state.last_mut()) {
@@ -293,15 +303,29 @@ impl<const BY_SLOT: bool> Kernel for Learn<'_, BY_SLOT> {
     }
 }
 
-/// Asks the processor for what is changed some features behind number `i`: first the place, which names the row, then that.
-#[inline(always)]
-fn ask(part: &Part, keys: &[u64], places: &[Place], i: usize, is_own: impl Fn(u64) -> bool) {
-    let own = |i: usize| places.get(i).filter(|place| **place != ABSENT && is_own(keys[i]));
-    if let Some(place) = own(i + 2 * FAR_AHEAD) {
-        part.prefetch_place(*place);
+/// The number of a key's row where it is not known yet: of an entry whose first change is to be noted, that was not there or
+/// may have gone, or of a new one. `None`: it is not admitted.
+#[inline(never)]
+fn find_row(
+    work: &Work,
+    rule: &Rule,
+    (key, slot): (u64, u16),
+    place: Place,
+    pair: Option<&EntryBlock>,
+    pairs: &mut Pairs,
+    part: &mut Part,
+) -> Option<u32> {
+    if part.stands_at(key, place) {
+        return Some(part.row_number_at(key, place));
     }
-    if let Some(place) = own(i + FAR_AHEAD) {
-        part.prefetch_row(*place);
+    // Another entry may have to leave for this one, and its row with it.
+    if let Some(pair) = pair {
+        pairs.step(work, pair, part);
+    }
+    match part.locate(key) {
+        ABSENT if !part.seen_often(key, rule.admit_after) => None,
+        ABSENT => part.new_row(key, slot, |state| begin(work, rule, key, state)),
+        place => Some(part.row_number_at(key, place)),
     }
 }
 

@@ -59,6 +59,9 @@ pub(super) struct SliceScratch {
     pub(super) width: usize,
     pub(super) params: Vec<f32>,
     pub(super) places: Vec<Place>,
+    /// The number of each entry's row, where nothing but the row needs to be touched to change it.
+    pub(super) rows: Vec<u32>,
+    pub(super) unnoted: Vec<u32>,
     pub(super) pairs: Pairs,
     pub(super) slopes: Vec<f32>,
     pub(super) gradients: Vec<f32>,

@@ -5,10 +5,18 @@
 //! result. A tile of the result stays in registers while all terms of its sums go by. What a tile reads lies one behind the
 //! other, packed once for all the tiles that read it: rows of `a` for all columns, columns of `b` for all rows.
 
+use std::cell::Cell;
+
 use super::widest::{EIGHT, Lanes, Level, Tiled, run_at};
 
 /// Numbers in a line of the cache.
 const LINE: usize = 16;
+
+thread_local! {
+    /// Where this thread packs rows, and columns: as large as its largest product. Taken anew for each it would be zeroed
+    /// each time, which costs as much as packing.
+    static ROOM: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+}
 
 /// `c[i][j] += sum over k of a(i, k) * b[k][j]`; rows lie one behind the other.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +50,9 @@ impl Product<'_> {
             (self.rows * self.terms, self.terms * self.columns, self.rows * self.columns),
             "sizes of the matrices"
         );
-        run_at(level, Sum { product: self, adds, c, packed: Vec::new(), columns: Vec::new(), first: 0 });
+        let [mut packed, mut columns] = ROOM.take();
+        run_at(level, Sum { product: self, adds, c, packed: &mut packed, columns: &mut columns, first: 0 });
+        ROOM.set([packed, columns]);
     }
 }
 
@@ -52,10 +62,10 @@ struct Sum<'a, 'c> {
     /// Whether it is added to what stands there.
     adds: bool,
     c: &'c mut [f32],
-    /// Rows of `a` by tiles, of each tile its terms one after the other; empty if they lie like that already.
-    packed: Vec<f32>,
+    /// Rows of `a` by tiles, of each tile its terms one after the other; of no use if they lie like that already.
+    packed: &'c mut Vec<f32>,
     /// The columns at work, of each term one after the other.
-    columns: Vec<f32>,
+    columns: &'c mut Vec<f32>,
     /// Where they begin: at a line of the cache.
     first: usize,
 }
@@ -64,9 +74,10 @@ impl Tiled for Sum<'_, '_> {
     #[inline(always)]
     fn run<V: Lanes, const ROWS: usize, const REGISTERS: usize>(mut self) {
         if !self.product.a_turned {
-            self.packed = pack::<V, ROWS>(self.product.a, self.product.rows, self.product.terms);
+            let Product { a, rows, terms, .. } = self.product;
+            pack::<V, ROWS>(a, rows, terms, at_least(self.packed, a.len()));
         }
-        self.columns = vec![0.0; self.product.terms * V::LANES * REGISTERS + LINE];
+        at_least(self.columns, self.product.terms * V::LANES * REGISTERS + LINE);
         self.first = self.columns.as_ptr().align_offset(4 * LINE).min(LINE);
         let mut j = self.panels::<V, ROWS, REGISTERS>(0);
         if REGISTERS > 1 {
@@ -173,8 +184,7 @@ fn tile<V: Lanes, const ROWS: usize, const REGISTERS: usize>(
 
 /// Tiles of rows with their terms first, as [`Sum::panels`] goes through them.
 #[inline(always)]
-fn pack<V: Lanes, const ROWS: usize>(a: &[f32], rows: usize, terms: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; a.len()];
+fn pack<V: Lanes, const ROWS: usize>(a: &[f32], rows: usize, terms: usize, packed: &mut [f32]) {
     let mut i = 0;
     for tile in [ROWS, 8, 4, 1] {
         while tile <= ROWS && i + tile <= rows {
@@ -182,15 +192,24 @@ fn pack<V: Lanes, const ROWS: usize>(a: &[f32], rows: usize, terms: usize) -> Ve
             i += tile;
         }
     }
-    packed
+}
+
+/// Room for so many numbers, whatever stands there.
+fn at_least(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if room.len() < len {
+        room.resize(len, 0.0);
+    }
+    &mut room[..len]
 }
 
 /// Writes rows of so many terms with their terms first.
 #[inline(always)]
 fn turn<V: Lanes>(from: &[f32], (rows, terms): (usize, usize), to: &mut [f32]) {
-    let whole = if rows.is_multiple_of(EIGHT) { terms / EIGHT * EIGHT } else { 0 };
+    let whole = if rows >= EIGHT { terms / EIGHT * EIGHT } else { 0 };
     for k in (0..whole).step_by(EIGHT) {
         for r in (0..rows).step_by(EIGHT) {
+            // The last eight rows overlap those before them where there are no whole eights.
+            let r = r.min(rows - EIGHT);
             V::turn_eight((&from[r * terms + k..], terms), (&mut to[k * rows + r..], rows));
         }
     }

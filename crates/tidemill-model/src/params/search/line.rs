@@ -1,6 +1,6 @@
 //! Many keys, each in the first line where it may be.
 //!
-//! In: keys. Out: the place of each that is in its first or second line, and which are not. What a key costs here every
+//! In: keys. Out: the place of each that is in its first or second line or surely in none, and which are neither. What a key costs here every
 //! feature of every sample costs, so the four places of a line are compared in one register where the processor has such.
 
 use crate::params::{
@@ -8,7 +8,7 @@ use crate::params::{
     bucket::{LINE_PLACES, PAGE_PLACES},
     packed::Packed,
     pairs::Words,
-    part::{Part, Place},
+    part::{ABSENT, Part, Place},
 };
 
 /// Keys whose lines are asked for together, while those of as many keys before them are looked at.
@@ -40,11 +40,12 @@ pub(super) struct Search<'a> {
     pub(super) keys: &'a [u64],
     /// Whether [`ask`] has written in which lines to begin already.
     pub(super) asked: bool,
-    /// The place of each key that is in its first line or the one behind it.
+    /// The place of each key that is in its first line or the one behind it, and [`ABSENT`] for one for which there is room in
+    /// its first line.
     pub(super) places: &'a mut [Place],
     /// The words there, one for each key, if they are wanted.
     pub(super) words: Option<&'a mut Words>,
-    /// The number of each key that is in neither.
+    /// The number of each other key.
     pub(super) unsure: &'a mut Vec<u32>,
 }
 
@@ -104,7 +105,14 @@ fn look_with<F: Find>(
         }
         for i in &missed[..misses] {
             let i = begin + usize::from(*i);
-            crate::prefetch(lines, places[i] as usize / LINE_PLACES + 1);
+            let first = places[i] as usize / LINE_PLACES;
+            if Packed::free(&lines[first]) != 0 {
+                // A search ends where there is room: the key has no entry.
+                places[i] = ABSENT;
+                take(i, &Packed::default());
+                continue;
+            }
+            crate::prefetch(lines, first + 1);
             unsure.push(i as u32);
         }
     }

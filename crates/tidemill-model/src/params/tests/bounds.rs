@@ -195,3 +195,35 @@ fn no_call_moves_more_entries_than_a_bucket_holds() {
     assert!(most <= 2 * bucket::LOAD_MAX as u64, "{most}");
     assert!(part.moved > 1_000_000, "the table grew and evicted: {}", part.moved);
 }
+
+/// Whoever knows a row's number changes it without a look at the entry: so the number must stay right until entries leave,
+/// and an entry whose change somebody waits for must say that it is to be noted first.
+#[test]
+fn a_rows_number_is_good_until_entries_leave() {
+    let table = evicting(small(16 << 20, 12), 1);
+    let (mut rng, mut part) = (Rng::seeded(5), table.write(0));
+    let (mut known, mut removals, mut left) = (Vec::new(), part.removals(), 0);
+    for i in 0..300_000 {
+        let key = rng.next_u64();
+        let row = part.new_row(key, 1, |row| row.fill(key as f32));
+        if part.removals() != removals {
+            known.clear();
+            (removals, left) = (part.removals(), left + 1);
+        }
+        known.extend(row.map(|row| (key, row)));
+        if i % 10_000 == 0 {
+            for (key, row) in &known {
+                assert_eq!(part.numbered_row(*row)[0], *key as f32);
+                assert_eq!(part.row_at(part.locate(*key)), (*row, true));
+            }
+            let _ = take(&mut part, Listener::Deltas);
+            for (key, row) in &known {
+                let place = part.locate(*key);
+                assert_eq!(part.row_at(place), (*row, false), "somebody waits for the next change");
+                assert_eq!(part.row_number_at(*key, place), *row);
+                assert_eq!(part.row_at(place), (*row, true));
+            }
+        }
+    }
+    assert!(left > 0 && !known.is_empty(), "{left} times entries left");
+}

@@ -7,7 +7,8 @@
 /// Places of the ends of fields, row after row.
 #[derive(Default)]
 pub(super) struct Index {
-    /// Begins with a place before the text, so that a field begins one behind the end of the one before.
+    /// Begins with a place before the text, so that a field begins one behind the end of the one before. Behind what was
+    /// found stands what was found before that.
     places: Vec<u32>,
 }
 
@@ -16,47 +17,81 @@ const GROUP: usize = 64;
 /// Places written at once, most of them to be overwritten: cheaper than asking after each whether it was the last.
 const RUN: usize = 8;
 
+/// Rows whose fields were found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Filled {
+    pub(super) rows: usize,
+    /// Whether all that was looked at is ASCII.
+    pub(super) is_ascii: bool,
+}
+
+/// What is known of a group of bytes, a bit for each.
+struct Marks {
+    newlines: u64,
+    delimiters: u64,
+    is_ascii: bool,
+}
+
+/// How a group of bytes is looked through.
+trait Scan {
+    fn marks(group: &[u8; GROUP], delimiter: u8) -> Marks;
+
+    /// Writes `at` and each place of a bit of `ends` added to it; there are `found`. What is behind them does not matter.
+    fn write(places: &mut [u32; GROUP], at: u32, ends: u64, found: usize);
+}
+
 impl Index {
     /// Finds the fields of the first rows of `text`, at most `rows_max`; stops before a line that has not `width` fields.
-    /// Returns the number of rows.
-    pub(super) fn fill(&mut self, text: &[u8], delimiter: u8, width: usize, rows_max: usize) -> usize {
-        let (mut count, mut rows) = (0, 0);
-        self.places.clear();
-        self.places.push(u32::MAX);
+    pub(super) fn fill(&mut self, text: &[u8], delimiter: u8, width: usize, rows_max: usize) -> Filled {
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_there() {
+            // SAFETY: the processor has all that is asked for, as was asked just now.
+            return unsafe { avx512::fill(self, text, delimiter, width, rows_max) };
+        }
+        self.fill_by::<Plain>(text, delimiter, width, rows_max)
+    }
+
+    #[inline(always)]
+    fn fill_by<S: Scan>(&mut self, text: &[u8], delimiter: u8, width: usize, rows_max: usize) -> Filled {
+        let (mut count, mut filled) = (0, Filled { rows: 0, is_ascii: true });
         let (groups, rest) = text.as_chunks::<GROUP>();
         let mut last = [0; GROUP];
         last[..rest.len()].copy_from_slice(rest);
         let of_rest = (1u64 << rest.len()) - 1;
         let groups = groups.iter().map(|group| (group, u64::MAX)).chain([(&last, of_rest)]);
         for (i, (group, part)) in groups.enumerate() {
-            let newlines = equal(group, b'\n') & part;
-            let ends = equal(group, delimiter) & part | newlines;
+            let Marks { newlines, delimiters, is_ascii } = S::marks(group, delimiter);
+            filled.is_ascii &= is_ascii;
+            let (newlines, ends) = (newlines & part, (delimiters | newlines) & part);
             let found = ends.count_ones() as usize;
-            self.write((i * GROUP) as u32, ends, count, found);
+            S::write(self.room(count), (i * GROUP) as u32, ends, found);
             let mut ahead = newlines;
             while ahead != 0 {
                 let before = ends & ((ahead & ahead.wrapping_neg()) - 1);
-                if rows == rows_max || count + before.count_ones() as usize + 1 != (rows + 1) * width {
-                    return rows;
+                if filled.rows == rows_max || count + before.count_ones() as usize + 1 != (filled.rows + 1) * width {
+                    return filled;
                 }
-                rows += 1;
+                filled.rows += 1;
                 ahead &= ahead - 1;
             }
             count += found;
         }
-        rows
+        filled
     }
 
+    /// Room for the places of a group, behind `count` others.
     #[inline(always)]
-    fn write(&mut self, at: u32, mut ends: u64, count: usize, found: usize) {
-        self.places.resize(1 + count + GROUP, 0);
-        let places = &mut self.places[1 + count..][..GROUP];
-        for run in places.chunks_exact_mut(RUN).take(found.div_ceil(RUN)) {
-            for place in run {
-                *place = at + ends.trailing_zeros();
-                ends &= ends.wrapping_sub(1);
-            }
+    fn room(&mut self, count: usize) -> &mut [u32; GROUP] {
+        if self.places.len() < 1 + count + GROUP {
+            self.grow(count);
         }
+        self.places[1 + count..].first_chunk_mut().expect("there is room for a group, or was made just now")
+    }
+
+    #[cold]
+    fn grow(&mut self, count: usize) {
+        self.places.resize(2 * (count + GROUP), 0);
+        self.places[0] = u32::MAX;
     }
 
     /// Where field `number` begins, counted over all rows.
@@ -70,6 +105,104 @@ impl Index {
         let places = self.places[number..].windows(2).step_by(width);
         for ((from, to), places) in from.iter_mut().zip(to).zip(places) {
             (*from, *to) = (places[0].wrapping_add(1), places[1]);
+        }
+    }
+}
+
+struct Plain;
+
+impl Scan for Plain {
+    #[inline(always)]
+    fn marks(group: &[u8; GROUP], delimiter: u8) -> Marks {
+        let all = group.iter().fold(0, |all, byte| all | byte);
+        Marks { newlines: equal(group, b'\n'), delimiters: equal(group, delimiter), is_ascii: all.is_ascii() }
+    }
+
+    #[inline(always)]
+    fn write(places: &mut [u32; GROUP], at: u32, mut ends: u64, found: usize) {
+        for run in places.chunks_exact_mut(RUN).take(found.div_ceil(RUN)) {
+            for place in run {
+                *place = at + ends.trailing_zeros();
+                ends &= ends.wrapping_sub(1);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use core::arch::x86_64::*;
+
+    use super::*;
+
+    /// Whether the processor has what [`fill`] needs.
+    #[inline]
+    pub(super) fn is_there() -> bool {
+        use std::arch::is_x86_feature_detected as has;
+        has!("avx512f") && has!("avx512bw") && has!("avx512vbmi2") && has!("bmi1") && has!("popcnt")
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi1,popcnt")]
+    pub(super) fn fill(index: &mut Index, text: &[u8], delimiter: u8, width: usize, rows_max: usize) -> Filled {
+        index.fill_by::<Avx512>(text, delimiter, width, rows_max)
+    }
+
+    /// Sixty-four bytes in one register; places of bits are picked out of a register that holds all places.
+    pub(super) struct Avx512;
+
+    impl Scan for Avx512 {
+        #[inline(always)]
+        fn marks(group: &[u8; GROUP], delimiter: u8) -> Marks {
+            // SAFETY: only [`fill`] uses this, which needs all that this needs.
+            unsafe { marks(group, delimiter) }
+        }
+
+        #[inline(always)]
+        fn write(places: &mut [u32; GROUP], at: u32, ends: u64, found: usize) {
+            // SAFETY: as above.
+            unsafe { write(places, at, ends, found) }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn marks(group: &[u8; GROUP], delimiter: u8) -> Marks {
+        // SAFETY: a group is as long as the register.
+        let group = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
+        Marks {
+            newlines: _mm512_cmpeq_epi8_mask(group, _mm512_set1_epi8(b'\n' as i8)),
+            delimiters: _mm512_cmpeq_epi8_mask(group, _mm512_set1_epi8(delimiter as i8)),
+            is_ascii: _mm512_movepi8_mask(group) == 0,
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
+    fn write(places: &mut [u32; GROUP], at: u32, ends: u64, found: usize) {
+        const ALL: [u8; GROUP] = {
+            let mut all = [0; GROUP];
+            let mut i = 0;
+            while i < GROUP {
+                all[i] = i as u8;
+                i += 1;
+            }
+            all
+        };
+        // SAFETY: these are as long as the register.
+        let all = unsafe { _mm512_loadu_si512(ALL.as_ptr().cast()) };
+        let picked = _mm512_maskz_compress_epi8(ends, all);
+        let mut put = |i: usize, some: __m128i| {
+            let some = _mm512_add_epi32(_mm512_cvtepu8_epi32(some), _mm512_set1_epi32(at as i32));
+            // SAFETY: sixteen places are as long as the register, and they are four times sixteen.
+            unsafe { _mm512_storeu_si512(places[16 * i..][..16].as_mut_ptr().cast(), some) };
+        };
+        put(0, _mm512_castsi512_si128(picked));
+        if found > 16 {
+            put(1, _mm512_extracti32x4_epi32::<1>(picked));
+        }
+        if found > 32 {
+            put(2, _mm512_extracti32x4_epi32::<2>(picked));
+            put(3, _mm512_extracti32x4_epi32::<3>(picked));
         }
     }
 }
@@ -123,7 +256,8 @@ mod tests {
 
     fn fields(text: &[u8], width: usize, rows_max: usize) -> Vec<Vec<String>> {
         let mut index = Index::default();
-        let rows = index.fill(text, b',', width, rows_max);
+        let Filled { rows, is_ascii } = index.fill(text, b',', width, rows_max);
+        assert!(is_ascii);
         let column = |i| {
             let (mut from, mut to) = (vec![0; rows], vec![0; rows]);
             index.write_fields(i, width, &mut from, &mut to);
@@ -159,6 +293,25 @@ mod tests {
             }
         }
         assert!(fields(b"", 3, 1000).is_empty());
+    }
+
+    /// Both ways find the same, whatever the bytes are.
+    #[test]
+    fn every_processor_finds_the_same_fields() {
+        let mut rng = Rng::seeded(6);
+        for case in 0..2_000 {
+            let width = 1 + rng.below(5) as usize;
+            let bytes: &[u8] = [b",,\nab".as_slice(), ",a\n\u{e9}".as_bytes(), b",,,,,,,,\n"][case % 3];
+            let mut text: Vec<u8> = "a,b,c,d,e\n"[10 - 2 * width..].repeat(rng.below(30) as usize).into_bytes();
+            text.extend((0..rng.below(200)).map(|_| bytes[rng.below(bytes.len() as u64) as usize]));
+            let (mut best, mut plain) = (Index::default(), Index::default());
+            let found = best.fill(&text, b',', width, 20);
+            assert_eq!(found, plain.fill_by::<Plain>(&text, b',', width, 20));
+            let fields = 1 + found.rows * width;
+            assert_eq!(best.places.get(..fields), plain.places.get(..fields));
+            let looked_at = &text[..if found.rows < 20 { 0 } else { best.begin(found.rows * width) }];
+            assert!(!found.is_ascii || looked_at.is_ascii());
+        }
     }
 
     /// Bytes that differ in one bit only, too: a carry must not leave its byte.

@@ -7,17 +7,6 @@
 /// Bytes of a word.
 pub(in crate::source) const EIGHT: usize = 8;
 
-/// Of a field's length: the bytes of the word that are the field. Sixteen of them so that no index needs checking.
-const MASKS: [u64; 16] = {
-    let mut masks = [u64::MAX; 16];
-    let mut length = 0;
-    while length < EIGHT {
-        masks[length] = !(u64::MAX >> (8 * length));
-        length += 1;
-    }
-    masks
-};
-
 /// A whole number of up to eight bytes.
 #[inline(always)]
 pub(in crate::source) fn whole_number(word: u64, length: usize) -> (i64, u64) {
@@ -60,10 +49,18 @@ pub(in crate::source) fn decimal(word: u64, length: usize) -> (u64, usize, bool,
 /// The bytes of the field behind its minus, and whether there is one.
 #[inline(always)]
 fn without_sign(word: u64, length: usize, may_have_one: bool) -> (u64, bool) {
-    let mask = MASKS[length & 15];
+    let mask = last_bytes(length);
     let first = mask ^ mask << 8;
     let negative = ((word ^ all(b'-')) & first == 0) & may_have_one;
     (mask << (8 * negative as u32), negative)
+}
+
+/// The last bytes of a word, so many; all of them if there are not so many.
+#[inline(always)]
+fn last_bytes(count: usize) -> u64 {
+    // By halves: a shift by all bits at once would be a shift by none.
+    let bits = 4 * (EIGHT - count.min(EIGHT)) as u32;
+    u64::MAX << bits << bits
 }
 
 #[inline(always)]
