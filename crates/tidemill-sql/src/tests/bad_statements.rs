@@ -180,13 +180,13 @@ fn b21_sources() {
             "CREATE SOURCE t (a INT) WIHT (connector = 'http')",
         ],
         expect![[r#"
-            line 1 col 24: WITH needs connector = 'file', 'generator', 'http', 'kafka' or 'nats'
+            line 1 col 24: WITH needs connector = 'file', 'generator', 'http', 'kafka', 'nats' or 's3'
               1 | CREATE SOURCE t (a INT)
                 |                        ^
             line 1 col 31: a source has no attribute 'conector'; did you mean 'connector'?
               1 | CREATE SOURCE t (a INT) WITH (conector = 'file', path = 'x.csv')
                 |                               ^^^^^^^^
-            line 1 col 43: connector expects one of file, generator, http, kafka, nats, got 'fiel'; did you mean 'file'?
+            line 1 col 43: connector expects one of file, generator, http, kafka, nats, s3, got 'fiel'; did you mean 'file'?
               1 | CREATE SOURCE t (a INT) WITH (connector = 'fiel', path = 'x.csv')
                 |                                           ^^^^^^
             line 1 col 43: connector 'file' needs path = '...'
