@@ -259,6 +259,11 @@ impl Sequencer {
         live.map(|id| (id, self.marks.is_idle(id.input as usize, id.partition as usize))).collect()
     }
 
+    /// Whether whoever brings rows says so, on every partition from which some may come.
+    pub fn is_announced(&self) -> bool {
+        !self.is_waiting && self.live_partitions().iter().all(|&(id, _)| self.lane(id).is_announced())
+    }
+
     /// What keeps rows of live partitions from coming: the first one's, and how many there are.
     pub fn trouble(&self) -> Option<(String, usize)> {
         let mut troubles = self.ids().filter_map(|id| self.lane(id).trouble());

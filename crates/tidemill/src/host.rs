@@ -1,6 +1,12 @@
 //! What the server is given of a running program.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -14,13 +20,27 @@ use tidemill_serve::{
     server::{BoxFuture, Host, PushReply, ServedModel},
 };
 use tidemill_sql::TrainJob;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
-use crate::push::PushHub;
+use crate::{push::PushHub, signal::Signal};
+
+/// What is shown is as of now while it is not older.
+const RECENT: Duration = Duration::from_millis(100);
+/// How long whoever asks waits for the learning thread to show where it stands; then he gets what it showed last.
+const SHOW_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// The host of one process.
 pub struct AppHost {
     push: PushHub,
     shown: Mutex<Shown>,
+    /// When that was put up; `None` while nobody learns, who would put up something newer.
+    shown_at: watch::Sender<Option<Instant>>,
+    /// Whether somebody has asked since it was last looked for.
+    is_asked: AtomicBool,
+    signal: Arc<Signal>,
     feed: Option<Value>,
     /// Why what is to be durable waits for its store, if it has one and does.
     waits: OnceLock<Trouble>,
@@ -36,10 +56,12 @@ struct Shown {
 }
 
 impl AppHost {
-    /// A host without models yet. `feed` is what the page lets a person click on, if anything.
-    pub fn new(push: PushHub, feed: Option<Value>) -> Self {
-        let shown = Shown { page: json!({"state": "starting"}), ..Shown::default() };
-        Self { push, shown: Mutex::new(shown), feed, waits: OnceLock::new() }
+    /// A host without models yet. `feed` is what the page lets a person click on, if anything; `signal` reaches the thread
+    /// that learns.
+    pub fn new(push: PushHub, feed: Option<Value>, signal: Arc<Signal>) -> Self {
+        let shown = Mutex::new(Shown { page: json!({"state": "starting"}), ..Shown::default() });
+        let (shown_at, is_asked) = (watch::Sender::new(None), AtomicBool::new(false));
+        Self { push, shown, shown_at, is_asked, signal, feed, waits: OnceLock::new() }
     }
 
     /// Tells from now on what the store of the data is waited for, even while the job stands still because of it.
@@ -83,6 +105,18 @@ impl AppHost {
         let mut shown = self.shown();
         shown.page = page;
         shown.metrics = metrics;
+        drop(shown);
+        self.shown_at.send_replace(Some(Instant::now()));
+    }
+
+    /// What is shown stays: nobody learns any more.
+    pub fn rest(&self) {
+        self.shown_at.send_replace(None);
+    }
+
+    /// Whether somebody has asked for what is shown since this was last asked.
+    pub fn take_asked(&self) -> bool {
+        self.is_asked.swap(false, Ordering::Relaxed)
     }
 
     fn shown(&self) -> MutexGuard<'_, Shown> {
@@ -105,6 +139,16 @@ impl Host for AppHost {
             queued?
                 .await
                 .unwrap_or_else(|_| Err(Error::unavailable("the process is stopping; the events were not stored")))
+        })
+    }
+
+    fn renewed(&self) -> Option<BoxFuture<()>> {
+        self.is_asked.store(true, Ordering::Relaxed);
+        let mut shown_at = self.shown_at.subscribe();
+        let at = (*shown_at.borrow_and_update())?;
+        (at.elapsed() >= RECENT).then(|| {
+            self.signal.wake();
+            Box::pin(async move { _ = timeout(SHOW_TIME_MAX, shown_at.changed()).await }) as _
         })
     }
 

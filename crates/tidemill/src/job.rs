@@ -17,6 +17,7 @@ mod picture;
 mod publish;
 mod replicas;
 mod save;
+mod show;
 mod stream_parts;
 pub mod together;
 
@@ -41,7 +42,7 @@ use tidemill_serve::{
     follow::{self, feed::Base},
     live::LiveModel,
     live_views::LiveViews,
-    registry::{Outcome, Registry},
+    registry::Registry,
 };
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
@@ -59,16 +60,15 @@ use crate::{
     push::{PushHub, TurnedAway, believed},
     signal::Signal,
     sinks::{Sinks, States},
-    status::{History, Point, Status},
+    status::{History, Status},
 };
 pub use checkpoint::{Checkpoint, Checkpoints};
 use dead_letter::DeadLetter;
 use gate::GateKeeper;
-use inputs::{add_partition, check_passes, check_program, drifts, keep_prints, realtime_start, unwatched_key};
+use inputs::{add_partition, check_passes, check_program, keep_prints, realtime_start, unwatched_key};
 pub use inputs::{inputs, open_partitions};
 pub use journal::{Journal, Past};
 use meter::{Meter, Phase};
-use picture::Shown;
 use replicas::Lineage;
 use save::{Body, Saver};
 use together::{Opening, check_leader, clear, newest_common};
@@ -102,7 +102,13 @@ pub enum Ending {
 
 /// Where a running job puts what it shows.
 pub trait Watcher {
-    /// Called about ten times a second, and once at the end.
+    /// Whether anybody has looked since this was last asked. Then it is shown about ten times a second, otherwise once: to
+    /// say where it stands takes a learner time, which whoever predicts on the same core would wait for.
+    fn is_watched(&mut self) -> bool {
+        true
+    }
+
+    /// Where the job stands now, and once more at its end.
     fn show(&mut self, status: &Status, page: Value);
 }
 
@@ -165,18 +171,19 @@ struct Timing {
     pass_rate: Option<f64>,
 }
 
-/// How often the figures are written into the job's directory, for `tidemill jobs`.
-const KEEP_STATUS_EVERY: Duration = Duration::from_secs(5);
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 /// Where no page is served: a line on a terminal is read by a person, and its figures cost some milliseconds.
 const SHOW_LINE_EVERY: Duration = Duration::from_millis(500);
-const NOTE_EVERY: Duration = Duration::from_millis(250);
+/// Where nobody looks.
+const SHOW_UNWATCHED_EVERY: Duration = Duration::from_secs(1);
 /// How often a served model is refreshed: at once in effect when events are paced or pushed, rarely when history is read at
 /// full speed and nobody clicks on it.
 const PUBLISH_LIVE_EVERY: Duration = Duration::from_millis(2);
 const PUBLISH_BATCH_EVERY: Duration = Duration::from_millis(100);
 const LOOK_FOR_FILES_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked for rows; where each source says that it has some, for what is due by the clock.
 const WAIT_AT_MOST: Duration = Duration::from_millis(5);
+const WAIT_FOR_NEWS: Duration = Duration::from_millis(50);
 /// How long a checkpoint is gone on with at a time while no event comes.
 const SAVE_STEP: Duration = Duration::from_millis(2);
 const RETRY_DISK_EVERY: Duration = Duration::from_millis(500);
@@ -482,7 +489,8 @@ impl Job {
                 self.take(cut, signal, watcher)?;
                 continue;
             }
-            let wait = planned.map_or(WAIT_AT_MOST, |ts| self.due_in(ts));
+            let wait_at_most = if self.engine.sequencer.is_announced() { WAIT_FOR_NEWS } else { WAIT_AT_MOST };
+            let wait = planned.map_or(wait_at_most, |ts| self.due_in(ts));
             let idle = self.newly_idle(&live);
             let cut = self.engine.sequencer.cut(planned.is_some() && wait.is_zero(), &idle)?;
             self.lap(Phase::Reading);
@@ -492,7 +500,7 @@ impl Job {
                     self.for_models(Self::publish_live)?;
                     self.models().for_each(Self::step_save);
                     self.lap(Phase::Publishing);
-                    signal.wait(wait.min(WAIT_AT_MOST));
+                    signal.wait(wait.min(wait_at_most));
                     self.lap(if planned.is_some() { Phase::Pace } else { Phase::Nothing });
                 }
             }
@@ -587,7 +595,8 @@ impl Job {
             }
         }
         let show_every = if self.live.is_some() { SHOW_EVERY } else { SHOW_LINE_EVERY };
-        if now - self.timing.shown >= show_every {
+        let since = now - self.timing.shown;
+        if since >= show_every && (watcher.is_watched() || since >= SHOW_UNWATCHED_EVERY) {
             self.timing.shown = now;
             self.show(watcher, "learning");
         }
@@ -736,137 +745,6 @@ impl Job {
     /// The event time up to which a paced stream was learned.
     fn read_to(&self) -> Option<i64> {
         self.engine.sequencer.event_time_max()
-    }
-
-    /// Hands where it stands to the watcher.
-    pub fn show(&mut self, watcher: &mut dyn Watcher, state: &str) {
-        let mut status = self.told(state);
-        let mut page = status.to_page(&self.history, versions_json(&self.registry));
-        let mut beside = Vec::new();
-        for member in &mut self.members {
-            let of_member = member.told(state);
-            beside.push(of_member.to_page(&member.history, versions_json(&member.registry)));
-            status.beside.push(of_member);
-        }
-        if !beside.is_empty() {
-            page["beside"] = beside.into();
-        }
-        watcher.show(&status, page);
-    }
-
-    /// Where its model stands; also told to its directory.
-    fn told(&mut self, state: &str) -> Status {
-        let state = &self.stopped().map_or_else(|| state.to_string(), |why| format!("stopped: {why}"));
-        let now = self.clock.elapsed();
-        let events = self.engine.line.counts().events;
-        let (since, before, _) = self.timing.rate;
-        if now - since >= Duration::from_secs(1) {
-            self.timing.rate = (now, events, (events - before) as f64 / (now - since).as_secs_f64());
-        }
-        let summary = self.summary();
-        let mut status = self.status(state, summary);
-        self.meter.note(now, &status.steps.all);
-        self.meter.tell(&mut status.steps.all);
-        if now - self.timing.noted >= NOTE_EVERY && status.summary.recent.samples > 0 {
-            self.timing.noted = now;
-            self.history.add(Point {
-                t_ms: status.watermark_ms.unwrap_or((now - self.timing.started).as_millis() as i64),
-                logloss: status.summary.recent.logloss,
-                best: status.summary.recent.best_logloss,
-                events_per_s: status.events_per_s,
-                staleness_ms: status.staleness_ms,
-                auc: status.summary.recent.auc,
-            });
-        }
-        if state != "learning" || self.timing.status_kept.is_none_or(|at| now - at >= KEEP_STATUS_EVERY) {
-            self.timing.status_kept = Some(now);
-            kept_status::keep(&self.dir, &status.to_job(self.clock.wall_ms()));
-        }
-        status
-    }
-
-    /// The figures of its predictions. They sort a window of them, which whoever predicts on the same core would wait for ten
-    /// times a second: they are made anew when something was learned or published.
-    fn summary(&mut self) -> Summary {
-        let at = (self.engine.mini_batch_number(), self.version);
-        match &self.figures {
-            Some((of, summary)) if *of == at => summary.clone(),
-            _ => {
-                let summary = self.engine.line.learning.trainer().validation().summary();
-                self.figures.insert((at, summary)).1.clone()
-            }
-        }
-    }
-
-    fn status(&self, state: &str, summary: Summary) -> Status {
-        let has_time = self.watermark > 0 && self.watermark < END_OF_TIME;
-        let trainer = self.engine.line.learning.trainer();
-        let train = trainer.stats();
-        let mut steps = picture::steps(&Shown {
-            job: &self.bound,
-            engine: &self.engine,
-            train: &train,
-            awaiting: trainer.validation().pending() as u64,
-            scored: summary.overall.samples,
-            validation_bytes: trainer.validation().bytes() as u64,
-            version: self.version,
-            versions: self.registry.list().len() as u64,
-            staleness_ms: self.timing.staleness_ms,
-            sinks: self.sinks.status(),
-        });
-        self.meter.tell(&mut steps.all);
-        let join = self.engine.line.join_state().unwrap_or_default();
-        Status {
-            state: state.to_string(),
-            model: self.bound.model.clone(),
-            version: self.version,
-            mini_batch: self.engine.mini_batch_number(),
-            pass: (self.engine.pass(), self.spec.passes),
-            pass_losses: trainer.pass_losses().to_vec(),
-            group_names: self.engine.line.group_names(),
-            pass_rate: self.timing.pass_rate,
-            events_per_s: self.timing.rate.2,
-            counts: self.engine.line.counts(),
-            join: self.engine.line.join_counts(),
-            views: self.engine.line.views().map_or(Vec::new(), |views| {
-                views.views().iter().map(|v| (v.name().to_string(), v.counts(), v.keys(), v.bytes())).collect()
-            }),
-            pending: (join.open, join.bytes()),
-            steps,
-            turned_away: self.turned_away.count(),
-            awaiting_score: trainer.validation().pending(),
-            summary,
-            train,
-            staleness_ms: self.timing.staleness_ms,
-            watermark_ms: if has_time { Some(self.watermark) } else { self.read_to().filter(|t| *t > 0) },
-            newest_ms: self.read_to().filter(|t| *t > 0),
-            drift_ms: drifts(&self.bound, self.read_to()),
-            state_hash: None,
-            sinks: self.sinks.status(),
-            warning: self.warnings(),
-            is_stopped: self.stopped().is_some(),
-            beside: Vec::new(),
-        }
-    }
-
-    fn warnings(&self) -> Option<String> {
-        let trouble = self.engine.sequencer.trouble().map(|(first, partitions)| match partitions {
-            1 => first,
-            n => format!("{first} ({n} partitions wait)"),
-        });
-        let sinks = self.sinks.trouble();
-        let rolled_back = self.registry.routing().verdicts.pop().filter(|v| v.outcome == Outcome::RolledBack);
-        let rolled_back = rolled_back.map(|v| format!("version {} was rolled back: {}", v.version, v.reason));
-        let stopped = |job: &Self| job.stopped().map(|why| format!("model '{}' has stopped: {why}", job.bound.model));
-        let stopped = self.is_together().then(|| self.models().filter_map(stopped).collect::<Vec<_>>().join("; "));
-        let stopped = stopped.filter(|models| !models.is_empty());
-        let all: Vec<&str> =
-            [&stopped, &self.warning, &self.not_published, &self.not_saved, &trouble, &sinks, &rolled_back]
-                .into_iter()
-                .flatten()
-                .map(String::as_str)
-                .collect();
-        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Where the job keeps its files.

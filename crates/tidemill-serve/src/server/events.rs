@@ -46,9 +46,13 @@ impl Broadcast {
                 _ = tick.tick() => {}
                 _ = stopped(&mut stop) => return,
             }
-            if self.latest.receiver_count() > 0
-                && let Ok(status) = super::contained(|| host.status())
-            {
+            if self.latest.receiver_count() == 0 {
+                continue;
+            }
+            if let Ok(Some(renewed)) = super::contained(|| host.renewed()) {
+                renewed.await;
+            }
+            if let Ok(status) = super::contained(|| host.status()) {
                 self.latest.send_replace(as_event(&status));
             }
         }

@@ -78,8 +78,7 @@ async fn call(
         Ok(caller) => caller.flatten(),
         Err(refusal) => return status(shared, refusal).into_http(),
     };
-    let caller = caller.as_deref();
-    let unary = Unary { shared, deadline };
+    let unary = Unary { shared, caller: caller.as_deref(), deadline };
     match method.as_str() {
         "ServerLive" => unary.call(request, |_, ServerLiveRequest {}| Ok(ServerLiveResponse { live: true })).await,
         "ServerReady" => {
@@ -98,27 +97,9 @@ async fn call(
             };
             unary.call(request, metadata).await
         }
-        "ModelReady" => {
-            let ready = |shared: &Shared, request: ModelReadyRequest| {
-                check(shared, caller, &request.name, Ask::See)?;
-                model_ready(shared, request)
-            };
-            unary.call(request, ready).await
-        }
-        "ModelMetadata" => {
-            let metadata = |shared: &Shared, request: ModelMetadataRequest| {
-                check(shared, caller, &request.name, Ask::See)?;
-                model_metadata(shared, request)
-            };
-            unary.call(request, metadata).await
-        }
-        "ModelInfer" => {
-            let infer = |shared: &Shared, request: ModelInferRequest| {
-                check(shared, caller, &request.model_name, Ask::Infer)?;
-                model_infer(shared, request)
-            };
-            unary.call(request, infer).await
-        }
+        "ModelReady" => unary.call(request, model_ready).await,
+        "ModelMetadata" => unary.call(request, model_metadata).await,
+        "ModelInfer" => unary.call(request, model_infer).await,
         _ => {
             let path = super::shown(request.uri().path());
             let calls = "ServerLive, ServerReady, ServerMetadata, ModelReady, ModelMetadata, ModelInfer";
@@ -132,6 +113,36 @@ async fn call(
 enum Ask {
     See,
     Infer,
+}
+
+/// A message that may ask something of a model.
+trait Asks {
+    /// What, of which model and version.
+    fn asks(&self) -> Option<(Ask, &str, &str)> {
+        None
+    }
+}
+
+impl Asks for ServerLiveRequest {}
+impl Asks for ServerReadyRequest {}
+impl Asks for ServerMetadataRequest {}
+
+impl Asks for ModelReadyRequest {
+    fn asks(&self) -> Option<(Ask, &str, &str)> {
+        Some((Ask::See, &self.name, &self.version))
+    }
+}
+
+impl Asks for ModelMetadataRequest {
+    fn asks(&self) -> Option<(Ask, &str, &str)> {
+        Some((Ask::See, &self.name, &self.version))
+    }
+}
+
+impl Asks for ModelInferRequest {
+    fn asks(&self) -> Option<(Ask, &str, &str)> {
+        Some((Ask::Infer, &self.model_name, &self.model_version))
+    }
 }
 
 /// Whether this caller may ask that.
@@ -148,7 +159,6 @@ fn check(shared: &Shared, caller: Option<&Grant>, name: &str, ask: Ask) -> Resul
 fn model_ready(shared: &Shared, request: ModelReadyRequest) -> Result<ModelReadyResponse, Refusal> {
     contained(|| {
         let name = model_name(&request.name, &request.version)?;
-        load(shared, name)?;
         let (_, ready) = oip::model_ready(shared, name)?;
         Ok(ModelReadyResponse { ready })
     })?
@@ -157,7 +167,6 @@ fn model_ready(shared: &Shared, request: ModelReadyRequest) -> Result<ModelReady
 fn model_metadata(shared: &Shared, request: ModelMetadataRequest) -> Result<ModelMetadataResponse, Refusal> {
     let metadata = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.name, &request.version)?;
-        load(shared, name)?;
         Ok(oip::metadata(shared, name)?)
     })??;
     let tensor = |name: &str, datatype: &str, shape: Vec<i64>| model_metadata_response::TensorMetadata {
@@ -180,7 +189,6 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     let began = Instant::now();
     let (rows, reply) = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.model_name, &request.model_version)?;
-        load(shared, name)?;
         let model: Arc<ServedModel> = find(shared, name.name)?;
         let (outputs, _) = model.predictor().outputs();
         let chosen = tensors::chosen(&request, model.name(), outputs)?;
@@ -196,14 +204,6 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)
-}
-
-/// Waits for a model that is not in memory; requests on other threads go on.
-fn load(shared: &Shared, name: ModelName<'_>) -> Result<(), Refusal> {
-    match shared.host.load(name.name, name.which.version()) {
-        Some(loading) => Ok(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(loading))?),
-        None => Ok(()),
-    }
 }
 
 /// What tells calls apart where traffic is split: the parameter `routing_key`, the call's id, or what it asks about.
@@ -229,6 +229,7 @@ fn model_name<'a>(name: &'a str, version: &'a str) -> Result<ModelName<'a>, Refu
 /// One request, one answer.
 struct Unary<'a> {
     shared: &'a Arc<Shared>,
+    caller: Option<&'a Grant>,
     deadline: Option<Deadline>,
 }
 
@@ -239,7 +240,7 @@ impl Unary<'_> {
         run: impl Fn(&Shared, M) -> Result<N, Refusal>,
     ) -> Response<tonic::body::Body>
     where
-        M: prost::Message + Default + Send + 'static,
+        M: prost::Message + Asks + Default + Send + 'static,
         N: prost::Message + Send + 'static,
     {
         let bytes_max = self.shared.limits.body_bytes_max;
@@ -249,14 +250,16 @@ impl Unary<'_> {
     }
 
     /// Runs what there is time for; what came too late for its caller is not passed off as an answer.
-    fn in_time<M: prost::Message, N>(
+    async fn in_time<M: prost::Message + Asks, N>(
         &self,
         message: M,
         run: impl Fn(&Shared, M) -> Result<N, Refusal>,
-    ) -> Result<N, Status> {
+    ) -> Result<tonic::Response<N>, Status> {
         let shared = &**self.shared;
         let refused = |refusal| status(shared, refusal);
-        let Some(deadline) = self.deadline else { return run(shared, message).map_err(refused) };
+        let Some(deadline) = self.deadline else {
+            return self.answer(message, run).await.map(tonic::Response::new).map_err(refused);
+        };
         let (bytes, began) = (message.encoded_len(), Instant::now());
         match shared.load.judge(deadline, bytes, began) {
             Verdict::Enough => {}
@@ -266,30 +269,51 @@ impl Unary<'_> {
             }
             verdict => return Err(refused(deadline.refusal(verdict, shared.load.expected(bytes)))),
         }
-        let reply = run(shared, message).map_err(refused)?;
+        let reply = self.answer(message, run).await.map_err(refused)?;
         let now = Instant::now();
         shared.load.took(bytes, now - began);
-        if now > deadline.at { Err(late()) } else { Ok(reply) }
+        if now > deadline.at { Err(late()) } else { Ok(tonic::Response::new(reply)) }
+    }
+
+    /// Answers whoever may ask, when the model that is asked is in memory.
+    async fn answer<M: Asks, N>(
+        &self,
+        message: M,
+        run: impl Fn(&Shared, M) -> Result<N, Refusal>,
+    ) -> Result<N, Refusal> {
+        let loading = match message.asks() {
+            Some((ask, name, version)) => {
+                check(self.shared, self.caller, name, ask)?;
+                let name = model_name(name, version)?;
+                contained(|| self.shared.host.load(name.name, name.which.version()))?
+            }
+            None => None,
+        };
+        if let Some(loading) = loading {
+            loading.await?;
+        }
+        run(self.shared, message)
     }
 }
 
 /// A function as tonic calls it.
 struct Call<F>(F);
 
-impl<F, M, N> Service<tonic::Request<M>> for Call<F>
+impl<F, M, N, A> Service<tonic::Request<M>> for Call<F>
 where
-    F: Fn(M) -> Result<N, Status>,
+    F: Fn(M) -> A,
+    A: Future<Output = Result<tonic::Response<N>, Status>>,
 {
     type Response = tonic::Response<N>;
     type Error = Status;
-    type Future = std::future::Ready<Result<tonic::Response<N>, Status>>;
+    type Future = A;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: tonic::Request<M>) -> Self::Future {
-        std::future::ready((self.0)(request.into_inner()).map(tonic::Response::new))
+        (self.0)(request.into_inner())
     }
 }
 

@@ -62,6 +62,12 @@ pub trait Host: Send + Sync + 'static {
     /// gone.
     fn push(&self, source: &str, lines: Bytes) -> BoxFuture<Result<PushReply>>;
 
+    /// What is to be waited for before [`Host::status`] and [`Host::metrics`] tell how things are now; `None` where they do
+    /// so anyway.
+    fn renewed(&self) -> Option<BoxFuture<()>> {
+        None
+    }
+
     /// What the page shows.
     fn status(&self) -> Value;
 

@@ -5,6 +5,7 @@
 //! `{"error":"..."}`. A model's inputs are the columns that its features are made of, one tensor for each; all
 //! floating-point ones may come as one tensor `features` of shape [n,k]. The answers are those of `:predict`.
 
+mod eight;
 mod json;
 mod number;
 pub(super) mod reply;

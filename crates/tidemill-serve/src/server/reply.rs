@@ -142,6 +142,19 @@ impl From<Error> for Refusal {
     }
 }
 
+/// What a model says, as JSON: the answer to a POST, which no cache keeps, of a type that no browser guesses at. So it needs
+/// none of the headers that keep others from it.
+pub(super) fn scores(body: impl Into<Bytes>) -> Reply {
+    static OF_SCORES: LazyLock<HeaderMap> = LazyLock::new(|| {
+        let mut headers = HeaderMap::with_capacity(1);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+        headers
+    });
+    let mut reply = Response::new(ReplyBody::Whole(body.into()));
+    *reply.headers_mut() = OF_SCORES.clone();
+    reply
+}
+
 /// A reply of these bytes.
 pub(super) fn bytes(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
     // Hashing names and growing a map cost more than a copy of the map that most replies have.

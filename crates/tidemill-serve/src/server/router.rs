@@ -88,6 +88,11 @@ async fn dispatch(
         if let (Route::Follow(model), &Method::GET) = (&route, &head.method) {
             return follow(shared, model, head.uri.query().unwrap_or_default());
         }
+        if matches!(route, Route::Status | Route::Metrics | Route::Events)
+            && let Some(renewed) = contained(|| shared.host.renewed())?
+        {
+            renewed.await;
+        }
         return read_only(shared, route, caller.as_deref());
     }
     let Some(deadline) = deadline else {
@@ -303,7 +308,7 @@ fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8
         Ok((reply.predictions.len(), text))
     })??;
     shared.metrics.predicted(rows, began.elapsed());
-    Ok(reply::bytes(StatusCode::OK, reply::JSON, text))
+    Ok(reply::scores(text))
 }
 
 /// On a thread where it holds up no other request.

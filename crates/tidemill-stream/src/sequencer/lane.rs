@@ -325,6 +325,11 @@ impl Lane {
         !self.ordered && self.is_empty && !self.is_behind()
     }
 
+    /// Whether who brings rows says so.
+    pub fn is_announced(&self) -> bool {
+        self.partition.is_announced()
+    }
+
     /// What keeps rows from coming.
     pub fn trouble(&self) -> Option<String> {
         self.partition.trouble()

@@ -83,6 +83,11 @@ pub trait Partition: Send {
         false
     }
 
+    /// Whether who brings rows tells the reader that there are some, so that it need not look again and again.
+    fn is_announced(&self) -> bool {
+        false
+    }
+
     /// What keeps rows from coming, while it does: a server that is away.
     fn trouble(&self) -> Option<String> {
         None

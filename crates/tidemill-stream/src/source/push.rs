@@ -257,6 +257,10 @@ impl Partition for PushPartition {
         PARTITION_NAME
     }
 
+    fn is_announced(&self) -> bool {
+        true
+    }
+
     fn read(&mut self) -> Result<Read> {
         let start = self.place();
         let durable = self.durable.load(Ordering::Acquire);

@@ -5,6 +5,7 @@
 //! asks again and again instead, and so needs a core of its own. A reply that is not a 200 ends the measurement.
 
 use std::{
+    fs::File,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
@@ -31,14 +32,16 @@ pub struct Measured {
     pub seconds: f64,
     /// From when a request was due until its reply was there, nanoseconds.
     pub times: Times,
-    /// Replies to what was sent beside it.
+    /// What was sent beside it: replies, or what was appended.
     pub beside: u64,
 }
 
-/// Requests that go out at a steady pace on a connection of their own, one after the other.
+/// What goes out at a steady pace beside the load.
 pub struct Beside<'a> {
-    /// In turns.
-    pub requests: &'a [Vec<u8>],
+    /// In turns: requests on a connection of their own, one after the other, or what is appended to `file`.
+    pub parts: &'a [Vec<u8>],
+    /// Where they go instead of to the server.
+    pub file: Option<&'a File>,
     /// The first one to send.
     pub next: usize,
     /// Between two.
@@ -166,7 +169,14 @@ impl Load {
                 && sent < count
                 && began + beside.every * pushed <= now
             {
-                self.own.send(&beside.requests[beside.next % beside.requests.len()], now)?;
+                let part = &beside.parts[beside.next % beside.parts.len()];
+                match beside.file {
+                    Some(mut file) => {
+                        file.write_all(part).map_err(|e| Error::unavailable(format!("append events: {e}")))?;
+                        measured.beside += 1;
+                    }
+                    None => self.own.send(part, now)?,
+                }
                 beside.next += 1;
                 pushed += 1;
             }

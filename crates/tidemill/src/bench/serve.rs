@@ -9,6 +9,7 @@ mod against;
 mod clicked;
 mod cold;
 mod file;
+mod half_load;
 mod inside;
 mod large;
 mod over_http;

@@ -47,6 +47,11 @@ impl Screen {
 }
 
 impl Watcher for Screen {
+    fn is_watched(&mut self) -> bool {
+        let is_drawn = self.is_terminal && !self.quiet;
+        self.host.as_ref().is_none_or(|host| host.take_asked()) || is_drawn
+    }
+
     fn show(&mut self, status: &Status, page: Value) {
         if let Some(host) = &self.host {
             host.show(page, status.to_metrics());

@@ -93,12 +93,13 @@ fn serving_tells_its_speed_beside_bare_hyper() {
         of_unit.filter(|line| line["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)).count()
     };
     assert_eq!(with_ceiling("requests/s"), 2, "inference and prediction beside hyper");
-    assert_eq!(with_ceiling("us"), 2, "times while learning beside those at rest");
+    assert_eq!(with_ceiling("us"), 4, "times while learning beside those at rest, from a file and from pushes");
     assert_eq!(with_ceiling("samples/s"), 1, "look-ups beside those that need no search");
     assert!(lines.iter().any(|line| line["unit"] == "deltas/s"));
     for (name, cases) in [
         ("infer at half load, beyond", 1),
         ("infer at half load while learning, beyond", 1),
+        ("infer at half load while pushes are learned, beyond", 1),
         ("rank 1,000 candidates", 2),
         ("click to changed prediction", 3),
         ("first reply of a process, model of 100 MB", 2),

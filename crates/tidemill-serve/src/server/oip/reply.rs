@@ -104,7 +104,7 @@ pub(super) fn write(model: &str, request: &InferRequest<'_>, inferred: &Inferred
     if !chosen.iter().any(|c| c.1) {
         // For the terminal it may be read on.
         out.push(b'\n');
-        return reply::bytes(StatusCode::OK, reply::JSON, out);
+        return reply::scores(out);
     }
     let json_length = HeaderValue::from(out.len());
     out.append(&mut tail);

@@ -67,7 +67,7 @@ impl Large {
         for _ in 0..TURNS {
             all[0].add(&self.load.open_loop(&self.infer, rate, seconds, None)?);
             let before = self.loaded()?;
-            let mut beside = Beside { requests: &self.loads, next: self.next, every: LOAD_EVERY };
+            let mut beside = Beside { parts: &self.loads, file: None, next: self.next, every: LOAD_EVERY };
             let loading = self.load.open_loop(&self.infer, rate, seconds, Some(&mut beside))?;
             self.next = beside.next;
             all[1].add(&Measured { beside: self.loaded()? - before, ..loading });

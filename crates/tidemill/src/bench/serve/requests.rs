@@ -10,10 +10,10 @@ const CANDIDATES: usize = 1_000;
 /// Events in a push.
 const PUSH_EVENTS: usize = 50;
 
-/// The program of the model that is asked.
-pub(super) fn program() -> String {
+/// The program of the model that is asked. `source`: where its events come from, as SQL says it.
+pub(super) fn program(source: &str) -> String {
     format!(
-        "CREATE SOURCE clicks (label BIGINT, {}) WITH (connector = 'http');\n\
+        "CREATE SOURCE clicks (label BIGINT, {}) WITH ({source});\n\
          SELECT * FROM clicks TO TRAIN LogisticRegression COLUMN {} LABEL label INTO bench;",
         columns(" FLOAT"),
         columns("")
