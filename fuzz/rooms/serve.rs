@@ -1,6 +1,9 @@
 //! What strangers send to the server: requests, tensors, rankings, streams, and the files of its border.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use arrow::{
     array::{ArrayRef, Float64Array, RecordBatch, StringArray},
@@ -8,6 +11,7 @@ use arrow::{
     ipc::writer::StreamWriter,
 };
 use bytes::Bytes;
+use serde_json::json;
 use tidemill_base::{Kind, Result};
 use tidemill_model::{
     entries::Entries,
@@ -21,7 +25,7 @@ use tidemill_serve::{
         tensor::{Datatype, Shape, Values},
     },
     registry::Registry,
-    server::{Access, Pem, ServedModel, Tls, check_infer_json},
+    server::{Access, Pem, ServedModel, Tls, check_infer_json, infer_message},
 };
 use tidemill_stream::{Transform, Transformed};
 
@@ -37,29 +41,43 @@ impl Transform for Same {
     }
 }
 
+pub fn schema() -> SchemaRef {
+    let fields = vec![
+        Field::new("user", DataType::Utf8, true),
+        Field::new("item", DataType::Utf8, true),
+        Field::new("price", DataType::Float64, true),
+    ];
+    Arc::new(Schema::new(fields))
+}
+
+/// A directory of this process, empty at first.
+pub fn dir(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("tidemill-fuzz-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).expect("a place for files");
+    dir
+}
+
+pub fn predictor() -> Predictor {
+    let entries = Entries::pairs((1..100u64).map(|key| (key, 0.1)));
+    predictor_of(LiveModel::open(&Snapshot { entries, ..Snapshot::default() }, 1, 1))
+}
+
+pub fn predictor_of(live: LiveModel) -> Predictor {
+    let columns = [
+        ColumnSpec::Plain { column: "user".into() },
+        ColumnSpec::Plain { column: "item".into() },
+        ColumnSpec::Numeric { column: "price".into() },
+    ];
+    let extractor = Extractor::bind(&columns, &schema()).expect("columns that are there");
+    Predictor::new("m", schema(), Arc::new(Same(schema())), extractor, Arc::new(live)).expect("a model")
+}
+
 fn model() -> &'static ServedModel {
     static MODEL: OnceLock<ServedModel> = OnceLock::new();
     MODEL.get_or_init(|| {
-        let fields = vec![
-            Field::new("user", DataType::Utf8, true),
-            Field::new("item", DataType::Utf8, true),
-            Field::new("price", DataType::Float64, true),
-        ];
-        let schema = Arc::new(Schema::new(fields));
-        let columns = [
-            ColumnSpec::Plain { column: "user".into() },
-            ColumnSpec::Plain { column: "item".into() },
-            ColumnSpec::Numeric { column: "price".into() },
-        ];
-        let extractor = Extractor::bind(&columns, &schema).expect("columns that are there");
-        let entries = Entries::pairs((1..100u64).map(|key| (key, 0.1)));
-        let live = Arc::new(LiveModel::open(&Snapshot { entries, ..Snapshot::default() }, 1, 1));
-        let request = Arc::new(Same(schema.clone()));
-        let predictor = Predictor::new("m", schema, request, extractor, live).expect("a model");
-        let dir = std::env::temp_dir().join(format!("tidemill-fuzz-serve-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a place for versions");
-        let registry = Registry::open("m", &dir).expect("an empty registry");
-        ServedModel::open(predictor, Arc::new(registry)).expect("a model without versions")
+        let registry = Registry::open("m", &dir("serve")).expect("an empty registry");
+        ServedModel::open(predictor(), Arc::new(registry)).expect("a model without versions")
     })
 }
 
@@ -104,6 +122,28 @@ pub fn predict_json(bytes: &[u8]) -> bool {
 /// Candidates with a ranking: JSON, the expression in it, and what it computes.
 pub fn rank_json(bytes: &[u8]) -> bool {
     not_ours(model().rank(bytes, None, 1_700_000_000_000))
+}
+
+/// The expression of a ranking, as it stands in a request.
+pub fn expression(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let request = json!({
+        "context": {"user": "ann", "level": 3},
+        "candidates": [{"id": 1, "item": "a", "bid": 0.5, "a": {"b": 2}}, {"id": "x", "item": "b", "bid": -2, "time": 1}],
+        "ranking": {
+            "functions": {"fresh": {"base": "decay_gauss", "scale": "5d", "offset": "1d", "decay": 0.3}},
+            "defaults": {"bid": 0, "time": 0},
+            "score": text,
+        },
+        "external": {"w": 2},
+        "seed": 7,
+    });
+    rank_json(request.to_string().as_bytes())
+}
+
+/// The message of a call over gRPC.
+pub fn grpc(bytes: &[u8]) -> bool {
+    not_ours(infer_message(model(), bytes))
 }
 
 /// An Arrow IPC stream.
@@ -178,4 +218,38 @@ pub fn border_seeds() -> Vec<Vec<u8>> {
     ]
     .map(|s| s.as_bytes().to_vec())
     .to_vec()
+}
+
+pub fn expression_seeds() -> Vec<Vec<u8>> {
+    [
+        "pctr ^ 0.8 * bid * fresh(time)",
+        "bid > 1 && !(bid == 2) ? ln(bid + 1) - min(bid, 2) ^ 2 : rand()",
+        "a.b * external.w + trunc(sin(1)) || item == 'x' ? dist(1, 2, 3, 4, 'M') : -2^2",
+        "decay_linear(time, '10d', \"1h\", 0.5, now) + to_unix_timestamp('2026-01-01T00:00:00Z') / 1e3",
+        "log(max(bid, 1e-9, level)) - round(rand_normal() * 10) / 3",
+    ]
+    .map(|s| s.as_bytes().to_vec())
+    .to_vec()
+}
+
+/// Messages of two inputs: values in lists, and as bytes behind one another.
+pub fn grpc_seeds() -> Vec<Vec<u8>> {
+    let part = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8][..], bytes].concat();
+    let input = |name: &str, datatype: &str, contents: &[u8]| {
+        part(5, &[part(1, name.as_bytes()), part(2, datatype.as_bytes()), part(3, &[2]), contents.to_vec()].concat())
+    };
+    let texts = part(5, &[part(8, b"ann"), part(8, b"bob")].concat());
+    let prices = part(5, &part(7, &[1f64.to_le_bytes(), 2f64.to_le_bytes()].concat()));
+    let flag = part(4, &[part(1, b"missing_as_null"), part(2, &[8, 1])].concat());
+    let listed =
+        [part(1, b"m"), part(3, b"id 7"), flag, input("user", "BYTES", &texts), input("price", "FP64", &prices)];
+    let raw = [
+        part(1, b"m"),
+        input("item", "BYTES", &[]),
+        input("price", "FP64", &[]),
+        part(6, &part(1, b"prediction")),
+        part(7, b"\x01\0\0\0a\x01\0\0\0b"),
+        part(7, &[0; 16]),
+    ];
+    vec![listed.concat(), raw.concat()]
 }

@@ -2,9 +2,22 @@
 
 use std::{fs, path::PathBuf, sync::Arc, sync::OnceLock};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::{
+    array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    ipc::writer::{FileWriter, StreamWriter},
+};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    file::properties::WriterProperties,
+};
+use tidemill_base::Result;
 use tidemill_stream::source::{
-    Connector, FileFormat, FileSettings, Read, SourceSpec, json::JsonDecoder, open, sparse_type,
+    Connector, FileFormat, FileSettings, OnGap, Partition, Read, SourceSpec,
+    feed::{Fed, Feed, FeedPartition},
+    json::JsonDecoder,
+    open, sparse_type,
 };
 
 fn columns(sparse: bool) -> SchemaRef {
@@ -44,6 +57,86 @@ pub fn vw(bytes: &[u8]) -> bool {
     file(bytes, FileFormat::Vw, columns(true))
 }
 
+/// A Parquet file.
+pub fn parquet(bytes: &[u8]) -> bool {
+    file(bytes, FileFormat::Parquet, columns(false))
+}
+
+/// An Arrow IPC file or stream.
+pub fn arrow_file(bytes: &[u8]) -> bool {
+    file(bytes, FileFormat::Arrow, columns(false))
+}
+
+/// Events of a server, between bytes 255 that no text has; an empty one has no value, and 254 in front of one is a hole in
+/// the numbers. The first byte says how they are written.
+pub fn feed(bytes: &[u8]) -> bool {
+    let Some((format, events)) = bytes.split_first() else { return false };
+    let format = match format % 2 {
+        0 => FileFormat::Json,
+        _ => FileFormat::Delimited { delimiter: b',', header: false, null: "-".into() },
+    };
+    let (mut number, mut numbered) = (0, Vec::new());
+    for event in events.split(|b| *b == 255) {
+        let (holes, event) = event.split_at(event.iter().take_while(|b| **b == 254).count());
+        number += 1 + holes.len() as u64;
+        numbered.push((number, (!event.is_empty()).then(|| event.to_vec())));
+    }
+    let count = numbered.len();
+    let feed = Box::new(Events(numbered.into_iter()));
+    let spec = spec(Connector::Http, columns(false));
+    let mut partition = FeedPartition::open(&spec, "clicks/3@0".into(), feed, &format, OnGap::Continue, 0, false)
+        .expect("a format that feeds have");
+    let (mut taken, mut refused) = (0, 0);
+    while let Read::Chunk(chunk) = partition.read().expect("a feed that never fails") {
+        taken += chunk.rows.num_rows();
+        refused += chunk.refused.len();
+    }
+    assert_eq!(taken + refused, count, "an event is a row or refused");
+    taken > 0
+}
+
+struct Events(std::vec::IntoIter<(u64, Option<Vec<u8>>)>);
+
+impl Feed for Events {
+    fn next(&mut self, take: &mut dyn FnMut(u64, Option<&[u8]>)) -> Result<Fed> {
+        Ok(match self.0.next() {
+            Some((number, event)) => {
+                take(number, event.as_deref());
+                Fed::Event
+            }
+            None => Fed::End,
+        })
+    }
+
+    fn seek(&mut self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn wait(&mut self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_behind(&self) -> bool {
+        false
+    }
+}
+
+fn spec(connector: Connector, columns: SchemaRef) -> SourceSpec {
+    SourceSpec {
+        name: "rows".into(),
+        columns,
+        primary_key: None,
+        event_time_column: None,
+        connector,
+        push: false,
+        watermark_bound_ms: 0,
+        idle_timeout_ms: 10_000,
+        ahead_max_ms: None,
+        drift_max_ms: None,
+        history: None,
+    }
+}
+
 fn file(bytes: &[u8], format: FileFormat, columns: SchemaRef) -> bool {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
@@ -53,19 +146,8 @@ fn file(bytes: &[u8], format: FileFormat, columns: SchemaRef) -> bool {
     });
     let path = dir.join(format!("{:?}.txt", std::thread::current().id()));
     fs::write(&path, bytes).expect("room for a small file");
-    let spec = SourceSpec {
-        name: "rows".into(),
-        columns,
-        primary_key: None,
-        event_time_column: None,
-        connector: Connector::File(FileSettings { path: path.display().to_string(), format, follow: false }),
-        push: false,
-        watermark_bound_ms: 0,
-        idle_timeout_ms: 10_000,
-        ahead_max_ms: None,
-        drift_max_ms: None,
-        history: None,
-    };
+    let file = FileSettings { path: path.display().to_string(), format, follow: false };
+    let spec = spec(Connector::File(file), columns);
     let Ok(opened) = open(&spec, &[]) else { return false };
     let mut taken = 0;
     for mut one in opened {
@@ -104,4 +186,48 @@ pub fn sparse_seeds() -> Vec<Vec<u8>> {
     ["1 1:0.5 7:2 9:-1e3\n0 3:4:5\n-1\n", "1 2.0 'tag|a x:1 y |b:0.5 z\n-1 |a x\n", "0 qid:3 1:1 # words\n\n"]
         .map(|s| s.as_bytes().to_vec())
         .to_vec()
+}
+
+fn batch() -> RecordBatch {
+    let columns: [(&str, ArrayRef); 5] = [
+        ("id", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
+        ("user", Arc::new(StringArray::from(vec![Some("ann"), Some("ann"), None]))),
+        ("price", Arc::new(Float64Array::from(vec![1.5, -2.0, 0.0]))),
+        ("seen", Arc::new(BooleanArray::from(vec![true, false, true]))),
+        ("ts", Arc::new(TimestampMillisecondArray::from(vec![1, 2, 3]))),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(n, c)| (n, c, true))).expect("columns alike")
+}
+
+pub fn parquet_seeds() -> Vec<Vec<u8>> {
+    let seed = |compression, has_dictionary| {
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_dictionary_enabled(has_dictionary)
+            .set_max_row_group_row_count(Some(2))
+            .build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch().schema(), Some(properties)).expect("memory");
+        writer.write(&batch()).expect("memory");
+        writer.into_inner().expect("memory")
+    };
+    vec![
+        seed(Compression::UNCOMPRESSED, true),
+        seed(Compression::SNAPPY, false),
+        seed(Compression::ZSTD(ZstdLevel::default()), true),
+    ]
+}
+
+pub fn arrow_seeds() -> Vec<Vec<u8>> {
+    let mut file = FileWriter::try_new(Vec::new(), &batch().schema()).expect("memory");
+    file.write(&batch()).expect("memory");
+    let mut stream = StreamWriter::try_new(Vec::new(), &batch().schema()).expect("memory");
+    stream.write(&batch()).expect("memory");
+    vec![file.into_inner().expect("memory"), stream.into_inner().expect("memory")]
+}
+
+pub fn feed_seeds() -> Vec<Vec<u8>> {
+    vec![
+        b"\0{\"id\":1,\"user\":\"a\"}\xff\xff\xfe\xfe{\"price\":2.5,\"seen\":true}\xff{".to_vec(),
+        b"\x011,ann,2.5,true,1700000000000\xff2,\"a,\"\"b\",-,false,-\xff\xfe3,-".to_vec(),
+    ]
 }

@@ -1,5 +1,14 @@
 //! Writes the seeds of every target to `corpus/TARGET`, where `cargo fuzz run TARGET` begins.
 
+#[path = "../rooms/base.rs"]
+#[allow(dead_code, reason = "the targets use the rest")]
+mod base;
+#[path = "../rooms/http.rs"]
+#[allow(dead_code, reason = "the targets use the rest")]
+mod http;
+#[path = "../rooms/kept.rs"]
+#[allow(dead_code, reason = "the targets use the rest")]
+mod kept;
 #[path = "../rooms/model.rs"]
 #[allow(dead_code, reason = "the targets use the rest")]
 mod model;
@@ -10,9 +19,15 @@ mod serve;
 #[path = "../rooms/sql.rs"]
 #[allow(dead_code, reason = "the targets use the rest")]
 mod sql;
+#[path = "../rooms/state.rs"]
+#[allow(dead_code, reason = "the targets use the rest")]
+mod state;
 #[path = "../rooms/stream.rs"]
 #[allow(dead_code, reason = "the targets use the rest")]
 mod stream;
+#[path = "../rooms/train.rs"]
+#[allow(dead_code, reason = "the targets use the rest")]
+mod train;
 
 use std::{fs, io, path::Path};
 
@@ -22,14 +37,33 @@ fn main() -> io::Result<()> {
         ("tensor", serve::tensor_seeds()),
         ("predict_json", serve::predict_seeds()),
         ("rank_json", serve::rank_seeds()),
+        ("expression", serve::expression_seeds()),
+        ("grpc", serve::grpc_seeds()),
         ("arrow_stream", serve::arrow_seeds()),
         ("border", serve::border_seeds()),
+        ("http", http::http_seeds()),
+        ("jwt", http::jwt_seeds()),
+        ("frame", kept::frame_seeds()),
+        ("ask", kept::ask_seeds()),
+        ("registry", kept::registry_seeds()),
         ("snapshot", model::snapshots()),
         ("delta", model::deltas()),
         ("json_lines", stream::json_seeds()),
         ("csv", stream::csv_seeds()),
         ("libsvm", stream::sparse_seeds()),
         ("vw", stream::sparse_seeds()),
+        ("parquet", stream::parquet_seeds()),
+        ("arrow_file", stream::arrow_seeds()),
+        ("feed", stream::feed_seeds()),
+        ("journal", state::journal_seeds()),
+        ("label_join", state::join_seeds()),
+        ("feature_views", state::view_seeds()),
+        ("positions", state::position_seeds()),
+        ("trainer", train::trainer_seeds()),
+        ("entries", train::entry_seeds()),
+        ("settings", train::settings_seeds()),
+        ("log", base::log_seeds()),
+        ("commit", base::commit_seeds()),
         #[cfg(feature = "sql")]
         ("sql", sql::seeds()),
     ] {

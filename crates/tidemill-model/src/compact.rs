@@ -18,7 +18,7 @@ use tidemill_base::{
 };
 
 use crate::{
-    entries::Entries,
+    entries::{Entries, ascend},
     precision::{power_of_two, step_exponent},
 };
 
@@ -102,12 +102,19 @@ fn is_steps(row: &[f32]) -> bool {
 /// Zeros that a reader makes of nothing, at most.
 const ZEROS_MAX: usize = 1 << 28;
 
+/// Parameters that a reader makes of so many bytes, at most: a row of zeros takes none, so bytes that anybody made up could
+/// ask for all there is. A key alone is enough for a row of every learner but the widest.
+fn params_max(bytes: usize) -> usize {
+    bytes.saturating_mul(128).max(1 << 24)
+}
+
 /// The form of each row, where smaller ones save a tenth at least; where they don't, older programs are let read on.
 pub(crate) fn forms(entries: &Entries) -> Option<Vec<Form>> {
     let forms: Vec<Form> = entries.iter().map(|(_, row)| Form::of(row)).collect();
     let bytes: usize = forms.iter().map(|form| form.bytes(entries.width)).sum();
     let zeros = forms.iter().filter(|form| **form == Form::Zero).count() * entries.width;
-    (!entries.is_empty() && zeros <= ZEROS_MAX && bytes * 10 <= entries.params.len() * 4 * 9).then_some(forms)
+    let is_believed = zeros <= ZEROS_MAX && entries.params.len() <= params_max(bytes + entries.len() * 8);
+    (!entries.is_empty() && is_believed && bytes * 10 <= entries.params.len() * 4 * 9).then_some(forms)
 }
 
 /// Appends entries: width, count, keys, the form of each in two bits, rows.
@@ -125,22 +132,23 @@ pub(crate) fn encode(entries: &Entries, forms: &[Form], out: &mut Encoder) {
 /// Reads back what [`encode`] wrote.
 pub(crate) fn decode(d: &mut Decoder) -> Result<Entries> {
     let width = d.varint()? as usize;
-    let count = d.count(8)?;
+    let (bytes, count) = (d.left(), d.count(8)?);
     let keys: Vec<u64> = (0..count).map(|_| d.u64()).collect::<Result<_>>()?;
-    if !keys.is_sorted_by(|a, b| a < b) || (width == 0 && count > 0) {
-        return Err(Error::corrupt("entries: keys do not ascend"));
+    if !ascend(&keys) || (width == 0 && count > 0) {
+        return Err(Error::corrupt("entries: keys do not ascend from 1"));
     }
+    let params = count.checked_mul(width).filter(|params| *params <= params_max(bytes));
+    let params = params.ok_or_else(|| {
+        Error::corrupt(format!("entries: {count} rows of {width} parameters in {bytes} bytes are not believed"))
+    })?;
     let packed = d.take(count.div_ceil(4))?.to_vec();
     let rows = d.bytes()?;
-    let (mut params, mut at, mut zeros) = (Vec::new(), 0usize, 0usize);
-    for i in 0..count {
-        let form = Form::ALL[usize::from(packed[i / 4] >> (2 * (i % 4)) & 3)];
-        if form == Form::Zero {
-            zeros = zeros.saturating_add(width);
-            if zeros > ZEROS_MAX {
-                return Err(Error::corrupt("entries: more zeros than a delta has"));
-            }
-        }
+    let form = |i: usize| Form::ALL[usize::from(packed[i / 4] >> (2 * (i % 4)) & 3)];
+    if (0..count).filter(|i| form(*i) == Form::Zero).count().saturating_mul(width) > ZEROS_MAX {
+        return Err(Error::corrupt("entries: more zeros than a delta has"));
+    }
+    let (mut params, mut at) = (Vec::with_capacity(params), 0usize);
+    for form in (0..count).map(form) {
         let end = at.checked_add(form.bytes(width)).filter(|end| *end <= rows.len());
         let end = end.ok_or_else(|| Error::corrupt("entries: rows end early"))?;
         form.read(&rows[at..end], width, &mut params);
@@ -217,5 +225,29 @@ mod tests {
                 assert_eq!(read.params.len(), read.width * read.len());
             }
         }
+    }
+
+    /// Rows of zeros take no bytes, so what is made of few bytes is bounded: a width that nobody has is not multiplied, and not
+    /// believed.
+    #[test]
+    fn few_bytes_do_not_ask_for_much_memory() {
+        let written = |width: u64, count: u64| {
+            let mut out = Encoder::new();
+            out.put_varint(width).put_varint(count);
+            (1..=count).for_each(|key| _ = out.put_u64(key));
+            (0..count.div_ceil(4)).for_each(|_| _ = out.put_u8(0b11_11_11_11));
+            out.put_bytes(&[]);
+            out.finish()
+        };
+        let read = |width, count| decode(&mut Decoder::new(&written(width, count), "test"));
+        assert_eq!(read(1024, 20_000).unwrap().params.len(), 20_480_000, "what learners have is read");
+        for (width, count) in [(1 << 26, 1), (1 << 62, 4), (u64::MAX, 1), (u64::MAX / 2, 3), (4_000_000, 40)] {
+            let e = read(width, count).unwrap_err();
+            assert!(e.message().contains("are not believed"), "{width} * {count}: {e}");
+        }
+        assert!(read(1024, 300_000).unwrap_err().message().contains("more zeros than a delta has"));
+        // What would not be read is not written.
+        let wide = |width| Entries { width, keys: vec![1, 2], params: vec![0.0; 2 * width] };
+        assert!(forms(&wide(1 << 23)).is_some() && forms(&wide(1 << 24)).is_none());
     }
 }

@@ -100,9 +100,14 @@ impl Entries {
         let count = d.count(width.saturating_mul(4).saturating_add(8))?;
         let keys: Vec<u64> = (0..count).map(|_| d.u64()).collect::<Result<_>>()?;
         let params = (0..count * width).map(|_| d.f32()).collect::<Result<_>>()?;
-        match keys.is_sorted_by(|a, b| a < b) && (width > 0 || count == 0) {
+        match ascend(&keys) && (width > 0 || count == 0) {
             true => Ok(Self { width, keys, params }),
-            false => Err(Error::corrupt("entries: keys do not ascend")),
+            false => Err(Error::corrupt("entries: keys do not ascend from 1")),
         }
     }
+}
+
+/// Whether keys are in their order, and none is 0, which marks free places where keys are looked up.
+pub(crate) fn ascend(keys: &[u64]) -> bool {
+    keys.first() != Some(&0) && keys.is_sorted_by(|a, b| a < b)
 }

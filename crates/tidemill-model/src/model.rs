@@ -2,7 +2,7 @@
 //!
 //! In: settings. Out: the [`Learner`] they describe, for training and for serving alike; bytes for snapshots.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use tidemill_base::{
     Error, Result,
@@ -65,6 +65,10 @@ pub struct Deep {
     pub dropout: f32,
 }
 
+/// Factors, and numbers of an embedding, at most.
+pub const DIMENSION_MAX: usize = 1024;
+/// Classes at most.
+pub const CLASSES_MAX: usize = 10_000;
 /// What [`Deep::layers`] may hold: so many.
 const LAYERS_MAX: usize = 16;
 /// And each so large.
@@ -92,11 +96,24 @@ impl Deep {
         self.layers.iter().for_each(|units| _ = out.put_varint(*units as u64));
     }
 
-    fn decode(d: &mut Decoder) -> Result<Self> {
-        let (embedding, spread, dropout) = (d.varint()? as usize, d.f32()?, d.f32()?);
-        let layers = (0..d.count(1)?).map(|_| Ok(d.varint()? as usize)).collect::<Result<_>>()?;
-        Ok(Self { embedding, spread, layers, dropout })
+    fn decode(d: &mut Decoder, what: &str) -> Result<Self> {
+        let (embedding, spread, dropout) = (dimension(d, what)?, d.f32()?, d.f32()?);
+        let count = size(d.count(1)? as u64, 0..=LAYERS_MAX, "layers", what)?;
+        let units = |_| size(d.varint()?, 1..=UNITS_MAX, "units", what);
+        Ok(Self { embedding, spread, layers: (0..count).map(units).collect::<Result<_>>()?, dropout })
     }
+}
+
+/// A number that a learner's shape is made of: what is larger than anything that trains was not written by a tidemill, and
+/// must not be believed when room is made for it.
+fn size(number: u64, range: RangeInclusive<usize>, name: &str, what: &str) -> Result<usize> {
+    let (least, most) = (*range.start(), *range.end());
+    let size = usize::try_from(number).ok().filter(|size| range.contains(size));
+    size.ok_or_else(|| Error::corrupt(format!("{what}: a model of {number} {name}; it has from {least} to {most}")))
+}
+
+fn dimension(d: &mut Decoder, what: &str) -> Result<usize> {
+    size(d.varint()?, 1..=DIMENSION_MAX, "factors", what)
 }
 
 impl LearnerSpec {
@@ -169,19 +186,55 @@ impl ModelSpec {
             0 => Loss::Logistic,
             1 => Loss::Squared,
             2 => Loss::Huber { delta: d.f32()? },
-            3 => Loss::Softmax { classes: d.varint()? as usize },
+            3 => Loss::Softmax { classes: size(d.varint()?, 1..=CLASSES_MAX, "classes", what)? },
             4 => Loss::Bounded { low: d.f32()?, high: d.f32()? },
             n => return Err(Error::corrupt(format!("{what}: no loss has number {n}"))),
         };
         let learner = match d.u8()? {
             0 => LearnerSpec::Linear,
-            1 => LearnerSpec::Fm { factors: d.varint()? as usize, spread: d.f32()?, dropout: d.f32()? },
-            2 => LearnerSpec::Ffm { factors: d.varint()? as usize, spread: d.f32()? },
-            3 => LearnerSpec::Mlp(Deep::decode(d)?),
-            4 => LearnerSpec::WideDeep(Deep::decode(d)?),
-            5 => LearnerSpec::DeepFm(Deep::decode(d)?),
+            1 => LearnerSpec::Fm { factors: dimension(d, what)?, spread: d.f32()?, dropout: d.f32()? },
+            2 => LearnerSpec::Ffm { factors: dimension(d, what)?, spread: d.f32()? },
+            3 => LearnerSpec::Mlp(Deep::decode(d, what)?),
+            4 => LearnerSpec::WideDeep(Deep::decode(d, what)?),
+            5 => LearnerSpec::DeepFm(Deep::decode(d, what)?),
             n => return Err(Error::corrupt(format!("{what}: no learner has number {n}"))),
         };
         Ok(Self { learner, loss })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model's shape is what room is made by, so it is not believed beyond what trains.
+    #[test]
+    fn a_shape_that_nothing_trains_is_refused() {
+        let deep = |embedding, layers: &[usize]| Deep { embedding, spread: 0.1, layers: layers.to_vec(), dropout: 0.0 };
+        let fm = |factors| LearnerSpec::Fm { factors, spread: 0.1, dropout: 0.0 };
+        let read = |learner: LearnerSpec, loss| {
+            let spec = ModelSpec { learner, loss };
+            let mut out = Encoder::new();
+            spec.encode(&mut out);
+            ModelSpec::decode(&mut Decoder::new(out.as_slice(), "test"), "ctr, version 42").map(|read| read == spec)
+        };
+        for learner in [fm(1024), LearnerSpec::Mlp(deep(1024, &[UNITS_MAX; LAYERS_MAX])), LearnerSpec::Linear] {
+            assert!(read(learner, Loss::Softmax { classes: CLASSES_MAX }).unwrap());
+        }
+        let huge = usize::MAX >> 1;
+        for (learner, classes, message) in [
+            (fm(1025), 2, "1025 factors; it has from 1 to 1024"),
+            (fm(0), 2, "0 factors"),
+            (LearnerSpec::Ffm { factors: huge, spread: 0.1 }, 2, "9223372036854775807 factors"),
+            (LearnerSpec::Mlp(deep(huge, &[1])), 2, "9223372036854775807 factors"),
+            (LearnerSpec::WideDeep(deep(8, &[huge])), 2, "9223372036854775807 units; it has from 1 to 8192"),
+            (LearnerSpec::DeepFm(deep(8, &[1; 17])), 2, "17 layers; it has from 0 to 16"),
+            (LearnerSpec::Linear, 0, "0 classes; it has from 1 to 10000"),
+            (LearnerSpec::Linear, huge, "9223372036854775807 classes"),
+        ] {
+            let e = read(learner, Loss::Softmax { classes }).unwrap_err();
+            assert!(e.message().starts_with("ctr, version 42: a model of "), "{e}");
+            assert!(e.message().contains(message), "{e}");
+        }
     }
 }

@@ -28,7 +28,7 @@ use tidemill_base::{
 
 use crate::{
     compact::{self, Form},
-    entries::Entries,
+    entries::{Entries, ascend},
     lines,
     model::ModelSpec,
     sampling::Sampling,
@@ -164,9 +164,9 @@ impl Snapshot {
             PLAIN.. => Layout::of(&head, bytes, what)?.read(bytes)?,
             _ => earlier::read(&mut head, bytes, what)?,
         };
-        match entries.keys.is_sorted_by(|a, b| a < b) {
+        match ascend(&entries.keys) {
             true => Ok(Self { entries, dense, ..head.into_shell() }),
-            false => Err(Error::corrupt(format!("{what}: keys do not ascend"))),
+            false => Err(Error::corrupt(format!("{what}: keys do not ascend from 1"))),
         }
     }
 }

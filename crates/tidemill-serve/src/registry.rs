@@ -29,7 +29,7 @@ use tidemill_base::{
     hash64,
     store::{atomic_file, disk},
 };
-use tidemill_model::snapshot::Snapshot;
+use tidemill_model::{snapshot::Snapshot, weights::WeightTable};
 
 pub use manifest::VersionMeta;
 use manifest::{Manifest, SNAPSHOT_SEED};
@@ -274,7 +274,10 @@ impl Registry {
         if hash64(&bytes, SNAPSHOT_SEED) != manifest.snapshot_check {
             return Err(self.another(&path));
         }
-        Snapshot::decode(&bytes, &path.display().to_string())
+        let place = path.display();
+        let snapshot = Snapshot::decode(&bytes, &place.to_string())?;
+        WeightTable::check_snapshot(&snapshot).map_err(|e| e.at(&place))?;
+        Ok(snapshot)
     }
 
     /// Which version requests see.

@@ -132,6 +132,11 @@ pub fn check_infer_json(json: &[u8], bytes: &[u8]) -> Result<()> {
     oip::read(json, bytes).map(drop)
 }
 
+/// Answers the message of a `ModelInfer` call over gRPC by this model, whatever model it names.
+pub fn infer_message(model: &ServedModel, message: &[u8]) -> Result<Vec<u8>> {
+    grpc::infer_message(model, message)
+}
+
 /// Starts a server on `address`; port 0 takes any free one.
 pub fn start(address: SocketAddr, host: Arc<dyn Host>) -> Result<Running> {
     start_with(address, host, Limits::default())

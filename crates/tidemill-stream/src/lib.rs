@@ -7,6 +7,7 @@
 
 pub mod aggregate;
 pub mod chunk;
+mod contained;
 pub mod flow;
 mod held;
 pub mod join;

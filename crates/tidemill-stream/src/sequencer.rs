@@ -430,9 +430,10 @@ impl Sequencer {
     pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
         self.mini_batch = d.u64()?;
         self.plan = None;
-        let mut late = Vec::new();
+        let (mut late, mut known) = (Vec::new(), Vec::new());
         for (i, input) in self.inputs.iter_mut().enumerate() {
             let n = d.count(25)?;
+            known.push(n);
             for k in 0..n {
                 let name = d.str()?.to_string();
                 let (offset, resume) = (d.u64()?, Position { offset: d.u64()?, bytes: d.u64()? });
@@ -444,7 +445,7 @@ impl Sequencer {
             let is_idle = |k: usize| !input.lanes[k].ordered || (input.switch.is_some() && !input.lanes[k].is_history);
             late.extend((n..input.lanes.len()).map(|k| (i, is_idle(k))));
         }
-        self.marks.restore(d)?;
+        self.marks.restore(d, &known)?;
         for input in &mut self.inputs {
             input.flow = Flow::decode(d)?;
         }

@@ -349,12 +349,18 @@ impl Watermarks {
         }
     }
 
-    /// Takes back what [`Watermarks::encode`] wrote; the inputs must be the same.
-    pub fn restore(&mut self, d: &mut Decoder) -> Result<()> {
+    /// Takes back what [`Watermarks::encode`] wrote; the inputs must be the same, and each have so many partitions.
+    pub fn restore(&mut self, d: &mut Decoder, partitions: &[usize]) -> Result<()> {
         self.value = d.i64()?;
-        for input in &mut self.inputs {
+        for (input, partitions) in self.inputs.iter_mut().zip(partitions) {
             input.partitions.clear();
-            for _ in 0..d.count(10)? {
+            let count = d.count(10)?;
+            if count != *partitions {
+                return Err(Error::corrupt(format!(
+                    "watermarks of {count} partitions, of which there are {partitions}"
+                )));
+            }
+            for _ in 0..count {
                 input.partitions.push(PartitionMark { max_ts: d.i64()?, idle: d.u8()? != 0, finished: d.u8()? != 0 });
             }
         }

@@ -3,6 +3,8 @@
 
 #[path = "../../../fuzz/rooms/mutate.rs"]
 mod mutate;
+#[path = "../../../fuzz/rooms/state.rs"]
+mod state;
 #[path = "../../../fuzz/rooms/stream.rs"]
 mod stream;
 
@@ -24,4 +26,39 @@ fn libsvm() {
 #[test]
 fn vw() {
     mutate::drive(4, &stream::sparse_seeds(), 500, stream::vw);
+}
+
+#[test]
+fn parquet() {
+    mutate::drive(5, &stream::parquet_seeds(), 500, stream::parquet);
+}
+
+#[test]
+fn arrow_file() {
+    mutate::drive(6, &stream::arrow_seeds(), 1000, stream::arrow_file);
+}
+
+#[test]
+fn feed() {
+    mutate::drive(7, &stream::feed_seeds(), 10000, stream::feed);
+}
+
+#[test]
+fn journal() {
+    mutate::drive(8, &state::journal_seeds(), 20000, state::journal);
+}
+
+#[test]
+fn label_join() {
+    mutate::drive(9, &state::join_seeds(), 2000, state::label_join);
+}
+
+#[test]
+fn feature_views() {
+    mutate::drive(10, &state::view_seeds(), 2000, state::feature_views);
+}
+
+#[test]
+fn positions() {
+    mutate::drive(11, &state::position_seeds(), 10000, state::positions);
 }

@@ -1,6 +1,7 @@
 //! The attributes of `TO TRAIN ... WITH`, each declared once.
 
 use tidemill_base::attribute::{Attribute, Type};
+use tidemill_model::model::{CLASSES_MAX, DIMENSION_MAX};
 
 use crate::validation::WINDOW_MAX;
 
@@ -31,7 +32,7 @@ const RATE: Type = Type::Number { min: 1e-9, max: 1e3 };
 const PENALTY: Type = Type::Number { min: 0.0, max: 1e6 };
 const MOVES: Type = Type::Number { min: 0.0, max: 0.9999 };
 const CLIP: Type = Type::Number { min: 1e-9, max: 1e30 };
-const DIMENSION: Type = Type::Integer { min: 1, max: 1024 };
+const DIMENSION: Type = Type::Integer { min: 1, max: DIMENSION_MAX as i64 };
 
 const fn duration(name: &'static str, default: &'static str, doc: &'static str) -> Attribute {
     Attribute { name, ty: Type::Duration, default: Some(default), doc }
@@ -129,7 +130,13 @@ pub static ATTRIBUTES: [Attribute; 57] = [
         "regressions: no label is below this; predictions are not either, and scores beyond are not learned further",
     ),
     number("model.label_max", -1e30, 1e30, None, "regressions: no label is above this; given with model.label_min"),
-    integer("model.classes", 2, 10_000, "2", "SoftmaxRegression, MLPClassifier: how many classes labels name, from 0"),
+    integer(
+        "model.classes",
+        2,
+        CLASSES_MAX as i64,
+        "2",
+        "SoftmaxRegression, MLPClassifier: how many classes labels name, from 0",
+    ),
     integer("model.seed", 0, i64::MAX, "0", "what new factors and layers are drawn from"),
     integer(
         "train.batch_size",

@@ -16,6 +16,9 @@ pub(super) fn read(head: &mut Head, bytes: &[u8], what: &str) -> Result<(Entries
         _ => section(&mut d, bytes, head.dense, 4, "dense parameters", what)?,
     };
     d.end()?;
+    if head.width == 0 && head.entries > 0 || head.width > u32::MAX.into() {
+        return Err(Error::corrupt(format!("{what}: {} entries of {} parameters", head.entries, head.width)));
+    }
     let keys = keys.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
     Ok((Entries { width: head.width as usize, keys, params: read_numbers(params) }, read_numbers(dense)))
 }

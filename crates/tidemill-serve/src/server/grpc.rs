@@ -12,6 +12,8 @@ mod tensors;
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use hyper::{Request, Response, body::Incoming, header};
+use prost::Message;
+use tidemill_base::Error;
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code, Status,
@@ -33,6 +35,7 @@ use super::{
     route::ModelName,
     router::{self, find},
 };
+use crate::live::Which;
 use inference::*;
 
 /// Where the calls stand.
@@ -189,21 +192,39 @@ fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInfer
     let began = Instant::now();
     let (rows, reply) = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.model_name, &request.model_version)?;
-        let model: Arc<ServedModel> = find(shared, name.name)?;
-        let (outputs, _) = model.predictor().outputs();
-        let chosen = tensors::chosen(&request, model.name(), outputs)?;
-        let missing_as_null = tensors::flag(&request.parameters, "missing_as_null")?;
-        // A call that says nothing to be told apart by is told apart by all it says.
-        let whole = match model.predictor().live().is_split() && routing_key(&request).is_empty() {
-            true => prost::Message::encode_to_vec(&request),
-            false => Vec::new(),
-        };
-        let which = model.by_key(name.which, || if whole.is_empty() { routing_key(&request) } else { &whole });
-        let inferred = model.infer(&tensors::inputs(&request)?, which, missing_as_null)?;
-        Ok((inferred.rows, tensors::reply(model.name(), &request, &inferred, &chosen)))
+        Ok(infer(&*find(shared, name.name)?, name.which, &request)?)
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)
+}
+
+/// Answers by a model that is there; how many rows, and the reply.
+fn infer(
+    model: &ServedModel,
+    which: Which<'_>,
+    request: &ModelInferRequest,
+) -> tidemill_base::Result<(usize, ModelInferResponse)> {
+    let (outputs, _) = model.predictor().outputs();
+    let chosen = tensors::chosen(request, model.name(), outputs)?;
+    let missing_as_null = tensors::flag(&request.parameters, "missing_as_null")?;
+    // A call that says nothing to be told apart by is told apart by all it says.
+    let whole = match model.predictor().live().is_split() && routing_key(request).is_empty() {
+        true => request.encode_to_vec(),
+        false => Vec::new(),
+    };
+    let which = model.by_key(which, || if whole.is_empty() { routing_key(request) } else { &whole });
+    let inferred = model.infer(&tensors::inputs(request)?, which, missing_as_null)?;
+    Ok((inferred.rows, tensors::reply(model.name(), request, &inferred, &chosen)))
+}
+
+/// Answers the message of a call by this model, whatever model it names: message in, message out.
+pub(super) fn infer_message(model: &ServedModel, message: &[u8]) -> tidemill_base::Result<Vec<u8>> {
+    let request = ModelInferRequest::decode(message).map_err(|e| Error::invalid(unreadable(e)))?;
+    Ok(infer(model, Which::Live, &request)?.1.encode_to_vec())
+}
+
+fn unreadable(e: prost::DecodeError) -> String {
+    format!("the request cannot be read: {e}")
 }
 
 /// What tells calls apart where traffic is split: the parameter `routing_key`, the call's id, or what it asks about.
@@ -352,7 +373,7 @@ impl<M: prost::Message + Default> Decoder for Reader<M> {
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
-        M::decode(bytes).map(Some).map_err(|e| Status::invalid_argument(format!("the request cannot be read: {e}")))
+        M::decode(bytes).map(Some).map_err(|e| Status::invalid_argument(unreadable(e)))
     }
 }
 

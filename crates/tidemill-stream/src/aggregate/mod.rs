@@ -104,7 +104,7 @@ impl Views {
 
     /// What takes the blocks of a checkpoint's parts, oldest part first, before [`Views::restore`].
     pub fn restoring(&self) -> RestoringViews {
-        RestoringViews::new(self.views.iter().map(View::restoring).collect())
+        RestoringViews::new(self.views.iter().map(View::restoring))
     }
 
     /// Takes back what [`Views::encode`] wrote, with the entries of all parts; the views must be the same and have seen

@@ -16,6 +16,8 @@ use tidemill_base::{
 
 use super::table::{SavedTable, Table};
 
+/// Keys that a mini-batch brings before the others are looked at, at most: so many more slots than keys there may be.
+const SLOTS_MORE: u64 = 1 << 21;
 /// A block takes no more slots from here on.
 const BLOCK_BYTES: usize = 256 << 10;
 
@@ -83,14 +85,18 @@ impl SavedViews {
 /// The entries of a checkpoint, as its parts are read.
 pub struct RestoringViews {
     tables: Vec<Table>,
+    /// Of each view: no part has more slots.
+    slots_max: Vec<u64>,
     /// Of each view, as the part that is being read has it: slots.
     slots: Vec<u64>,
     words: Vec<u32>,
 }
 
 impl RestoringViews {
-    pub(super) fn new(tables: Vec<Table>) -> Self {
-        Self { slots: Vec::new(), words: Vec::new(), tables }
+    /// Of each view: its empty table, and how many keys it keeps at most.
+    pub(super) fn new(views: impl Iterator<Item = (Table, usize)>) -> Self {
+        let (tables, slots_max) = views.map(|(table, keys)| (table, (keys as u64).saturating_add(SLOTS_MORE))).unzip();
+        Self { slots: Vec::new(), words: Vec::new(), tables, slots_max }
     }
 
     pub(super) fn into_tables(self) -> Vec<Table> {
@@ -108,7 +114,7 @@ impl RestoringViews {
             return Err(Error::conflict("the checkpoint was written by a program with other feature views"));
         }
         self.slots.clear();
-        for table in &self.tables {
+        for (table, slots_max) in self.tables.iter().zip(&self.slots_max) {
             let (words, slots) = (d.varint()?, d.varint()?);
             if words != table.words() as u64 {
                 let has = table.words();
@@ -116,7 +122,12 @@ impl RestoringViews {
                     "the checkpoint has feature views of {words} words a key, the program's have {has}"
                 )));
             }
-            self.slots.push(slots.min(u32::MAX.into()));
+            if slots > *slots_max || slots > u32::MAX.into() {
+                return Err(Error::corrupt(format!(
+                    "feature views: {slots} slots where there are {slots_max} at most"
+                )));
+            }
+            self.slots.push(slots);
         }
         d.end()
     }

@@ -403,9 +403,9 @@ impl View {
         self.table.save(whole)
     }
 
-    /// An empty table for its entries.
-    pub(super) fn restoring(&self) -> Table {
-        Table::new(&self.layout, true)
+    /// An empty table for its entries, and how many there may be.
+    pub(super) fn restoring(&self) -> (Table, usize) {
+        (Table::new(&self.layout, true), self.spec.keys_max)
     }
 
     /// Takes back what [`View::encode`] wrote, and the entries.

@@ -61,6 +61,11 @@ impl Kept {
     }
 }
 
+/// Batches are not numbered so far: a thousand a second would be there in nine million years.
+const BATCH_MAX: u64 = 1 << 58;
+/// Nor is one kept until so many came behind it, of which eight bytes each are kept as well.
+const SPAN_MAX: u64 = 1 << 26;
+
 /// Runs are copied whole where they are this long on average.
 const RUN_ROWS: usize = 8;
 
@@ -99,7 +104,8 @@ impl Held {
 pub(super) struct KeptRows {
     schema: SchemaRef,
     first: u64,
-    batches: VecDeque<Option<Kept>>,
+    /// In boxes: of long streams most are gone, and what is left of one is to be small.
+    batches: VecDeque<Option<Box<Kept>>>,
     /// Bytes in memory.
     bytes: usize,
     /// Bytes of the rows that are held, each as often as it is; 0 unless they are measured.
@@ -164,7 +170,7 @@ impl KeptRows {
         self.bytes += bytes;
         let count = rows.num_rows() as u32;
         let kept = Kept { rows: Some(rows), stays: Box::default(), place: None, held: 0, count, bytes, stays_bytes: 0 };
-        self.batches.push_back(Some(kept));
+        self.batches.push_back(Some(Box::new(kept)));
         self.next() - 1
     }
 
@@ -184,6 +190,12 @@ impl KeptRows {
     pub fn skip_to(&mut self, next: u64) -> Result<()> {
         if next < self.next() {
             return Err(Error::corrupt(format!("label join: batch {next} of rows behind {}", self.next())));
+        }
+        if next > BATCH_MAX || (!self.batches.is_empty() && next - self.first > SPAN_MAX) {
+            let kept = self.first;
+            return Err(Error::corrupt(format!(
+                "label join: batch {next} of rows, which is too far behind batch {kept}"
+            )));
         }
         if self.batches.is_empty() {
             self.first = next;

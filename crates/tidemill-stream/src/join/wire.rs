@@ -16,6 +16,8 @@ use arrow::{
 };
 use tidemill_base::{Error, Result, hash64};
 
+use crate::contained::contained;
+
 /// Puts batches of these columns into bytes, and takes them out again.
 pub(super) struct Wire {
     decoder: FileDecoder,
@@ -46,7 +48,8 @@ impl Wire {
             return Err(corrupt(format!("{} bytes with a head of {head}", bytes.len())));
         };
         let block = Block::new(0, head as i32, body as i64);
-        let read = self.decoder.read_record_batch(&block, &bytes).map_err(|e| corrupt(e.to_string()))?;
+        let read = || self.decoder.read_record_batch(&block, &bytes).map_err(|e| corrupt(e.to_string()));
+        let read = contained(&"a batch of the label join", read)?;
         read.ok_or_else(|| corrupt("a message without rows".into()))
     }
 }

@@ -3,6 +3,8 @@
 //! In: a file or an object. Out: chunks whose offsets are row numbers, converted as [`super::table`] says. A place is a batch of the file
 //! and a row in it, so that seeking in the file format decodes one batch; the stream format is read from its beginning.
 
+mod within;
+
 use std::io::{BufReader, Read as _, Seek as _};
 
 use arrow::{
@@ -13,13 +15,14 @@ use arrow::{
 };
 use tidemill_base::{Error, Result};
 
+use self::within::Within;
 use super::{
     CHUNK_ROWS_MAX, Partition, Print, Read,
     origin::{Origin, Stored},
     table::Table,
     text::gone,
 };
-use crate::Position;
+use crate::{Position, contained::contained};
 
 /// The file format begins with it, the stream format does not.
 const MAGIC: &[u8; 6] = b"ARROW1";
@@ -43,7 +46,7 @@ pub(super) struct ArrowPartition {
 
 enum Batches {
     File(FileReader<BufReader<Stored>>),
-    Stream(StreamReader<BufReader<Stored>>),
+    Stream(StreamReader<Within<BufReader<Stored>>>),
 }
 
 impl Batches {
@@ -53,12 +56,17 @@ impl Batches {
         let io = |e| origin.io("read", e);
         (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(io)?;
         file.rewind().map_err(io)?;
-        let reader = BufReader::new(file);
-        let opened = match magic == MAGIC {
-            true => FileReader::try_new(reader, columns).map(Self::File),
-            false => StreamReader::try_new(reader, columns).map(Self::Stream),
-        };
-        opened.map_err(|e| damaged(origin, e))
+        let bytes = file.len().map_err(io)?;
+        let mut reader = BufReader::new(file);
+        contained(origin, || {
+            let opened = match magic == MAGIC {
+                true => within::check(&mut reader, bytes)
+                    .map_err(ArrowError::from)
+                    .and_then(|()| FileReader::try_new(reader, columns).map(Self::File)),
+                false => StreamReader::try_new(Within::new(reader, bytes), columns).map(Self::Stream),
+            };
+            opened.map_err(|e| damaged(origin, e))
+        })
     }
 
     fn schema(&self) -> SchemaRef {
@@ -121,7 +129,7 @@ impl ArrowPartition {
             if self.batch.take().is_some() {
                 (self.batch_number, self.row) = (self.batch_number + 1, 0);
             }
-            match self.batches.next() {
+            match contained(&self.origin, || Ok(self.batches.next()))? {
                 None => return Ok(false),
                 Some(batch) => self.batch = Some(batch.map_err(|e| damaged(&self.origin, e))?),
             }
@@ -154,7 +162,8 @@ impl Partition for ArrowPartition {
         if to.bytes == 0 {
             (self.offset, left) = (0, to.offset);
         }
-        let is_there = self.batches.go_to(self.batch_number).map_err(|e| damaged(&self.origin, e))?;
+        let go = || self.batches.go_to(self.batch_number).map_err(|e| damaged(&self.origin, e));
+        let is_there = contained(&self.origin, go)?;
         let mut missing = !is_there;
         while left > 0 && !missing {
             missing = !self.fill()?;

@@ -22,7 +22,7 @@ use super::{
     CHUNK_ROWS_MAX, Partition, Print, Read, compress::open_file, object::ObjectColumns, origin::Origin, table::Table,
     text::gone,
 };
-use crate::Position;
+use crate::{Position, contained::contained};
 
 /// A Parquet file as a partition.
 pub(super) struct ParquetPartition {
@@ -40,14 +40,17 @@ pub(super) struct ParquetPartition {
 impl ParquetPartition {
     /// Opens the file, finds the declared columns and checks that each can be converted.
     pub(super) fn open(source: &str, name: String, origin: Origin, schema: SchemaRef) -> Result<Self> {
-        let metadata = match &origin {
-            Origin::File(path) => ArrowReaderMetadata::load(&open_file(path)?, ArrowReaderOptions::new()),
-            Origin::Object(object, failure) => {
-                let footer = ObjectColumns::new(object.clone(), failure.clone(), Vec::new());
-                ArrowReaderMetadata::load(&footer, ArrowReaderOptions::new())
-            }
+        let load = || {
+            let metadata = match &origin {
+                Origin::File(path) => ArrowReaderMetadata::load(&open_file(path)?, ArrowReaderOptions::new()),
+                Origin::Object(object, failure) => {
+                    let footer = ObjectColumns::new(object.clone(), failure.clone(), Vec::new());
+                    ArrowReaderMetadata::load(&footer, ArrowReaderOptions::new())
+                }
+            };
+            metadata.map_err(|e| damaged(&origin, e))
         };
-        let metadata = metadata.map_err(|e| damaged(&origin, e))?;
+        let metadata = contained(&origin, load)?;
         let (table, roots) = Table::find(&name, schema, metadata.schema())?;
         let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
         Ok(Self { name, source: source.to_string(), origin, metadata, table, mask, reader: None, offset: 0 })
@@ -114,11 +117,13 @@ impl Partition for ParquetPartition {
         if self.offset >= self.rows() {
             return Ok(Read::End);
         }
-        let mut reader = match self.reader.take() {
-            Some(reader) => reader,
-            None => self.reopen()?,
-        };
-        match reader.next() {
+        let reader = self.reader.take();
+        let (reader, next) = contained(&self.name, || {
+            let mut reader = reader.map_or_else(|| self.reopen(), Ok)?;
+            let next = reader.next();
+            Ok((reader, next))
+        })?;
+        match next {
             Some(Ok(batch)) => {
                 let position = |offset| Position { offset, bytes: 0 };
                 let start = position(self.offset);

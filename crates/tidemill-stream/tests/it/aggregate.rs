@@ -7,7 +7,7 @@ use arrow::{
     datatypes::{DataType, Float64Type, Int64Type},
 };
 use tidemill_base::{
-    Rng,
+    Kind, Rng,
     codec::{Decoder, Encoder},
 };
 use tidemill_stream::{
@@ -596,4 +596,24 @@ fn specs_that_cannot_be_are_refused() {
         HOP: 3600000 slides, at most 1440; write a longer slide
         TUMBLE: a window is longer than 0"#]]
     .assert_eq(&cases.join("\n"));
+}
+
+/// Room is made for all slots up to the last, so there are no more than keys may be kept.
+#[test]
+fn slots_that_cannot_be_are_refused() {
+    let mut views = Views::new(&[everything()]).unwrap();
+    let head = views.encode(true, &mut Encoder::new()).head();
+    let mut d = Decoder::new(&head, "head");
+    let (_, _, words) = (d.u8().unwrap(), d.varint().unwrap(), d.varint().unwrap());
+    let begun = |slots: u64| {
+        let mut head = Encoder::new();
+        head.put_u8(1).put_varint(1).put_varint(words).put_varint(slots);
+        views.restoring().begin(head.as_slice())
+    };
+    begun(1 << 20).unwrap();
+    for slots in [1 << 30, u64::MAX] {
+        let e = begun(slots).unwrap_err();
+        assert_eq!(e.kind(), Kind::Corrupt);
+        assert_eq!(e.message(), format!("feature views: {slots} slots where there are 3145728 at most"));
+    }
 }

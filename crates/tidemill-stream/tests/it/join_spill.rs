@@ -330,6 +330,28 @@ fn a_checkpoint_takes_rows_whose_file_is_gone() {
     assert_eq!(seen.counts, twin_seen.counts);
 }
 
+/// Room is made for the batches between two numbers, so a number that cannot be is not believed.
+#[test]
+fn a_batch_that_is_too_far_behind_the_others_is_refused() {
+    let scratch = Scratch::new();
+    let (mut join, of_join, ..) = half_way(&scratch);
+    let mut saved = Saved::default();
+    saved.save(&mut join);
+    // The number behind the last batch of the impressions stands behind watermark, next sample and 18 counts.
+    let at = 8 + 8 + 18 * 8;
+    for next in [1 << 30, 1 << 60, u64::MAX] {
+        saved.body[at..at + 8].copy_from_slice(&u64::to_le_bytes(next));
+        let e = saved.restore(&mut open(&of_join)).unwrap_err();
+        assert_eq!(e.kind(), Kind::Corrupt);
+        assert!(e.message().contains(&format!("batch {next} of rows, which is too far behind batch")), "{e}");
+    }
+    let mut block = Encoder::new();
+    block.put_varint(0).put_varint(u64::MAX).put_varint(0).put_bytes(&[]);
+    let mut rows = open(&of_join).restoring();
+    let e = rows.take(block.as_slice()).unwrap_err();
+    assert!(e.message().contains("which is too far behind batch 0"), "{e}");
+}
+
 #[test]
 fn a_part_that_is_not_there_is_named_by_its_batch() {
     let scratch = Scratch::new();

@@ -10,7 +10,7 @@ use arrow::{
     datatypes::{DataType, Field, Int64Type, Schema},
 };
 use tidemill_base::{
-    Result, Rng,
+    Kind, Result, Rng,
     codec::{Decoder, Encoder},
 };
 use tidemill_stream::{
@@ -19,7 +19,7 @@ use tidemill_stream::{
     journal::{CutRecord, PartitionId},
     sequencer::{Cut, Sequencer},
     source::{Partition, Read},
-    window::{END_OF_TIME, Window},
+    window::{END_OF_TIME, Watermarks, Window},
 };
 
 /// Rows with these times; every seventh offset is a refused row. Chunks are as long as told.
@@ -370,5 +370,22 @@ fn a_partition_far_ahead_waits_for_one_that_has_unread_events() {
         again.add_partition(0, Box::new(slow("new", 36_000_000)), false);
         let replayed: u64 = records.into_iter().map(|record| again.replay(record).unwrap().events).sum();
         assert_eq!(replayed, 2 * 25_715);
+    }
+}
+
+/// Marks stand in the order of the partitions: one too many or too few, and each would be another's.
+#[test]
+fn watermarks_of_other_partitions_are_refused() {
+    let marks = || {
+        let mut marks = Watermarks::new([20, 20]);
+        [0, 0, 1].into_iter().for_each(|input| marks.add_partition(input, false));
+        marks
+    };
+    let mut saved = Encoder::new();
+    marks().encode(&mut saved);
+    let restored = |partitions: &[usize]| marks().restore(&mut Decoder::new(saved.as_slice(), "saved"), partitions);
+    restored(&[2, 1]).unwrap();
+    for other in [[1, 1], [3, 1], [2, 0]] {
+        assert_eq!(restored(&other).unwrap_err().kind(), Kind::Corrupt, "{other:?}");
     }
 }

@@ -17,6 +17,12 @@ use super::{Table, ViewCopy, ViewDelta};
 /// Words of an entry at most: more than any view has.
 const STRIDE_MAX: usize = 1 << 22;
 
+/// Words that a reader makes of so many bytes, at most: those that are 0 take none, so bytes that anybody made up could ask
+/// for all there is.
+fn words_max(bytes: usize) -> usize {
+    bytes.saturating_mul(128).max(1 << 26)
+}
+
 impl ViewDelta {
     /// Appends it.
     pub fn encode(&self, out: &mut Encoder) {
@@ -42,6 +48,12 @@ impl ViewDelta {
         let stride = stride.ok_or_else(damaged)?;
         // Each entry has its key, so there are bytes for each.
         let count = d.count(1)?;
+        if count.saturating_mul(stride) > words_max(d.left()) {
+            return Err(Error::corrupt(format!(
+                "feature view: {count} entries of {stride} words in {} bytes are not believed",
+                d.left()
+            )));
+        }
         let mut words: Vec<u32> = Vec::new();
         for _ in 0..count {
             let begin = words.len();
@@ -129,5 +141,19 @@ mod tests {
             [(2, 4), (0, 4), (0, 4)]
         );
         assert_eq!(ViewDelta::default().split(20).len(), 1);
+    }
+
+    /// Words that are 0 take no bytes, so what is made of few bytes is bounded.
+    #[test]
+    fn few_bytes_do_not_ask_for_much_memory() {
+        let read = |stride: u64, count: u64| {
+            let mut out = Encoder::new();
+            out.put_varint(0).put_varint(stride).put_varint(count);
+            (0..count).for_each(|_| _ = out.put_varint(1).put_varint(0).put_u32(7));
+            ViewDelta::decode(&mut Decoder::new(out.as_slice(), "test"))
+        };
+        assert_eq!(read(100, 1000).unwrap().words.len(), 100_000);
+        let e = read(1 << 22, 100).unwrap_err();
+        assert_eq!(e.message(), "feature view: 100 entries of 4194304 words in 600 bytes are not believed");
     }
 }

@@ -98,3 +98,36 @@ fn what_is_no_arrow_file_or_is_cut_off_is_named() {
     assert_eq!(e.kind(), tidemill_base::Kind::Corrupt, "{e}");
     assert!(e.message().contains("is not an Arrow IPC file that can be read"), "{e}");
 }
+
+/// The library makes room for lengths as they stand: a gigabyte for a text, and more than there is for a damaged footer, which
+/// ended the process.
+#[test]
+fn lengths_that_lead_out_of_a_file_are_refused_before_there_is_room_for_them() {
+    let read = |bytes: &[u8]| -> Result<()> {
+        let mut partition = open_bytes("arrow-lengths", bytes, "id BIGINT, name STRING")?;
+        while !matches!(partition.read()?, Read::End) {}
+        Ok(())
+    };
+    let refused = |bytes: &[u8], why: &str| {
+        let e = read(bytes).unwrap_err();
+        assert!(e.kind() == tidemill_base::Kind::Corrupt && e.message().contains(why), "{e}");
+    };
+    refused(b"id,name\n1,ann\n2,bob\n", "a message of 1848403049 bytes, where 16 are left");
+    let (mut file, mut stream) = (Vec::new(), Vec::new());
+    file_format(&mut file, &batches(&[3]));
+    stream_format(&mut stream, &batches(&[3]));
+    let mut footer = file.clone();
+    let at = file.len() - 10;
+    footer[at..at + 4].copy_from_slice(&i32::MAX.to_le_bytes());
+    refused(&footer, "a footer of 2147483647 bytes in a file of");
+    // Whichever length it is that is damaged.
+    let (mut outside, huge) = (0, i64::MAX.to_le_bytes());
+    for whole in [file, stream] {
+        for at in (0..whole.len() - huge.len()).step_by(4) {
+            let mut bad = whole.clone();
+            bad[at..at + huge.len()].copy_from_slice(&huge);
+            outside += usize::from(read(&bad).is_err_and(|e| e.message().contains(" bytes")));
+        }
+    }
+    assert!(outside > 4, "{outside}");
+}
