@@ -14,6 +14,17 @@ pub trait Kernel {
     fn run(self) -> Self::Output;
 }
 
+/// The place of each byte in the widest register: places of bits are picked out of it.
+pub const PLACES: [u8; 64] = {
+    let mut all = [0; 64];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = i as u8;
+        i += 1;
+    }
+    all
+};
+
 /// Runs a kernel, as compiled for AVX2 where there is AVX2.
 #[inline]
 pub fn wide<K: Kernel>(kernel: K) -> K::Output {

@@ -489,7 +489,10 @@ impl Job {
                 self.take(cut, signal, watcher)?;
                 continue;
             }
-            let wait_at_most = if self.engine.sequencer.is_announced() { WAIT_FOR_NEWS } else { WAIT_AT_MOST };
+            // A checkpoint goes on in these pauses.
+            let is_saving = !self.models().all(|job| job.saver.is_idle());
+            let rests = self.engine.sequencer.is_announced() && !is_saving;
+            let wait_at_most = if rests { WAIT_FOR_NEWS } else { WAIT_AT_MOST };
             let wait = planned.map_or(wait_at_most, |ts| self.due_in(ts));
             let idle = self.newly_idle(&live);
             let cut = self.engine.sequencer.cut(planned.is_some() && wait.is_zero(), &idle)?;

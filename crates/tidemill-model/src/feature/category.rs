@@ -139,10 +139,12 @@ impl Category {
                     let names = Names {
                         bytes: text.value_data(),
                         offsets: &text.value_offsets()[begin..=end],
-                        is_valid,
-                        seed: self.seed,
-                        null_key: self.null_key(),
-                        keys: &mut keys[begin - rows.start..end - rows.start],
+                        numbers: Numbers {
+                            is_valid,
+                            seed: self.seed,
+                            null_key: self.null_key(),
+                            keys: &mut keys[begin - rows.start..end - rows.start],
+                        },
                     };
                     widest(names);
                 }
@@ -207,11 +209,8 @@ struct Names<'a> {
     bytes: &'a [u8],
     /// Where each begins in `bytes`, and the last one ends.
     offsets: &'a [i32],
-    /// A bit for each that is there.
-    is_valid: u64,
-    seed: u64,
-    null_key: u64,
-    keys: &'a mut [u64],
+    /// Where names of eight bytes are put, which are numbers.
+    numbers: Numbers<'a>,
 }
 
 impl Kernel for Names<'_> {
@@ -219,7 +218,8 @@ impl Kernel for Names<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { bytes, offsets, is_valid, seed, null_key, keys } = self;
+        let Self { bytes, offsets, numbers } = self;
+        let Numbers { is_valid, seed, null_key, keys } = numbers;
         // Names of one column are mostly of one length, and identifiers in hexadecimal of this one.
         if let Some(words) = words(bytes, offsets, is_valid) {
             let mut next = 0;

@@ -24,6 +24,8 @@ pub(super) fn read(body: &[u8], at: usize, out: &mut Vec<f32>) -> Plain {
 mod avx512 {
     use core::arch::x86_64::*;
 
+    use tidemill_base::simd::PLACES;
+
     use super::Plain;
 
     /// Bytes looked at together: eight numbers of seven characters and what stands between.
@@ -190,16 +192,7 @@ mod avx512 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn all_places() -> __m512i {
-        const ALL: [u8; GROUP] = {
-            let mut all = [0; GROUP];
-            let mut i = 0;
-            while i < GROUP {
-                all[i] = i as u8;
-                i += 1;
-            }
-            all
-        };
         // SAFETY: these are as long as the register.
-        unsafe { _mm512_loadu_si512(ALL.as_ptr().cast()) }
+        unsafe { _mm512_loadu_si512(PLACES.as_ptr().cast()) }
     }
 }

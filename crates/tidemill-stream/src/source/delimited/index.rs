@@ -133,6 +133,8 @@ impl Scan for Plain {
 mod avx512 {
     use core::arch::x86_64::*;
 
+    use tidemill_base::simd::PLACES;
+
     use super::*;
 
     /// Whether the processor has what [`fill`] needs.
@@ -179,17 +181,8 @@ mod avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
     fn write(places: &mut [u32; GROUP], at: u32, ends: u64, found: usize) {
-        const ALL: [u8; GROUP] = {
-            let mut all = [0; GROUP];
-            let mut i = 0;
-            while i < GROUP {
-                all[i] = i as u8;
-                i += 1;
-            }
-            all
-        };
         // SAFETY: these are as long as the register.
-        let all = unsafe { _mm512_loadu_si512(ALL.as_ptr().cast()) };
+        let all = unsafe { _mm512_loadu_si512(PLACES.as_ptr().cast()) };
         let picked = _mm512_maskz_compress_epi8(ends, all);
         let mut put = |i: usize, some: __m128i| {
             let some = _mm512_add_epi32(_mm512_cvtepu8_epi32(some), _mm512_set1_epi32(at as i32));
