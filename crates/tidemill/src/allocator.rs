@@ -65,8 +65,7 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// Milliseconds; what mimalloc had until version 3.
-const PURGE_DELAY_MS: c_long = 10;
+const PURGE_DELAY_MS: c_long = 100;
 /// `mi_option_purge_delay` in `mimalloc.h`, the same number in versions 2 and 3.
 const PURGE_DELAY: c_int = 15;
 
@@ -74,10 +73,14 @@ unsafe extern "C" {
     fn mi_option_set_default(option: c_int, value: c_long);
 }
 
-/// Freed pages go back to the system after some milliseconds instead of a second; to be called once, before other threads begin.
+/// Freed pages go back to the system after a tenth of a second instead of a whole one; to be called once, before other threads
+/// begin.
 ///
 /// Chunks that are read, joined and let go of come a hundred times a second: with a second of them kept, the label join of two files
-/// took 110 to 160 MiB, with this 95 to 110; from Parquet it is some percent slower. `MIMALLOC_PURGE_DELAY` has the last word.
+/// took up to 115 MiB, with a tenth up to 109, with a hundredth up to 98, and then from Parquet it is some percent slower.
+/// `MIMALLOC_PURGE_DELAY` has the last word. The allocator's feature `no_thp` belongs to it: pages of 2 MiB, cleared each time that
+/// some of one are needed again, took memory (155 to 157 MiB without them, 161 to 167 with them, where 2.7 million samples are
+/// learned) and, on a machine that first had to find them, a third of the time. Tables ask for such pages themselves.
 pub fn give_back_soon() {
     // SAFETY: mimalloc is linked, being the allocator; the call checks that there is such an option and writes one number, which
     // its threads read by themselves each time.

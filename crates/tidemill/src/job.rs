@@ -553,6 +553,10 @@ impl Job {
     fn lap(&mut self, phase: Phase) -> Duration {
         let now = self.clock.elapsed();
         self.meter.lap(now, phase);
+        if self.options.serves {
+            // What is woken in the middle of a piece of work may have to wait for its end: here requests come first.
+            std::thread::yield_now();
+        }
         now
     }
 

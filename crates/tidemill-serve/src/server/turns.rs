@@ -6,6 +6,9 @@
 //! thread that learns, or another program, first ends its own turn of some milliseconds. Who answers most of the time would have
 //! used up the share of one among equals: hence the niceness. A thread that learns keeps a quarter of a core that answers all the
 //! time. Threads that are started from here have neither. Where the system knows no such turns, nothing happens.
+//!
+//! Who has just answered much is not let in before the others have caught up, and Linux looks again only at its next tick, some
+//! milliseconds later, or when the one that computes gives way: so a job that serves does that after each piece of work.
 
 /// Asks for short turns for the thread that calls this.
 pub(super) fn take_short_turns() {

@@ -15,6 +15,8 @@ use tidemill_base::{Clock, Error, Result, SystemClock};
 
 /// How long a reply may take before the server counts as gone.
 const REPLY_TIME_MAX: Duration = Duration::from_secs(20);
+/// Connections that rested longer are opened anew: servers close those that say nothing.
+const REST_MAX: Duration = Duration::from_secs(5);
 
 /// Times in buckets, each a 32nd of the power of two it lies in.
 #[derive(Clone)]
@@ -51,6 +53,9 @@ pub struct Beside<'a> {
 /// Connections to one server.
 pub struct Load {
     clock: SystemClock,
+    address: SocketAddr,
+    /// When it was last over.
+    used: Duration,
     connections: Vec<Connection>,
     /// For single requests and for what goes on beside the load.
     own: Connection,
@@ -81,18 +86,31 @@ impl Load {
     /// Opens so many connections, and one of its own.
     pub fn open(address: SocketAddr, connections: usize) -> Result<Self> {
         let connections = (0..connections).map(|_| Connection::open(address)).collect::<Result<_>>()?;
-        Ok(Self { clock: SystemClock::new(), connections, own: Connection::open(address)? })
+        let (clock, own) = (SystemClock::new(), Connection::open(address)?);
+        Ok(Self { used: clock.elapsed(), clock, address, connections, own })
+    }
+
+    /// Connections that are open still; when it begins.
+    fn begin(&mut self) -> Result<Duration> {
+        if self.clock.elapsed() - self.used > REST_MAX {
+            let own = std::slice::from_mut(&mut self.own);
+            for connection in self.connections.iter_mut().chain(own) {
+                *connection = Connection::open(self.address)?;
+            }
+        }
+        Ok(self.clock.elapsed())
     }
 
     /// One request; the body of its reply and how long it took.
     pub fn ask(&mut self, request: &[u8]) -> Result<(Vec<u8>, Duration)> {
-        let began = self.clock.elapsed();
+        let began = self.begin()?;
         self.own.send(request, began)?;
         loop {
             if let Some(body) = self.own.poll()? {
                 let body = body.to_vec();
                 self.own.due = None;
-                return Ok((body, self.clock.elapsed() - began));
+                self.used = self.clock.elapsed();
+                return Ok((body, self.used - began));
             }
             check_alive(self.clock.elapsed() - began)?;
         }
@@ -100,7 +118,7 @@ impl Load {
 
     /// All connections ask again as soon as they are answered.
     pub fn closed(&mut self, request: &[u8], seconds: f64) -> Result<Measured> {
-        let began = self.clock.elapsed();
+        let began = self.begin()?;
         let end = began + Duration::from_secs_f64(seconds);
         let mut measured = Measured::default();
         let mut last = began;
@@ -121,6 +139,7 @@ impl Load {
             }
             if waiting == 0 {
                 measured.seconds = (last - began).as_secs_f64();
+                self.used = self.clock.elapsed();
                 return Ok(measured);
             }
             let now = self.clock.elapsed();
@@ -139,7 +158,7 @@ impl Load {
         seconds: f64,
         mut beside: Option<&mut Beside<'_>>,
     ) -> Result<Measured> {
-        let began = self.clock.elapsed();
+        let began = self.begin()?;
         let count = (rate * seconds).max(1.0) as u64;
         let due = |i: u64| began + Duration::from_secs_f64(i as f64 / rate);
         let (mut sent, mut at, mut pushed) = (0, 0, 0u32);
@@ -182,7 +201,8 @@ impl Load {
             }
             check_alive(now.saturating_sub(last))?;
         }
-        measured.seconds = (self.clock.elapsed() - began).as_secs_f64();
+        self.used = self.clock.elapsed();
+        measured.seconds = (self.used - began).as_secs_f64();
         Ok(measured)
     }
 }
