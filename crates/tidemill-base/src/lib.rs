@@ -6,6 +6,7 @@
 pub mod attribute;
 pub mod clock;
 pub mod codec;
+pub mod contained;
 pub mod count;
 pub mod duration;
 pub mod error;

@@ -187,6 +187,49 @@ fn an_operator_rolls_back_and_promotes_while_the_model_learns_on() {
     site.refuses("POST /v1/models/nope:promote", "", "", 404, "no model 'nope' (have ctr)");
 }
 
+/// What changes what is live is not guessed.
+#[test]
+fn bodies_that_change_versions_are_read_strictly() {
+    let site = open("strict");
+    let before = site.get("/v1/models/ctr").json();
+    let twice = "the name 'version' is there twice at line 1 column 22";
+    site.refuses("POST /v1/models/ctr:rollback", "", r#"{"version":1,"version":2}"#, 400, twice);
+    let unknown = r#"unknown name "nonsense"; known are version"#;
+    site.refuses("POST /v1/models/ctr:rollback", "", r#"{"version":1,"nonsense":1}"#, 400, unknown);
+    site.refuses(
+        "POST /v1/models/ctr:promote",
+        "",
+        "hello",
+        400,
+        "the newest version is promoted; send no body, or {}",
+    );
+    site.refuses(
+        "POST /v1/models/ctr:promote",
+        "",
+        r#"{"version":1}"#,
+        400,
+        r#"unknown name "version"; nothing is said here"#,
+    );
+    let label = r#"{"label":"q","label":"w","version":1}"#;
+    site.refuses("POST /v1/models/ctr:label", "", label, 400, "the name 'label' is there twice at line 1 column 20");
+    let split = r#"{"live":10,"w":10,"live":90}"#;
+    site.refuses("POST /v1/models/ctr:split", "", split, 400, "the name 'live' is there twice at line 1 column 24");
+    for verb in ["rollback", "promote", "label", "split", "rollout"] {
+        let route = format!("POST /v1/models/ctr:{verb}");
+        let message = "Content-Type 'text/plain' is not understood; send application/json";
+        site.refuses(&route, "Content-Type: text/plain\r\n", r#"{"version":1}"#, 415, message);
+    }
+    let ranking = r#"{"candidates":[{"id":1}],"ranking":{"score":"score0","score":"-score0"}}"#;
+    site.refuses(
+        "POST /v1/models/ctr:rank",
+        "",
+        ranking,
+        400,
+        "ranking: the name 'score' is there twice at line 1 column 25",
+    );
+    assert_eq!(site.get("/v1/models/ctr").json(), before);
+}
+
 #[test]
 fn a_rolled_back_version_is_served_again_after_a_restart() {
     let dir = support::temp_dir("restart");

@@ -9,5 +9,6 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     allocator::give_back_soon();
+    tidemill_base::contained::keep_contained_panics_quiet();
     tidemill::cli::main()
 }

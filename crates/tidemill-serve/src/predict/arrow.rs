@@ -4,10 +4,7 @@
 //! come as any type that loses nothing. Out: the same number of rows. The bytes are a stranger's: before the library reads
 //! them, every length in them is checked against what is there, compressed buffers and texts that expand are refused.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use ::arrow::{
     array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, new_null_array},
@@ -17,7 +14,7 @@ use ::arrow::{
     ipc::{self, reader::StreamDecoder, root_as_message, writer::StreamWriter},
 };
 use bytes::Bytes;
-use tidemill_base::{Error, Result, thousands};
+use tidemill_base::{Error, Result, contained::contained, thousands};
 use tidemill_model::loss::Loss;
 
 use super::{Predictor, ROWS_MAX, UNKNOWN_COLUMNS_MAX, Work, likeliest};
@@ -206,7 +203,7 @@ fn check_batch(batch: &ipc::RecordBatch<'_>, has: u64) -> Result<(), &'static st
 fn decode(body: Bytes) -> Result<Vec<RecordBatch>> {
     let wrong = |what: &dyn std::fmt::Display| Error::invalid(format!("not an Arrow IPC stream: {what}"));
     // Where the library has not checked what it reads, its panic is the sender's mistake and not ours.
-    let decoded = catch_unwind(AssertUnwindSafe(|| {
+    let decoded = contained(|| {
         let mut decoder = StreamDecoder::new();
         let mut bytes = Buffer::from(body);
         let mut batches = Vec::new();
@@ -215,8 +212,8 @@ fn decode(body: Bytes) -> Result<Vec<RecordBatch>> {
         }
         decoder.finish()?;
         Ok(batches)
-    }));
-    decoded.map_err(|_| wrong(&"its parts contradict each other"))?.map_err(|e: ::arrow::error::ArrowError| wrong(&e))
+    });
+    decoded.ok_or_else(|| wrong(&"its parts contradict each other"))?.map_err(|e: ::arrow::error::ArrowError| wrong(&e))
 }
 
 /// A column as the source has it.

@@ -11,7 +11,7 @@ use super::{
     nearest,
     token::short,
 };
-use crate::{moment, scan::Cursor};
+use crate::{moment, scan::Cursor, strict_json};
 
 /// Candidates in one request at most.
 pub const CANDIDATES_MAX: usize = 4096;
@@ -98,7 +98,7 @@ impl<'a> Request<'a> {
             self.context = (text != b"null").then_some(text);
             return Ok(());
         }
-        let value: Value = serde_json::from_slice(text).map_err(|e| Error::invalid(format!("{key}: {e}")))?;
+        let value = strict_json::from_slice(text).map_err(|e| e.at(key))?;
         match (key, value) {
             (_, Value::Null) => {}
             ("score", Value::String(text)) => self.ranking = Ranking::Score(text),

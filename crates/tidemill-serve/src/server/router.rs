@@ -36,7 +36,7 @@ use crate::{
 /// Refused lines that a reply lists at most; all are counted.
 const REFUSED_LISTED_MAX: usize = 100;
 /// What `curl -d` sends when nobody says otherwise counts as JSON: people type that.
-const PREDICT_TYPES: [&str; 2] = [reply::JSON, "application/x-www-form-urlencoded"];
+const JSON_TYPES: [&str; 2] = [reply::JSON, "application/x-www-form-urlencoded"];
 
 /// Answers one request, whatever it is.
 pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
@@ -162,7 +162,7 @@ async fn handle(
         Route::Rank(model) => rank(shared, model, &head.headers, &body),
         // In boxes, so that they do not make the future of every request as large as theirs.
         Route::Rollback(model) => Box::pin(rollback(shared, model, &body)).await,
-        Route::Promote(model) => Box::pin(promote(shared, model)).await,
+        Route::Promote(model) => Box::pin(promote(shared, model, &body)).await,
         Route::Change(model, what) => {
             let run = move |model: &ServedModel| versions::change(model, what, &body).map(|()| model.to_json());
             Box::pin(blocking(shared, model, run)).await
@@ -212,10 +212,11 @@ fn let_in<'a>(shared: &Shared, route: Result<Route<'a>, Refusal>, head: &Parts) 
     };
     match route {
         Route::Predict(_) if is_arrow(headers) => {}
-        Route::Predict(_) => check_predict_type(headers, " or application/vnd.apache.arrow.stream")?,
-        Route::Explain(_) | Route::Rank(_) => check_predict_type(headers, "")?,
+        Route::Predict(_) => check_json_type(headers, " or application/vnd.apache.arrow.stream")?,
+        Route::Explain(_) | Route::Rank(_) => check_json_type(headers, "")?,
+        Route::Rollback(_) | Route::Promote(_) | Route::Change(..) => check_json_type(headers, "")?,
         // Bytes behind the JSON have a type of their own, which clients name as they like.
-        Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_predict_type(headers, "")?,
+        Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_json_type(headers, "")?,
         _ => {}
     }
     Ok(Entry { route, caller, deadline: Deadline::of(headers)? })
@@ -235,14 +236,14 @@ fn is_arrow(headers: &HeaderMap) -> bool {
 }
 
 /// `or`: what else is taken there.
-fn check_predict_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
+fn check_json_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
     let Some(value) = headers::find(headers, &header::CONTENT_TYPE) else { return Ok(()) };
-    if value == PREDICT_TYPES[0] {
+    if value == JSON_TYPES[0] {
         return Ok(());
     }
     let value = String::from_utf8_lossy(value.as_bytes());
     let media_type = value.split(';').next().unwrap_or_default().trim();
-    if PREDICT_TYPES.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {
+    if JSON_TYPES.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {
         return Ok(());
     }
     let message = format!("Content-Type '{}' is not understood; send application/json{or}", shown(media_type));
@@ -350,12 +351,12 @@ fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) 
 }
 
 async fn rollback(shared: &Arc<Shared>, model: &str, body: &[u8]) -> Result<Reply, Refusal> {
-    let version = serde_json::from_slice::<Value>(body).ok().and_then(|v| v["version"].as_u64());
-    let version = version.ok_or_else(|| Error::invalid(r#"say to which version: {"version":41}"#))?;
+    let version = versions::rolled_back_to(body)?;
     change(shared, model, move |shared, model| shared.host.rollback(model, version)).await
 }
 
-async fn promote(shared: &Arc<Shared>, model: &str) -> Result<Reply, Refusal> {
+async fn promote(shared: &Arc<Shared>, model: &str, body: &[u8]) -> Result<Reply, Refusal> {
+    versions::promoted(body)?;
     change(shared, model, |shared, model| shared.host.promote(model)).await
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tidemill_base::{Error, Result};
 
 use super::{host::ServedModel, shown};
-use crate::rollout::Plan;
+use crate::{rollout::Plan, strict_json};
 
 const KEY: &str = "x-routing-key";
 
@@ -40,7 +40,7 @@ pub(super) fn routing_key<'a>(headers: &'a HeaderMap, otherwise: &'a [u8]) -> &'
 pub(super) fn change(model: &ServedModel, change: Change, body: &[u8]) -> Result<()> {
     let fields = match change {
         Change::Rollout if body.iter().all(u8::is_ascii_whitespace) => Map::new(),
-        _ => object(body, change)?,
+        _ => object(body, expected(change))?,
     };
     match change {
         Change::Label => label(model, &fields),
@@ -49,16 +49,43 @@ pub(super) fn change(model: &ServedModel, change: Change, body: &[u8]) -> Result
     }
 }
 
-fn object(body: &[u8], change: Change) -> Result<Map<String, Value>> {
-    serde_json::from_slice(body).map_err(|_| {
-        Error::invalid(match change {
-            Change::Label => r#"say which label and version: {"label":"canary","version":7}; version null removes it"#,
-            Change::Split => r#"say the percentages, live among them: {"live":90,"canary":10}"#,
-            Change::Rollout => {
-                r#"say what is rolled out: {"version":7,"stages":"1%, 10%, 100%","each":"5s"}, or {"abort":true}"#
-            }
-        })
-    })
+/// The version that a request wants to be live.
+pub(super) fn rolled_back_to(body: &[u8]) -> Result<u64> {
+    const EXPECTED: &str = r#"say to which version: {"version":41}"#;
+    let fields = object(body, EXPECTED)?;
+    refuse_others(&fields, &["version"])?;
+    fields.get("version").and_then(Value::as_u64).ok_or_else(|| Error::invalid(EXPECTED))
+}
+
+/// That nothing is said to a request that needs nothing.
+pub(super) fn promoted(body: &[u8]) -> Result<()> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(());
+    }
+    let fields = object(body, "the newest version is promoted; send no body, or {}")?;
+    match fields.keys().next() {
+        Some(name) => Err(Error::invalid(format!("unknown name \"{}\"; nothing is said here", shown(name)))),
+        None => Ok(()),
+    }
+}
+
+/// Each name once; `expected` is what to send instead of something else than an object.
+fn object(body: &[u8], expected: &str) -> Result<Map<String, Value>> {
+    match strict_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Err(e) if serde_json::from_slice::<Map<String, Value>>(body).is_ok() => Err(e),
+        _ => Err(Error::invalid(expected)),
+    }
+}
+
+fn expected(change: Change) -> &'static str {
+    match change {
+        Change::Label => r#"say which label and version: {"label":"canary","version":7}; version null removes it"#,
+        Change::Split => r#"say the percentages, live among them: {"live":90,"canary":10}"#,
+        Change::Rollout => {
+            r#"say what is rolled out: {"version":7,"stages":"1%, 10%, 100%","each":"5s"}, or {"abort":true}"#
+        }
+    }
 }
 
 fn label(model: &ServedModel, fields: &Map<String, Value>) -> Result<()> {

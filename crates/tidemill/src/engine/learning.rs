@@ -212,8 +212,6 @@ impl Worker {
                 }
                 // Nobody may be there any more to take it.
                 let _ = give_back.try_send(lesson);
-                // As the job itself does: requests on this core come first.
-                thread::yield_now();
             }
         };
         let handle = thread::Builder::new().name("learner".into()).spawn(work);
