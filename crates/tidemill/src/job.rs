@@ -7,6 +7,7 @@
 mod checkpoint;
 mod dead_letter;
 mod gate;
+mod give_way;
 mod inputs;
 mod journal;
 pub mod kept_status;
@@ -65,6 +66,7 @@ use crate::{
 pub use checkpoint::{Checkpoint, Checkpoints};
 use dead_letter::DeadLetter;
 use gate::GateKeeper;
+use give_way::GiveWay;
 use inputs::{add_partition, check_passes, check_program, keep_prints, realtime_start, unwatched_key};
 pub use inputs::{inputs, open_partitions};
 pub use journal::{Journal, Past};
@@ -162,7 +164,7 @@ struct Timing {
     status_kept: Option<Duration>,
     noted: Duration,
     rate: (Duration, u64, f64),
-    gave_way: Duration,
+    give_way: GiveWay,
     heard: BTreeMap<(u32, u32), Duration>,
     looked_for_files: Duration,
     disk_full: Option<Duration>,
@@ -172,12 +174,6 @@ struct Timing {
     pass_rate: Option<f64>,
 }
 
-/// A job that serves rests behind so much work: a request that has come meanwhile is answered then, where it may have waited. Linux
-/// looks at who comes first when somebody wakes or rests, and else at its next tick, milliseconds later.
-const PIECE: Duration = Duration::from_micros(10);
-/// For the shortest time there is, some 55 us. Whoever yields instead gives up its next turn, and where others compute all the
-/// time is let in a tick later.
-const GIVE_WAY: Duration = Duration::from_micros(1);
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 /// Where no page is served: a line on a terminal is read by a person, and its figures cost some milliseconds.
 const SHOW_LINE_EVERY: Duration = Duration::from_millis(500);
@@ -557,13 +553,11 @@ impl Job {
         self.after(&cut, rejected)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it waits for nothing, it lets others go first")]
     fn lap(&mut self, phase: Phase) -> Duration {
         let now = self.clock.elapsed();
         self.meter.lap(now, phase);
-        if self.options.serves && now - self.timing.gave_way >= PIECE {
-            std::thread::sleep(GIVE_WAY);
-            self.timing.gave_way = self.clock.elapsed();
+        if self.options.serves {
+            self.timing.give_way.after_a_piece(now, &*self.clock);
         }
         now
     }

@@ -63,8 +63,10 @@ struct Following {
     /// The parameters are served from where they lie on disk, and must be read before a delta comes.
     is_mapped: bool,
     connected: bool,
-    /// When nothing was missing last.
+    /// When nothing was missing last, in this process.
     fresh_at: Option<Duration>,
+    /// When, by the wall clock, what an earlier process kept was all there was.
+    kept_as_of_ms: Option<i64>,
     trouble: Option<Trouble>,
     counts: Counts,
 }
@@ -181,15 +183,17 @@ impl Following {
         }
     }
 
-    fn staleness(&self, now: Duration) -> Option<Duration> {
-        self.fresh_at.map(|at| now.saturating_sub(at))
+    fn staleness(&self, clock: &dyn Clock) -> Option<Duration> {
+        let kept = |at: i64| Duration::from_millis((clock.wall_ms() - at).max(0) as u64);
+        let here = self.fresh_at.map(|at| clock.elapsed().saturating_sub(at));
+        here.or_else(|| self.kept_as_of_ms.map(kept))
     }
 
-    fn to_json(&self, address: &str, now: Duration) -> Value {
+    fn to_json(&self, address: &str, clock: &dyn Clock) -> Value {
         json!({
             "address": address,
             "connected": self.connected,
-            "staleness_ms": self.staleness(now).map(|s| s.as_millis() as u64),
+            "staleness_ms": self.staleness(clock).map(|s| s.as_millis() as u64),
             "position": self.mark.position,
             "mini_batch": self.mark.mini_batch,
             "lineage": format!("{:016x}", self.lineage),
@@ -220,16 +224,16 @@ impl Host for Replica {
 
     fn is_ready(&self) -> bool {
         let now = self.0.clock.elapsed();
-        let fresh = |s: Option<Duration>| s.is_some_and(|s| s <= self.0.stale_max);
-        self.0.models.values().all(|following| fresh(lock(following).staleness(now)))
+        // Of what only an earlier process heard nobody can say that it is still so.
+        let fresh = |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) <= self.0.stale_max);
+        self.0.models.values().all(|following| fresh(lock(following).fresh_at))
     }
 
     fn models_json(&self, sees: &dyn Fn(&str) -> bool) -> Vec<Value> {
-        let now = self.0.clock.elapsed();
         let json = |(name, following): (&String, &Mutex<Following>)| {
             let following = lock(following);
             let mut json = following.served.as_ref().map_or_else(|| json!({"name": name}), |served| served.to_json());
-            json["follows"] = following.to_json(self.0.upstream.address(), now);
+            json["follows"] = following.to_json(self.0.upstream.address(), &*self.0.clock);
             json
         };
         self.0.models.iter().filter(|(name, _)| sees(name)).map(json).collect()
@@ -244,10 +248,9 @@ impl Host for Replica {
     }
 
     fn status(&self) -> Value {
-        let now = self.0.clock.elapsed();
-        let follows: Vec<(String, Value)> = (self.0.models.iter())
-            .map(|(name, following)| (name.clone(), lock(following).to_json(self.0.upstream.address(), now)))
-            .collect();
+        let json = |following: &Mutex<Following>| lock(following).to_json(self.0.upstream.address(), &*self.0.clock);
+        let follows: Vec<(String, Value)> =
+            (self.0.models.iter()).map(|(name, following)| (name.clone(), json(following))).collect();
         let connected = follows.iter().all(|(_, f)| f["connected"] == true);
         let warnings: Vec<&str> = follows.iter().filter_map(|(_, f)| f["warning"].as_str()).collect();
         let mut status = json!({"state": if connected { "following" } else { "waiting" }});
@@ -259,13 +262,13 @@ impl Host for Replica {
     }
 
     fn metrics(&self) -> String {
-        let now = self.0.clock.elapsed();
+        let clock = &*self.0.clock;
         let mut out = String::new();
-        type Figure = fn(&Following, Duration) -> Option<f64>;
+        type Figure = fn(&Following, &dyn Clock) -> Option<f64>;
         let figures: [(&str, &str, &str, Figure); 7] = [
             ("connected", "gauge", "1 while the model is followed.", |f, _| Some(f64::from(u8::from(f.connected)))),
-            ("staleness_seconds", "gauge", "Since nothing was missing last.", |f, now| {
-                f.staleness(now).map(|s| s.as_secs_f64())
+            ("staleness_seconds", "gauge", "Since nothing was missing last.", |f, clock| {
+                f.staleness(clock).map(|s| s.as_secs_f64())
             }),
             ("deltas_total", "counter", "Deltas taken.", |f, _| Some(f.counts.deltas as f64)),
             ("snapshots_total", "counter", "Whole models taken.", |f, _| Some(f.counts.snapshots as f64)),
@@ -278,7 +281,7 @@ impl Host for Replica {
         for (name, kind, help, figure) in figures {
             let _ = writeln!(out, "# HELP tidemill_replica_{name} {help}\n# TYPE tidemill_replica_{name} {kind}");
             for (model, following) in &self.0.models {
-                if let Some(value) = figure(&lock(following), now) {
+                if let Some(value) = figure(&lock(following), clock) {
                     let _ = writeln!(out, "tidemill_replica_{name}{{model=\"{model}\"}} {value}");
                 }
             }

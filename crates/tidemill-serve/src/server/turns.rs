@@ -8,7 +8,7 @@
 //! time. Threads that are started from here have no short turns, and no niceness below 0. Where the system knows no such turns, nothing happens.
 //!
 //! Who has just answered much is not let in before the others have caught up, and Linux looks again only at its next tick, some
-//! milliseconds later, or when the one that computes rests: so a job that serves does that for a moment after each piece of work.
+//! milliseconds later, or when the one that computes gives way: so a job that serves does that after each piece of work.
 
 /// Asks for short turns for the thread that calls this.
 pub(super) fn take_short_turns() {

@@ -6,7 +6,7 @@
 //! ```text
 //! models/NAME/versions/       as the trainer has them; the newest few
 //! models/NAME/job/program.sql the program that learns it
-//! models/NAME/job/position    JSON: lineage, fingerprint, version, position, mini-batch of the newest one
+//! models/NAME/job/position    JSON: lineage, fingerprint, version, position, mini-batch of the newest one, and when it was that
 //! ```
 
 use std::{fs, sync::Mutex, thread::JoinHandle, time::Duration};
@@ -71,12 +71,12 @@ impl Saver {
         };
         let Some((mark, manifest)) = self.waiting.take() else { return Ok(()) };
         let path = inner.data.job(name)?.join("position");
-        let clock = inner.clock.clone();
+        let (clock, as_of_ms) = (inner.clock.clone(), inner.clock.wall_ms());
         let write = move || {
             let meta = registry.add_copy(&manifest, Snapshot { entries, dense, ..shell })?;
             let position = json!({
                 "lineage": format!("{lineage:016x}"), "fingerprint": format!("{fingerprint:016x}"),
-                "version": meta.version, "position": mark.position, "mini_batch": mark.mini_batch,
+                "version": meta.version, "position": mark.position, "mini_batch": mark.mini_batch, "as_of_ms": as_of_ms,
             });
             atomic_file::replace(&path, format!("{position}\n").as_bytes())?;
             registry.retain(VERSIONS_MAX)?;
@@ -142,7 +142,10 @@ fn read(data: &DataDir, name: &str, text: &str) -> Result<Following> {
     let registry = Registry::open(name, &data.versions(name)?)?;
     let live = LiveModel::fixed(registry.open_weights(mark.version)?, mark.version, mark.mini_batch);
     let served = link::serve(&program, name, live, registry, None)?;
-    Ok(Following { served: Some(served), fingerprint, lineage, mark, is_mapped: true, ..Following::default() })
+    // Earlier releases did not keep it.
+    let kept_as_of_ms = fields["as_of_ms"].as_i64();
+    let served = Some(served);
+    Ok(Following { served, fingerprint, lineage, mark, kept_as_of_ms, is_mapped: true, ..Following::default() })
 }
 
 /// Reads the parameters that have been served from where they lie on disk, so that deltas can be applied to them. Where they

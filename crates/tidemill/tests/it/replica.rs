@@ -176,6 +176,15 @@ fn either_side_is_killed_and_both_come_to_the_same_bits() {
     assert_eq!(replica.end("-INT").0, Some(0));
     assert!(stopping.elapsed() < Duration::from_secs(3), "Ctrl-C ends it at once");
     assert_eq!(trainer.end("-INT").0, Some(0), "a replica that reads does not hold the trainer");
+
+    // Alone it serves what it kept, and says how old that is.
+    let (replica, earlier) = (pair.replica(&address), Instant::now());
+    let staleness = || follows(&replica)["staleness_ms"].as_u64();
+    let first = staleness().expect("it is known of what was kept");
+    eventually("it grows", || (staleness()? >= first + 50).then_some(()));
+    assert!(first < 120_000, "{first} ms, {:?} after the others ended", earlier.elapsed());
+    assert_eq!(follows(&replica)["connected"], false);
+    assert_eq!(replica.end("-INT").0, Some(0));
 }
 
 /// F39: all processes killed at once, again and again, are as one that is: what was acknowledged is learned once, both hold the

@@ -63,9 +63,14 @@ impl ViewDelta {
             if taken == 0 || taken > stride as u64 {
                 return Err(damaged());
             }
-            for _ in 0..taken {
-                at = usize::try_from(d.varint()?).ok().and_then(|step| at.checked_add(step)).ok_or_else(damaged)?;
-                *words[begin..].get_mut(at).ok_or_else(damaged)? = d.u32()?;
+            for i in 0..taken {
+                let step = usize::try_from(d.varint()?).ok().filter(|step| i == 0 || *step > 0);
+                at = step.and_then(|step| at.checked_add(step)).ok_or_else(damaged)?;
+                let word = d.u32()?;
+                if word == 0 {
+                    return Err(damaged());
+                }
+                *words[begin..].get_mut(at).ok_or_else(damaged)? = word;
             }
         }
         Ok(Self { removed, words, stride })
@@ -130,11 +135,18 @@ mod tests {
             for bit in 0..8 {
                 let mut bad = bytes.clone();
                 bad[i] ^= 1 << bit;
-                if let Ok(read) = read(&bad) {
-                    assert!(read.words.len().is_multiple_of(read.stride));
+                if let Ok(changed) = read(&bad) {
+                    assert!(changed.words.len().is_multiple_of(changed.stride));
+                    let mut again = Encoder::new();
+                    changed.encode(&mut again);
+                    assert!(same(&read(&again.finish()).unwrap(), &changed), "what is read can be written");
                 }
             }
         }
+        // One entry of two words, whose only one that is written is 0, or is written twice.
+        assert!(read(&[0, 2, 1, 1, 0, 0, 0, 0, 0]).is_err());
+        assert!(read(&[0, 2, 1, 2, 0, 1, 0, 0, 0, 0, 2, 0, 0, 0]).is_err());
+        assert!(read(&[0, 2, 1, 2, 0, 1, 0, 0, 0, 1, 2, 0, 0, 0]).is_ok());
         let pieces = delta.clone().split(20);
         assert_eq!(
             pieces.iter().map(|p| (p.removed.len(), p.words.len())).collect::<Vec<_>>(),
