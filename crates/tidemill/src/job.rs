@@ -556,8 +556,10 @@ impl Job {
     fn lap(&mut self, phase: Phase) -> Duration {
         let now = self.clock.elapsed();
         self.meter.lap(now, phase);
-        if self.options.serves {
-            self.timing.give_way.after_a_piece(now, &*self.clock);
+        match phase {
+            Phase::Pace | Phase::Nothing => self.timing.give_way.after_a_wait(now),
+            _ if self.options.serves => self.timing.give_way.after_a_piece(now, &*self.clock),
+            _ => {}
         }
         now
     }

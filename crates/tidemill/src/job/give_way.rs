@@ -33,6 +33,11 @@ impl GiveWay {
         self.give(now, clock, thread::yield_now, || thread::sleep(REST));
     }
 
+    /// Others could run until `now`: what woke it is not put off.
+    pub fn after_a_wait(&mut self, now: Duration) {
+        self.since = now;
+    }
+
     fn give(&mut self, now: Duration, clock: &dyn Clock, yields: impl FnOnce(), rests: impl FnOnce()) {
         if now.saturating_sub(self.since) < PIECE {
             return;
