@@ -12,6 +12,7 @@ use tidemill_model::{delta::Delta, entries::Entries, snapshot::Snapshot};
 use tidemill_serve::{
     follow::{
         Ask, Mark, Start,
+        decided::Decided,
         frame::{CHECK_BYTES, Frame, HEAD_BYTES, Hello, Views},
     },
     registry::{Registry, VersionMeta},
@@ -35,6 +36,10 @@ pub fn frame(bytes: &[u8]) -> bool {
     let Ok(read) = Frame::decode(&framed) else { return false };
     let again = Frame::decode(&read.encode()).expect("what was read can be written");
     assert_eq!(read.encode(), again.encode());
+    if let Frame::Decided(text) = &read {
+        let Ok(decided) = Decided::parse(text) else { return true };
+        assert_eq!(Decided::parse(&decided.to_text()).expect("what was read can be written"), decided);
+    }
     true
 }
 
@@ -135,6 +140,7 @@ pub fn frame_seeds() -> Vec<Vec<u8>> {
         Frame::Here(mark),
         Frame::End("the process is stopping".into()),
         Frame::Views(mark, Views { is_whole: true, newest: 5, deltas }),
+        Frame::Decided(r#"{"live":null,"labels":{},"split":{},"states":{},"rankings":{}}"#.into()),
     ];
     let unsealed = |frame: &Frame| {
         let bytes = frame.encode();
@@ -144,7 +150,7 @@ pub fn frame_seeds() -> Vec<Vec<u8>> {
 }
 
 pub fn ask_seeds() -> Vec<Vec<u8>> {
-    let ask = Ask { lineage: 0xabc, position: 1 << 40, mini_batch: 7 };
+    let ask = Ask { lineage: 0xabc, position: 1 << 40, mini_batch: 7, takes_decisions: true };
     vec![ask.to_query().into_bytes(), b"position=1&other=2&&mini_batch".to_vec()]
 }
 

@@ -5,10 +5,12 @@
 //! is the number of a delta; numbers of a later start of the trainer are larger than all earlier ones, and what a replica
 //! has is a prefix of what the trainer has learned, because a frame leaves only when the journal it stands on is durable. So
 //! a replica that was away goes on from its position as long as the deltas behind it are kept, and a trainer that was
-//! killed tells it what changed since the checkpoint it was restored from. Otherwise the model is sent whole.
+//! killed tells it what changed since the checkpoint it was restored from. Otherwise the model is sent whole. What operators
+//! decide beside it (which version is live, labels, split, rankings) goes the same way ([`decided`]).
 //! docs/0006 has every byte.
 
 pub mod client;
+pub mod decided;
 pub mod feed;
 pub mod frame;
 pub(crate) mod stream;
@@ -49,12 +51,15 @@ pub struct Ask {
     pub position: u64,
     /// Mini-batches in what it has.
     pub mini_batch: u64,
+    /// It takes over what operators decide.
+    pub takes_decisions: bool,
 }
 
 impl Ask {
     /// As the query of a request.
     pub fn to_query(self) -> String {
-        format!("lineage={:016x}&position={}&mini_batch={}", self.lineage, self.position, self.mini_batch)
+        let decisions = if self.takes_decisions { "&takes=decisions" } else { "" };
+        format!("lineage={:016x}&position={}&mini_batch={}{decisions}", self.lineage, self.position, self.mini_batch)
     }
 
     /// Reads a query; what is not there is 0. `None` when a value is not a number.
@@ -65,6 +70,7 @@ impl Ask {
                 "lineage" => ask.lineage = u64::from_str_radix(value, 16).ok()?,
                 "position" => ask.position = value.parse().ok()?,
                 "mini_batch" => ask.mini_batch = value.parse().ok()?,
+                "takes" => ask.takes_decisions = value.split(',').any(|what| what == "decisions"),
                 _ => {}
             }
         }

@@ -30,6 +30,9 @@ use tidemill_base::{
     store::{atomic_file, disk},
 };
 use tidemill_model::{snapshot::Snapshot, weights::WeightTable};
+use tokio::sync::watch;
+
+use crate::follow::decided::Decided;
 
 pub use manifest::VersionMeta;
 use manifest::{Manifest, SNAPSHOT_SEED};
@@ -54,6 +57,8 @@ pub struct Registry {
     writing: Mutex<()>,
     /// What is on disk; held for moments only.
     known: Mutex<Known>,
+    /// Counts decisions that are on disk: live version, labels, split, rankings.
+    decisions: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -132,6 +137,7 @@ impl Registry {
             dir: dir.to_path_buf(),
             writing: Mutex::new(()),
             known: Mutex::new(known),
+            decisions: watch::Sender::new(0),
         };
         read.sort_by_key(|(version, _)| *version);
         for (version, manifest) in read {
@@ -226,6 +232,65 @@ impl Registry {
         known.manifests.push(copied);
         known.manifests.sort_by_key(|m| m.meta.version);
         Ok(meta)
+    }
+
+    /// Keeps a version that another registry has: its manifest as it stands there, and the bytes of its snapshot as `next`
+    /// gives them, nothing at their end. Where they are not what the manifest says, nothing is kept and the error is
+    /// [`Kind::Corrupt`].
+    pub fn add_bytes(&self, manifest: &str, next: &mut dyn FnMut() -> Result<Option<Vec<u8>>>) -> Result<()> {
+        let copied = manifest::parse(manifest.as_bytes()).map_err(|e| e.at("manifest of a version"))?;
+        let version = copied.meta.version;
+        let mut failed = None;
+        let written = atomic_file::replace_by(&self.path(version, "snapshot"), &mut |file| {
+            let mut counted = Counted { file, bytes: 0, check: Hasher64::new(SNAPSHOT_SEED) };
+            let mut refused = |e: Error| Err(io::Error::other(failed.insert(e).message().to_string()));
+            loop {
+                match next() {
+                    Ok(Some(bytes)) if counted.bytes + bytes.len() as u64 <= copied.snapshot_bytes => {
+                        counted.write_all(&bytes)?;
+                    }
+                    Ok(None)
+                        if (counted.bytes, counted.check.finish())
+                            == (copied.snapshot_bytes, copied.snapshot_check) =>
+                    {
+                        return Ok(());
+                    }
+                    Ok(_) => {
+                        let what = format!("version {version} of model '{}' came with other bytes", self.model);
+                        return refused(Error::corrupt(what));
+                    }
+                    Err(e) => return refused(e),
+                }
+            }
+        });
+        if let Some(why) = failed {
+            return Err(why);
+        }
+        written?;
+        let _writing = self.writing();
+        match self.known().find(version) {
+            // Derived here meanwhile: the same bytes stand there.
+            Some(there) if there.snapshot_check == copied.snapshot_check => return Ok(()),
+            Some(_) => {
+                return Err(Error::conflict(format!(
+                    "version {version} of model '{}' is there already and is another one; versions never change",
+                    self.model
+                )));
+            }
+            None => {}
+        }
+        atomic_file::put_if_absent(&self.path(version, "manifest"), manifest.as_bytes())?;
+        let mut known = self.known();
+        known.manifests.push(copied);
+        known.manifests.sort_by_key(|m| m.meta.version);
+        Ok(())
+    }
+
+    /// Where the snapshot of a version lies, and how long it is.
+    pub(crate) fn snapshot_file(&self, version: u64) -> Result<(PathBuf, u64)> {
+        let known = self.known();
+        let manifest = known.find(version).ok_or_else(|| self.no_version(&known, version))?;
+        Ok((self.path(version, "snapshot"), manifest.snapshot_bytes))
     }
 
     /// The manifest of a version, as it stands on disk.
@@ -335,7 +400,33 @@ impl Registry {
         change(&mut next);
         next.write(&self.dir)?;
         self.known().routing = next;
+        self.decided();
         Ok(())
+    }
+
+    /// Takes over what was decided elsewhere about the live version, labels and split, once `ready` has made of their
+    /// snapshots what will answer: where that fails, everything stays. No version leaves meanwhile.
+    pub fn adopt_once<T>(&self, decided: &Decided, ready: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _writing = self.writing();
+        let made = ready()?;
+        self.write_routing(|routing| {
+            routing.labels.clone_from(&decided.labels);
+            routing.split.clone_from(&decided.split);
+        })?;
+        if self.live() != decided.live {
+            self.write_live(decided.live)?;
+        }
+        Ok(made)
+    }
+
+    /// Changes whenever something was decided.
+    pub(crate) fn decisions(&self) -> watch::Receiver<u64> {
+        self.decisions.subscribe()
+    }
+
+    /// Tells those who follow that something was decided.
+    pub(crate) fn decided(&self) {
+        self.decisions.send_modify(|count| *count += 1);
     }
 
     /// Points a label at a version. Its snapshot is read and checked before, and given back: where that fails, the label
@@ -463,6 +554,7 @@ impl Registry {
     fn write_live(&self, live: Live) -> Result<()> {
         atomic_file::replace(&self.dir.join("live"), format!("{live}\n").as_bytes())?;
         self.known().live = live;
+        self.decided();
         Ok(())
     }
 

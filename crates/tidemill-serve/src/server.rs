@@ -20,6 +20,7 @@ mod idempotency;
 mod load;
 mod metrics;
 mod oip;
+mod places;
 mod reply;
 mod route;
 mod router;

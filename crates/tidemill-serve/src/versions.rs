@@ -5,6 +5,7 @@
 //! whoever comes in between is told which is going on. A rollout is looked at ten times a second by a thread of its own,
 //! which ends with it; what it decides is told in [`crate::rollout`].
 
+mod adopt;
 mod show;
 
 use std::{

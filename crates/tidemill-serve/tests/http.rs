@@ -83,9 +83,8 @@ fn what_is_wrong_with_a_prediction_request_is_said() {
     site.refuses(predict, gzip, "abc", 415, "Content-Encoding 'gzip' is not understood; send the body as it is");
     site.refuses("POST /v1/models/ctx:predict", "", &rows(1), 404, "no model 'ctx' (have ctr)");
     site.refuses("POST /v1/models/ctr@99:predict", "", &rows(1), 404, "model 'ctr' has no version 99 (have 1-3)");
-    let not_loaded = "model 'ctr': version 1 is not loaded (served is 3); to have it served, \
-                      POST /v1/models/ctr:rollback {\"version\":1}";
-    site.refuses("POST /v1/models/ctr@1:predict", "", &rows(1), 409, not_loaded);
+    let earlier = site.post("/v1/models/ctr@1:predict", &rows(1));
+    assert_eq!((earlier.status, &earlier.json()["version"]), (200, &json!(1)), "it is loaded when it is asked for");
     assert!(site.post("/v1/models/ctr:predict", &rows(1)).body.ends_with("}\n"), "fit for a terminal");
     site.refuses("POST /v1/models/ctr@new:predict", "", &rows(1), 404, "model 'ctr' has no label 'new' (have live)");
     let neither = "'New' is neither a version nor a label, as in ctr@42 or ctr@canary";
@@ -411,7 +410,7 @@ fn connections_beyond_the_limit_get_503_and_the_others_go_on() {
         .map(|_| {
             let mut stream = connect(site.server.address());
             stream
-                .write_all(format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", site.server.address()).as_bytes())
+                .write_all(format!("GET /v1/events HTTP/1.1\r\nHost: {}\r\n\r\n", site.server.address()).as_bytes())
                 .unwrap();
             assert!(stream.read(&mut [0; 512]).unwrap() > 0);
             stream
@@ -431,6 +430,37 @@ fn connections_beyond_the_limit_get_503_and_the_others_go_on() {
         text.contains(" 200 OK")
     });
     assert!(served);
+}
+
+/// F54: whoever opens all connections and says nothing, or half a request, keeps nobody else out.
+#[test]
+fn f54_connections_that_say_nothing_make_room() {
+    let site = open_with("silent", Limits { connections_max: 8, ..Limits::default() });
+    let mut held: Vec<TcpStream> = (0..8).map(|_| connect(site.server.address())).collect();
+    held.iter_mut().step_by(2).for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap());
+    for _ in 0..20 {
+        // Those that have just come are given a moment; until then there is no room.
+        let served = (0..100).any(|_| {
+            let mut stream = connect(site.server.address());
+            let close =
+                format!("GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", site.server.address());
+            let _ = stream.write_all(close.as_bytes());
+            let mut text = String::new();
+            let _ = stream.read_to_string(&mut text);
+            std::thread::park_timeout(Duration::from_millis(10));
+            text.contains(" 200 OK")
+        });
+        assert!(served);
+        held.push(connect(site.server.address()));
+    }
+    drop(held);
+    let closed = "tidemill_http_connections_closed_for_others_total ";
+    let counted = || site.get("/metrics").body.lines().find_map(|line| line.strip_prefix(closed)?.parse::<u64>().ok());
+    let counted = (0..200).find_map(|_| {
+        std::thread::park_timeout(Duration::from_millis(10));
+        counted()
+    });
+    assert!(counted.unwrap() >= 20, "{counted:?}");
 }
 
 #[test]

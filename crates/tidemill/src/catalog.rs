@@ -9,6 +9,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -104,14 +105,7 @@ impl Catalog {
             Some(served) => served,
             None => inner.load(name)?,
         };
-        if let Some(version) = version
-            && served.predictor().live().read_version(version).is_err()
-        {
-            let meta = served.registry().meta(version)?;
-            let weights = served.registry().open_weights(version)?;
-            served.predictor().warm_up(&weights)?;
-            served.predictor().live().keep(weights, version, meta.mini_batch);
-        }
+        version.map_or(Ok(()), |version| served.load_version(version))?;
         inner.models().make_room(name, inner.bytes_max, inner.clock.elapsed());
         Ok(())
     }
@@ -240,6 +234,10 @@ impl Host for Catalog {
             let loading = tokio::task::spawn_blocking(move || catalog.load_now(&name, version));
             loading.await.unwrap_or_else(|_| Err(Error::internal("a bug in tidemill ended the loading of this model")))
         }))
+    }
+
+    fn home(&self) -> Option<&Path> {
+        Some(self.0.data.root())
     }
 
     fn models_json(&self, sees: &dyn Fn(&str) -> bool) -> Vec<Value> {

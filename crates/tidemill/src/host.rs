@@ -1,6 +1,7 @@
 //! What the server is given of a running program.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -34,6 +35,8 @@ const SHOW_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// The host of one process.
 pub struct AppHost {
+    /// Where the data is.
+    home: PathBuf,
     push: PushHub,
     shown: Mutex<Shown>,
     /// When that was put up; `None` while nobody learns, who would put up something newer.
@@ -56,12 +59,12 @@ struct Shown {
 }
 
 impl AppHost {
-    /// A host without models yet. `feed` is what the page lets a person click on, if anything; `signal` reaches the thread
+    /// A host without models yet, of the data in `home`. `feed` is what the page lets a person click on, if anything; `signal` reaches the thread
     /// that learns.
-    pub fn new(push: PushHub, feed: Option<Value>, signal: Arc<Signal>) -> Self {
+    pub fn new(home: &Path, push: PushHub, feed: Option<Value>, signal: Arc<Signal>) -> Self {
         let shown = Mutex::new(Shown { page: json!({"state": "starting"}), ..Shown::default() });
         let (shown_at, is_asked) = (watch::Sender::new(None), AtomicBool::new(false));
-        Self { push, shown, shown_at, is_asked, signal, feed, waits: OnceLock::new() }
+        Self { home: home.to_path_buf(), push, shown, shown_at, is_asked, signal, feed, waits: OnceLock::new() }
     }
 
     /// Tells from now on what the store of the data is waited for, even while the job stands still because of it.
@@ -131,6 +134,10 @@ impl Host for AppHost {
 
     fn model(&self, name: &str) -> Option<Arc<ServedModel>> {
         self.shown().models.iter().find(|m| m.name() == name).cloned()
+    }
+
+    fn home(&self) -> Option<&Path> {
+        Some(&self.home)
     }
 
     fn push(&self, source: &str, lines: Bytes) -> BoxFuture<Result<PushReply>> {

@@ -4,14 +4,16 @@
 //! What is served is never cleared: while the other side is away, or says something that cannot be used, the replica answers
 //! from what it has, says since when, and asks again with growing pauses from where it is. What it has come to is kept in
 //! its own data directory with every version (at most a twentieth of the time goes into writing), so that a replica that
-//! was killed goes on from there.
+//! was killed goes on from there. What operators decide where the model is learned is taken over ([`decided`]).
 
+mod decided;
 mod kept;
 mod link;
 
 use std::{
     collections::BTreeMap,
     fmt::Write,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,6 +30,7 @@ use tidemill_serve::{
 use tidemill_stream::aggregate::ViewSpec;
 
 use crate::signal::Signal;
+use decided::Inbox;
 use link::Link;
 
 /// The pause before the replica asks again, which doubles with every failure.
@@ -47,6 +50,8 @@ struct Inner {
     signal: Arc<Signal>,
     stale_max: Duration,
     models: BTreeMap<String, Mutex<Following>>,
+    /// What was decided about each of them.
+    decided: BTreeMap<String, Inbox>,
 }
 
 /// One model that is followed.
@@ -68,6 +73,8 @@ struct Following {
     /// When, by the wall clock, what an earlier process kept was all there was.
     kept_as_of_ms: Option<i64>,
     trouble: Option<Trouble>,
+    /// Why what was decided at the trainer does not hold here yet.
+    not_decided: Option<String>,
     counts: Counts,
 }
 
@@ -85,6 +92,7 @@ struct Counts {
     resumes: u64,
     rebases: u64,
     versions: u64,
+    decisions: u64,
     refused: u64,
     failures: u64,
 }
@@ -104,16 +112,20 @@ impl Replica {
             tidemill_base::store::data_dir::check_name("model", name)?;
             following.insert(name.clone(), Mutex::new(kept::open(&data, name)?));
         }
-        Ok(Self(Arc::new(Inner { upstream, data, clock, signal, stale_max, models: following })))
+        let decided = models.iter().map(|name| (name.clone(), Inbox::default())).collect();
+        Ok(Self(Arc::new(Inner { upstream, data, clock, signal, stale_max, models: following, decided })))
     }
 
-    /// Begins to follow, a thread for each model, for as long as the process lives.
+    /// Begins to follow, with two threads for each model, for as long as the process lives.
     pub fn follow(&self) -> Result<()> {
         for name in self.0.models.keys() {
-            let (inner, name) = (self.0.clone(), name.clone());
-            let follow = move || inner.follow(&name);
-            let started = std::thread::Builder::new().name("follow".into()).spawn(follow);
-            started.map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
+            let (inner, followed) = (self.0.clone(), name.clone());
+            let follow = move || inner.follow(&followed);
+            let (seeing, of) = (self.0.clone(), name.clone());
+            let take_over = move || decided::take_over(&seeing, &of);
+            let follow = std::thread::Builder::new().name("follow".into()).spawn(follow);
+            let decided = std::thread::Builder::new().name("decided".into()).spawn(take_over);
+            follow.and(decided).map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
         }
         Ok(())
     }
@@ -178,8 +190,13 @@ impl Inner {
 impl Following {
     fn ask(&self) -> Ask {
         match self.served {
-            Some(_) => Ask { lineage: self.lineage, position: self.mark.position, mini_batch: self.mark.mini_batch },
-            None => Ask::default(),
+            Some(_) => Ask {
+                lineage: self.lineage,
+                position: self.mark.position,
+                mini_batch: self.mark.mini_batch,
+                takes_decisions: true,
+            },
+            None => Ask { takes_decisions: true, ..Ask::default() },
         }
     }
 
@@ -202,9 +219,10 @@ impl Following {
             "resumes": self.counts.resumes,
             "rebases": self.counts.rebases,
             "versions_checked": self.counts.versions,
+            "decisions": self.counts.decisions,
             "frames_refused": self.counts.refused,
             "failures": self.counts.failures,
-            "warning": self.trouble.as_ref().map(|t| &t.message),
+            "warning": self.trouble.as_ref().map(|t| &t.message).or(self.not_decided.as_ref()),
         })
     }
 }
@@ -227,6 +245,10 @@ impl Host for Replica {
         // Of what only an earlier process heard nobody can say that it is still so.
         let fresh = |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) <= self.0.stale_max);
         self.0.models.values().all(|following| fresh(lock(following).fresh_at))
+    }
+
+    fn home(&self) -> Option<&Path> {
+        Some(self.0.data.root())
     }
 
     fn models_json(&self, sees: &dyn Fn(&str) -> bool) -> Vec<Value> {
@@ -265,7 +287,7 @@ impl Host for Replica {
         let clock = &*self.0.clock;
         let mut out = String::new();
         type Figure = fn(&Following, &dyn Clock) -> Option<f64>;
-        let figures: [(&str, &str, &str, Figure); 7] = [
+        let figures: [(&str, &str, &str, Figure); 8] = [
             ("connected", "gauge", "1 while the model is followed.", |f, _| Some(f64::from(u8::from(f.connected)))),
             ("staleness_seconds", "gauge", "Since nothing was missing last.", |f, clock| {
                 f.staleness(clock).map(|s| s.as_secs_f64())
@@ -274,6 +296,9 @@ impl Host for Replica {
             ("snapshots_total", "counter", "Whole models taken.", |f, _| Some(f.counts.snapshots as f64)),
             ("versions_checked_total", "counter", "Versions derived here with the trainer's bytes.", |f, _| {
                 Some(f.counts.versions as f64)
+            }),
+            ("decisions_total", "counter", "Taken over from operators at the trainer.", |f, _| {
+                Some(f.counts.decisions as f64)
             }),
             ("frames_refused_total", "counter", "Damaged frames.", |f, _| Some(f.counts.refused as f64)),
             ("failures_total", "counter", "Connections that failed.", |f, _| Some(f.counts.failures as f64)),

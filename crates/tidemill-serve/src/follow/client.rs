@@ -1,6 +1,6 @@
 //! The replica's end of a stream: one connection, frames out of it.
 //!
-//! In: an address, a model, what the replica has. Out: frames, each whole and checked, or the reason why there are none. Not
+//! In: an address, a model, what the replica has, or the version it wants. Out: frames, each whole and checked, or the reason why there are none. Not
 //! async: a replica has one thread for each model it follows, and nothing else waits for it.
 
 use std::{
@@ -100,6 +100,15 @@ impl fmt::Debug for Connection {
 impl Connection {
     /// Asks the tidemill there for a model's frames.
     pub fn open(upstream: &Upstream, model: &str, ask: Ask) -> Result<Self> {
+        Self::request(upstream, model, &format!("{model}:follow?{}", ask.to_query()))
+    }
+
+    /// Asks the tidemill there for the frames of one version.
+    pub fn open_version(upstream: &Upstream, model: &str, version: u64) -> Result<Self> {
+        Self::request(upstream, model, &format!("{model}@{version}:follow"))
+    }
+
+    fn request(upstream: &Upstream, model: &str, asked: &str) -> Result<Self> {
         let address = upstream.address();
         let socket = connect(address)?;
         let gone = |e: std::io::Error| Error::unavailable(format!("{address}: {e}"));
@@ -121,8 +130,7 @@ impl Connection {
         let mut connection = Self { stream, socket, address: address.to_string(), buffer: Vec::new() };
         let token = upstream.token.as_ref().map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
         // HTTP/1.0: the body comes as it is, until the connection ends.
-        let request =
-            format!("GET /v1/models/{model}:follow?{} HTTP/1.0\r\nHost: {address}\r\n{token}\r\n", ask.to_query());
+        let request = format!("GET /v1/models/{asked} HTTP/1.0\r\nHost: {address}\r\n{token}\r\n");
         connection.stream.write_all(request.as_bytes()).map_err(gone)?;
         connection.read_head(model)?;
         Ok(connection)

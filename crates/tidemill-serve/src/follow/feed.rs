@@ -378,7 +378,7 @@ mod tests {
     }
 
     fn start(feed: &Feed, lineage: u64, position: u64, mini_batch: u64) -> Start {
-        feed.begin(&Ask { lineage, position, mini_batch }).start
+        feed.begin(&Ask { lineage, position, mini_batch, ..Ask::default() }).start
     }
 
     fn sent(feed: &Feed, from: u64) -> Vec<u64> {
@@ -425,7 +425,7 @@ mod tests {
         }
         assert_eq!(start(&feed, 7, earlier, 121), Start::Snapshot, "it has what the journal lost");
         assert_eq!(start(&feed, 8, earlier, 110), Start::Snapshot, "another history");
-        let begin = feed.begin(&Ask { lineage: 7, position: earlier, mini_batch: 110 });
+        let begin = feed.begin(&Ask { lineage: 7, position: earlier, mini_batch: 110, ..Ask::default() });
         let Frame::Delta(to, sent) = Frame::decode(&begin.rebase.unwrap()).unwrap() else { panic!("no delta") };
         assert_eq!((to.position, to.mini_batch, sent.from, sent.to), (BEGIN + 1, 120, BEGIN, BEGIN + 1));
         assert_eq!(begin.next, 0, "and then those since");

@@ -46,6 +46,8 @@ pub enum Frame {
     End(String),
     /// What changed in the feature views.
     Views(Mark, Views),
+    /// What operators have decided, as [`super::decided::Decided`] writes it; only to who takes it.
+    Decided(String),
 }
 
 /// Changes of feature views that go with a delta, or their entries on their way with a snapshot.
@@ -87,6 +89,7 @@ impl Frame {
             Frame::Here(_) => 6,
             Frame::End(_) => 7,
             Frame::Views(..) => 8,
+            Frame::Decided(_) => 9,
         }
     }
 
@@ -113,7 +116,7 @@ impl Frame {
                 put_mark(&mut out, mark);
                 out.put_str(manifest);
             }
-            Frame::End(why) => _ = out.put_str(why),
+            Frame::End(text) | Frame::Decided(text) => _ = out.put_str(text),
             Frame::Views(mark, views) => {
                 put_mark(&mut out, mark);
                 out.put_u8(u8::from(views.is_whole)).put_i64(views.newest).put_varint(views.deltas.len() as u64);
@@ -158,6 +161,7 @@ impl Frame {
                 let deltas = (0..d.count(1)?).map(|_| ViewDelta::decode(&mut d)).collect::<Result<_>>()?;
                 Frame::Views(mark, Views { is_whole, newest, deltas })
             }
+            9 => Frame::Decided(d.str()?.to_string()),
             kind => {
                 return Err(Error::conflict(format!(
                     "a frame of kind {kind} is newer than this binary; use a newer tidemill"
@@ -248,6 +252,7 @@ mod tests {
             Frame::Here(mark),
             Frame::End("the process is stopping".into()),
             Frame::Views(mark, Views { is_whole: true, newest: 5, deltas: vec![ViewDelta::default(); 2] }),
+            Frame::Decided("{}".into()),
         ]
     }
 

@@ -1,12 +1,14 @@
 //! The trainer's end of a stream: frames to one follower, until it leaves or the server stops.
 //!
 //! In: what the follower has. Out: a hello, the whole model where it is needed, then whatever the feed lets go, and between
-//! it a sign of life that says where the trainer stands. A follower that reads slowly holds up nobody: what it has not read
+//! it a sign of life that says where the trainer stands, and what operators have decided, as soon as they have. Or one
+//! version, as it lies on disk. A follower that reads slowly holds up nobody: what it has not read
 //! stays in the feed, and where that is too much, its stream ends and it asks again.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, io::Read, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tidemill_base::{Error, Result as Told};
 use tidemill_stream::aggregate::ViewDelta;
 use tokio::{
     sync::{mpsc, watch},
@@ -14,11 +16,15 @@ use tokio::{
 };
 
 use super::{
-    Ask, Start,
+    Ask, Mark, Start,
     feed::Feed,
     frame::{Frame, Views},
 };
-use crate::live::{LiveModel, ServedVersion};
+use crate::{
+    live::{LiveModel, ServedVersion},
+    registry::Registry,
+    server::ServedModel,
+};
 
 /// Without anything to send, a sign of life comes so often.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
@@ -34,7 +40,7 @@ struct Ended;
 
 /// The frames for one follower, as they come.
 pub(crate) fn follow(
-    live: Arc<LiveModel>,
+    model: Arc<ServedModel>,
     feed: Arc<Feed>,
     ask: Ask,
     stop: watch::Receiver<bool>,
@@ -43,7 +49,7 @@ pub(crate) fn follow(
     tokio::spawn(async move {
         let mut stop = stop;
         tokio::select! {
-            _ = send(&live, &feed, ask, &out) => {}
+            _ = send(&model, &feed, ask, &out) => {}
             _ = stop.wait_for(|&stop| stop) => {}
             _ = out.closed() => {}
         }
@@ -51,11 +57,38 @@ pub(crate) fn follow(
     frames
 }
 
-async fn send(live: &Arc<LiveModel>, feed: &Arc<Feed>, ask: Ask, out: &mpsc::Sender<Bytes>) -> Result<(), Ended> {
+/// The frames of one version: its manifest, its snapshot in parts, and where it stands.
+pub(crate) fn version(registry: &Registry, version: u64) -> Told<mpsc::Receiver<Bytes>> {
+    let mark = Mark { position: 0, mini_batch: registry.meta(version)?.mini_batch, version };
+    let manifest = registry.manifest_text(version)?;
+    let (path, bytes) = registry.snapshot_file(version)?;
+    let mut file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+    let (out, frames) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let put = |frame: Frame| out.blocking_send(frame.encode().into()).map_err(|_| Ended);
+        put(Frame::Version(mark, manifest))?;
+        let mut left = bytes;
+        while left > 0 {
+            let mut part = vec![0; left.min(PART_BYTES as u64) as usize];
+            if let Err(e) = file.read_exact(&mut part) {
+                return put(Frame::End(format!("version {version} cannot be read: {}", e.kind())));
+            }
+            left -= part.len() as u64;
+            put(Frame::Part(part))?;
+        }
+        put(Frame::Whole(mark))
+    });
+    Ok(frames)
+}
+
+async fn send(model: &Arc<ServedModel>, feed: &Arc<Feed>, ask: Ask, out: &mpsc::Sender<Bytes>) -> Result<(), Ended> {
+    let live = model.predictor().live();
+    let mut decisions = Decisions::of(model, ask);
     let mut released = feed.watch();
     live.is_followed();
     let begin = feed.begin(&ask);
     put(out, begin.hello).await?;
+    decisions.tell(out).await?;
     let mut next = begin.next;
     if let Some(rebase) = begin.rebase {
         put(out, rebase).await?;
@@ -68,14 +101,21 @@ async fn send(live: &Arc<LiveModel>, feed: &Arc<Feed>, ask: Ask, out: &mpsc::Sen
     }
     loop {
         released.mark_unchanged();
+        decisions.tell(out).await?;
         match feed.items(next) {
             Err(_) => return end(out, "fell behind what is kept").await,
             Ok(items) if items.is_empty() => {
                 if let Some(mark) = feed.mark_at(next) {
                     put(out, Frame::Here(mark).encode().into()).await?;
                 }
-                // Woken by more that may leave, or by the time.
-                let _ = timeout(SIGN_OF_LIFE, released.changed()).await;
+                // Woken by more that may leave, by a decision, or by the time.
+                let woken = async {
+                    tokio::select! {
+                        _ = released.changed() => {}
+                        _ = decisions.news.changed() => decisions.news.mark_changed(),
+                    }
+                };
+                let _ = timeout(SIGN_OF_LIFE, woken).await;
             }
             Ok(items) => {
                 next += items.len() as u64;
@@ -84,6 +124,37 @@ async fn send(live: &Arc<LiveModel>, feed: &Arc<Feed>, ask: Ask, out: &mpsc::Sen
                 }
             }
         }
+    }
+}
+
+/// What operators decide about a model, as one follower was told it.
+struct Decisions<'a> {
+    model: &'a ServedModel,
+    news: watch::Receiver<u64>,
+    is_wanted: bool,
+    told: String,
+}
+
+impl<'a> Decisions<'a> {
+    fn of(model: &'a ServedModel, ask: Ask) -> Self {
+        let mut news = model.registry().decisions();
+        news.mark_changed();
+        Self { model, news, is_wanted: ask.takes_decisions, told: String::new() }
+    }
+
+    /// Tells what is decided now, where that is new to the follower.
+    async fn tell(&mut self, out: &mpsc::Sender<Bytes>) -> Result<(), Ended> {
+        if !self.news.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        self.news.mark_unchanged();
+        let text = if self.is_wanted { self.model.decided().to_text() } else { String::new() };
+        if text == self.told {
+            return Ok(());
+        }
+        put(out, Frame::Decided(text.clone()).encode().into()).await?;
+        self.told = text;
+        Ok(())
     }
 }
 

@@ -90,6 +90,15 @@ impl Rankings {
         json!({"rankings": self.known.load().iter().map(one).collect::<Vec<_>>()})
     }
 
+    /// All that are whole, as they were put.
+    pub fn whole(&self) -> BTreeMap<String, Value> {
+        let one = |(name, kept): (&String, &Kept)| match kept {
+            Kept::Whole(_, written) => Some((name.clone(), written.clone())),
+            Kept::Damaged(_) => None,
+        };
+        self.known.load().iter().filter_map(one).collect()
+    }
+
     /// Keeps a ranking, in place of the one of that name. All its columns must be those of the source or have defaults: no
     /// item is there yet that could bring others.
     pub fn put(&self, name: &str, json: &[u8], known: &Known) -> Result<()> {
@@ -154,18 +163,19 @@ fn kept(path: &Path) -> Kept {
     read().unwrap_or_else(|e| Kept::Damaged(e.message().to_string()))
 }
 
+/// The version that a ranking of this name is of; `None`: of all.
+pub(crate) fn version_of(name: &str) -> Result<Option<u64>> {
+    let Some((_, version)) = name.split_once('@') else { return Ok(None) };
+    let number = version.parse::<u64>().ok().filter(|number| *number > 0 && number.to_string() == version);
+    let name = || short(&name.escape_default().to_string());
+    let none = || Error::invalid(format!("ranking '{}': behind @ stands the number of a version", name()));
+    number.ok_or_else(none).map(Some)
+}
+
 /// A name becomes a file's.
 fn check_name(written: &str) -> Result<()> {
-    let (name, version) = written.split_once('@').map_or((written, None), |(name, version)| (name, Some(version)));
-    if let Some(version) = version
-        && !version.parse::<u64>().is_ok_and(|number| number > 0 && number.to_string() == version)
-    {
-        let message = format!(
-            "ranking '{}': behind @ stands the number of a version",
-            short(&written.escape_default().to_string())
-        );
-        return Err(Error::invalid(message));
-    }
+    version_of(written)?;
+    let name = written.split_once('@').map_or(written, |(name, _)| name);
     let fits = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     if fits && !name.is_empty() && name.len() <= NAME_MAX {
         return Ok(());

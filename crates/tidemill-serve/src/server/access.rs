@@ -322,7 +322,7 @@ impl<'a> Need<'a> {
             Route::Promote(model) => Self::Model(Role::Admin, "promote", model),
             Route::Change(model, what) => Self::Model(Role::Admin, what.verb(), model),
             // Who follows a model has all its weights.
-            Route::Follow(model) => Self::Model(Role::Admin, "follow", model),
+            Route::Follow(model) => Self::Model(Role::Admin, "follow", model.name),
             Route::Push(source) => Self::Ingest(source),
             Route::Metrics => Self::Everything("read metrics"),
             Route::Status | Route::Events => Self::Everything("read status"),

@@ -1,4 +1,5 @@
-//! Connections: accepted up to a bound, served one request after another, and closed in order.
+//! Connections: accepted up to a bound, served one request after another, and closed in order. Beyond the bound, one without a
+//! request makes room for the next.
 
 use std::{
     convert::Infallible,
@@ -26,8 +27,16 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{
-    Shared, frames::Frames, grpc, metrics::Reason, reply::Refusal, router, stopped, stream::Guarded, tls::Tls,
-    waiting::Waiting,
+    Shared,
+    frames::Frames,
+    grpc,
+    metrics::Reason,
+    places::Places,
+    reply::Refusal,
+    router, stopped,
+    stream::Guarded,
+    tls::Tls,
+    waiting::{Streams, Waiting},
 };
 
 /// Callers told at once that there are too many; more than these are hung up on.
@@ -48,6 +57,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let files = files_max().map_or(usize::MAX, |max| max.saturating_sub(FILES_KEPT).max(8));
     let connections_max = shared.limits.connections_max.min(files);
     let turned_away_max = TURNED_AWAY_MAX.min(files);
+    let mut places = Places::default();
     {
         let broadcast = shared.clone();
         let stop = shared.stop.clone();
@@ -56,12 +66,15 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         tokio::select! {
             _ = stopped(&mut stop) => break,
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next_with_id() => {
+                places.leave(ended.map_or_else(|e| e.id(), |(task, ())| task));
+            }
             Some(_) = turned_away.join_next() => {}
             accepted = listener.accept() => match accepted {
-                // One task of the set is the broadcast.
-                Ok((stream, _)) if connections.len() <= connections_max => {
-                    connections.spawn(serve(stream, shared.clone()));
+                Ok((stream, caller)) if places.len() < connections_max || made_room(&mut places, &shared) => {
+                    let waiting = Arc::new(Waiting::new(shared.load.clone()));
+                    let task = connections.spawn(serve(stream, shared.clone(), waiting.clone()));
+                    places.take(caller.ip(), waiting, task);
                 }
                 Ok((stream, _)) => {
                     shared.metrics.turned_away();
@@ -78,6 +91,15 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while connections.join_next().await.is_some() {}
 }
 
+/// Whether a connection without a request was closed for one that has come.
+fn made_room(places: &mut Places, shared: &Shared) -> bool {
+    let made = places.make_room();
+    if made {
+        shared.metrics.made_room();
+    }
+    made
+}
+
 /// Files that this process may have open, where the system tells.
 fn files_max() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
@@ -85,7 +107,7 @@ fn files_max() -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(stream: TcpStream, shared: Arc<Shared>, waiting: Arc<Waiting>) {
     // Replies are written whole: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
     let _open = shared.metrics.connection();
@@ -93,14 +115,14 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         // In boxes: what a connection without TLS holds stays small.
         let Some(stream) = Box::pin(encrypted(stream, tls, &shared)).await else { return };
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Box::pin(serve_http2(stream, shared)).await,
-            _ => Box::pin(serve_http1(stream, shared)).await,
+            Some(b"h2") => Box::pin(serve_http2(stream, shared, waiting)).await,
+            _ => Box::pin(serve_http1(stream, shared, waiting)).await,
         }
         return;
     }
     match begins_http2(&stream, &shared).await {
-        Some(true) => serve_http2(stream, shared).await,
-        Some(false) => serve_http1(stream, shared).await,
+        Some(true) => serve_http2(stream, shared, waiting).await,
+        Some(false) => serve_http1(stream, shared, waiting).await,
         None => {}
     }
 }
@@ -135,9 +157,9 @@ fn plain_text() -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "invalid", "this port speaks TLS; use https://")
 }
 
-async fn serve_http1(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+async fn serve_http1(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>, waiting: Arc<Waiting>) {
     let limits = &shared.limits;
-    let waiting = Arc::new(Waiting::new(shared.load.clone()));
+    waiting.begins();
     let io = TokioIo::new(Guarded::waiting(stream, limits.write_timeout, waiting.clone()));
     let (answering, told) = (&shared, &waiting);
     let service = service_fn(move |request| async move {
@@ -235,19 +257,25 @@ async fn begins_http2(stream: &TcpStream, shared: &Shared) -> Option<bool> {
 }
 
 /// HTTP/2 is what gRPC speaks; everything else is answered on it as well.
-async fn serve_http2(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+async fn serve_http2(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>, waiting: Arc<Waiting>) {
+    let streams = Arc::new(Streams::of(waiting));
     let limits = &shared.limits;
     let flooded = shared.clone();
     let frames = Frames::new(Instant::now(), move || flooded.metrics.refused(Reason::Flood));
     let io = TokioIo::new(Guarded::counting(stream, limits.write_timeout, frames));
     let answering = shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let shared = answering.clone();
+        let (shared, streams) = (answering.clone(), streams.clone());
         async move {
-            Ok::<_, Infallible>(match grpc::is_grpc(&request) {
-                true => grpc::answer(&shared, request).await,
-                false => router::answer(&shared, request).await.map(tonic::body::Body::new),
-            })
+            let answering = streams.begins();
+            if grpc::is_grpc(&request) {
+                return Ok::<_, Infallible>(grpc::answer(&shared, request).await);
+            }
+            let reply = router::answer(&shared, request).await;
+            if !reply.body().is_whole() {
+                answering.goes_on();
+            }
+            Ok(reply.map(tonic::body::Body::new))
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())

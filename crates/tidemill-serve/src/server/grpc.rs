@@ -380,7 +380,7 @@ impl<M: prost::Message + Default> Decoder for Reader<M> {
 /// The refusal, counted, by the code that means what its HTTP status means.
 fn status(shared: &Shared, refusal: Refusal) -> Status {
     shared.metrics.refusal(refusal.status.as_u16(), refusal.code);
-    to_status(refusal)
+    to_status(refusal.within(shared.host.home()))
 }
 
 fn to_status(refusal: Refusal) -> Status {

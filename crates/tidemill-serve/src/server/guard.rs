@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use hyper::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, Method, StatusCode, Version,
     header::{self, HeaderName, HeaderValue},
 };
 
@@ -18,8 +18,13 @@ use super::{
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Refuses what comes from another site. `loopback`: only this machine can reach the server.
-pub(super) fn check(method: &Method, headers: &HeaderMap, loopback: bool) -> Result<(), Refusal> {
+/// Refuses what comes from another site, and what does not say once to whom it speaks (RFC 9112, 3.2). `loopback`: only this
+/// machine can reach the server.
+pub(super) fn check(version: Version, method: &Method, headers: &HeaderMap, loopback: bool) -> Result<(), Refusal> {
+    if version == Version::HTTP_11 && count(headers, &header::HOST) != 1 {
+        let message = "a request of HTTP/1.1 has one Host header";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid", message).closing());
+    }
     // As bytes: every request comes through here, and hardly one is refused.
     let bytes = |name| headers::find(headers, &name).map(HeaderValue::as_bytes);
     let text = |bytes| shown(&String::from_utf8_lossy(bytes));
@@ -40,6 +45,10 @@ pub(super) fn check(method: &Method, headers: &HeaderMap, loopback: bool) -> Res
         }
         _ => Ok(()),
     }
+}
+
+fn count(headers: &HeaderMap, name: &HeaderName) -> usize {
+    headers.iter().filter(|(other, _)| *other == name).count()
 }
 
 fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
@@ -66,7 +75,21 @@ mod tests {
 
     fn status(method: Method, loopback: bool, headers: &[(HeaderName, &'static str)]) -> u16 {
         let headers: HeaderMap = headers.iter().map(|(n, v)| (n.clone(), v.parse().unwrap())).collect();
-        check(&method, &headers, loopback).map_or_else(|r| r.status.as_u16(), |_| 200)
+        check(Version::HTTP_10, &method, &headers, loopback).map_or_else(|r| r.status.as_u16(), |_| 200)
+    }
+
+    #[test]
+    fn a_request_says_once_to_whom_it_speaks() {
+        let host = (header::HOST, HeaderValue::from_static("127.0.0.1"));
+        let status = |version, headers: &[(HeaderName, HeaderValue)]| {
+            let mut map = HeaderMap::new();
+            headers.iter().for_each(|(name, value)| _ = map.append(name, value.clone()));
+            check(version, &Method::GET, &map, true).map_or_else(|r| r.status.as_u16(), |()| 200)
+        };
+        assert_eq!(status(Version::HTTP_11, std::slice::from_ref(&host)), 200);
+        assert_eq!(status(Version::HTTP_11, &[host.clone(), host.clone()]), 400);
+        assert_eq!(status(Version::HTTP_11, &[]), 400);
+        assert_eq!((status(Version::HTTP_10, &[]), status(Version::HTTP_2, &[])), (200, 200));
     }
 
     /// A page elsewhere must not be able to push events, roll back, or read what is served here.

@@ -6,6 +6,7 @@
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
     pin::Pin,
     sync::Arc,
 };
@@ -16,9 +17,10 @@ use tidemill_base::{Clock, Error, Kind, Result, SystemClock};
 use tokio::time::Instant;
 
 use crate::{
+    follow::decided::Decided,
     live::Which,
     predict::{ArrowReply, ExplainReply, Inferred, PredictReply, Predictor, tensor::Tensor},
-    rank::{RankReply, answer, named::Rankings},
+    rank::{RankReply, answer, named, named::Rankings},
     registry::Registry,
     versions::Versions,
 };
@@ -42,7 +44,21 @@ pub trait Host: Send + Sync + 'static {
     }
 
     /// What is to be waited for before a model, or a version of it, can be asked; `None` where nothing is.
-    fn load(&self, _model: &str, _version: Option<u64>) -> Option<BoxFuture<Result<()>>> {
+    fn load(&self, model: &str, version: Option<u64>) -> Option<BoxFuture<Result<()>>> {
+        let (model, version) = (self.model(model)?, version?);
+        if model.predictor().live().read_version(version).is_ok() {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let loading = tokio::task::spawn_blocking(move || model.load_version(version));
+            loading
+                .await
+                .unwrap_or_else(|_| Err(Error::internal("a bug in tidemill ended the loading of this version")))
+        }))
+    }
+
+    /// The directory whose place on this machine is nobody's business: replies name files within it.
+    fn home(&self) -> Option<&Path> {
         None
     }
 
@@ -152,6 +168,18 @@ impl ServedModel {
         &self.registry
     }
 
+    /// Makes a version that is on disk one that can be asked by its number, read as it is asked. May wait for the disk.
+    pub fn load_version(&self, version: u64) -> Result<()> {
+        if self.predictor.live().read_version(version).is_ok() {
+            return Ok(());
+        }
+        let meta = self.registry.meta(version)?;
+        let weights = self.registry.open_weights(version)?;
+        self.predictor.warm_up(&weights)?;
+        self.predictor.live().keep(weights, version, meta.mini_batch);
+        Ok(())
+    }
+
     /// Answers a request, by the version asked for if one was.
     pub fn predict<'a>(&self, body: &[u8], which: impl Into<Which<'a>>) -> Result<PredictReply> {
         let which = self.by_key(which.into(), || body);
@@ -221,12 +249,45 @@ impl ServedModel {
 
     /// Keeps a ranking under a name, for requests to come.
     pub fn put_ranking(&self, name: &str, json: &[u8]) -> Result<()> {
-        self.rankings.put(name, json, &answer::known(&self.predictor, false))
+        if let Some(version) = named::version_of(name)? {
+            self.registry.meta(version)?;
+        }
+        self.rankings.put(name, json, &answer::known(&self.predictor, false))?;
+        self.registry.decided();
+        Ok(())
     }
 
     /// Forgets a ranking.
     pub fn remove_ranking(&self, name: &str) -> Result<()> {
-        self.rankings.remove(name)
+        self.rankings.remove(name)?;
+        self.registry.decided();
+        Ok(())
+    }
+
+    /// What operators have decided about it.
+    pub(crate) fn decided(&self) -> Decided {
+        Decided { rankings: self.rankings.whole(), ..self.versions.decided() }
+    }
+
+    /// Takes over what operators decided in the process that this one follows; `before` is what they had decided when this
+    /// was done last. Versions it names must be on disk; what cannot be taken over is in the error, and the rest is done.
+    pub fn adopt(&self, decided: &Decided, before: &Decided) -> Result<()> {
+        let known = answer::known(&self.predictor, false);
+        let have = self.rankings.whole();
+        let mut troubles = Vec::new();
+        for (name, written) in decided.rankings.iter().filter(|(name, written)| have.get(*name) != Some(written)) {
+            let put = self.rankings.put(name, written.to_string().as_bytes(), &known);
+            troubles.extend(put.err().map(|e| e.message().to_string()));
+        }
+        for name in before.rankings.keys().filter(|name| !decided.rankings.contains_key(*name)) {
+            let removed = if have.contains_key(name) { self.rankings.remove(name) } else { Ok(()) };
+            troubles.extend(removed.err().map(|e| e.message().to_string()));
+        }
+        troubles.extend(self.versions.adopt(decided).err().map(|e| e.message().to_string()));
+        match troubles.is_empty() {
+            true => Ok(()),
+            false => Err(Error::conflict(troubles.join("; "))),
+        }
     }
 
     /// One ranking, or all of them.

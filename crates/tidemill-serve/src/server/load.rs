@@ -172,7 +172,9 @@ impl Deadline {
     pub fn refusal(&self, verdict: Verdict, expected: Duration) -> Refusal {
         let allowed = self.allowed;
         let message = match verdict {
-            Verdict::Short => format!("the deadline of {allowed:?} cannot be met: it takes about {expected:?}"),
+            Verdict::Short => {
+                format!("the deadline of {allowed:?} cannot be met: less is left of it than the {expected:?} it takes")
+            }
             _ => format!("the deadline of {allowed:?} has passed"),
         };
         Refusal::new(StatusCode::TOO_MANY_REQUESTS, "deadline", message).hint("nothing was done; try again")

@@ -31,6 +31,7 @@ pub(super) struct Metrics {
     candidates: AtomicU64,
     connections: Arc<AtomicU64>,
     turned_away: AtomicU64,
+    made_room: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
 }
 
@@ -110,6 +111,10 @@ impl Metrics {
         self.turned_away.fetch_add(1, Relaxed);
     }
 
+    pub fn made_room(&self) {
+        self.made_room.fetch_add(1, Relaxed);
+    }
+
     pub fn refused(&self, reason: Reason) {
         self.refused[reason as usize].fetch_add(1, Relaxed);
     }
@@ -185,6 +190,13 @@ impl Metrics {
             "Connections refused because too many were open.",
         );
         line(&mut out, "tidemill_http_connections_refused_total", &self.turned_away);
+        head(
+            &mut out,
+            "tidemill_http_connections_closed_for_others_total",
+            "counter",
+            "Connections without a request that were closed because too many were open.",
+        );
+        line(&mut out, "tidemill_http_connections_closed_for_others_total", &self.made_room);
         head(&mut out, "tidemill_predicted_rows_total", "counter", "Rows predicted over HTTP.");
         line(&mut out, "tidemill_predicted_rows_total", &self.rows);
         self.predict.to_text(

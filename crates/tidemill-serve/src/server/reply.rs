@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    path::Path,
     pin::Pin,
     sync::LazyLock,
     task::{Context, Poll},
@@ -76,6 +77,14 @@ impl Refusal {
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, with files named by where they lie in `home`.
+    pub fn within(mut self, home: Option<&Path>) -> Self {
+        if let Some(home) = home.filter(|home| !home.as_os_str().is_empty()) {
+            self.message = self.message.replace(&format!("{}/", home.display()), "");
+        }
         self
     }
 

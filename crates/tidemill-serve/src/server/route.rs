@@ -28,8 +28,8 @@ pub(super) enum Route<'a> {
     Rankings(&'a str, Option<&'a str>),
     Rollback(&'a str),
     Promote(&'a str),
-    /// What a replica reads.
-    Follow(&'a str),
+    /// What a replica reads: what is learned, or one version.
+    Follow(ModelName<'a>),
     /// Labels, split and rollout.
     Change(&'a str, Change),
     Push(&'a str),
@@ -87,7 +87,7 @@ impl<'a> Route<'a> {
             Some("rank") => Ok(Route::Rank(ModelName::parse(name)?)),
             Some("rollback") => Ok(Route::Rollback(name)),
             Some("promote") => Ok(Route::Promote(name)),
-            Some("follow") => Ok(Route::Follow(name)),
+            Some("follow") => Ok(Route::Follow(ModelName::parse(name)?)),
             Some("label") => Ok(Route::Change(name, Change::Label)),
             Some("split") => Ok(Route::Change(name, Change::Split)),
             Some("rollout") => Ok(Route::Change(name, Change::Rollout)),
@@ -217,7 +217,8 @@ mod tests {
             ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", which: Which::Version(42) }))),
             ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
             ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
-            ("/v1/models/ctr:follow", Some(Route::Follow("ctr"))),
+            ("/v1/models/ctr:follow", Some(Route::Follow(ctr))),
+            ("/v1/models/ctr@42:follow", Some(Route::Follow(ModelName { name: "ctr", which: Which::Version(42) }))),
             ("/v1/sources/clicks", Some(Route::Push("clicks"))),
             ("/v1/modles", None),
             ("/v1/models/", None),

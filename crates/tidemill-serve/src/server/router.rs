@@ -1,6 +1,6 @@
 //! From a request to its reply: who may ask, what is asked, the body, the handler.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{
@@ -37,6 +37,18 @@ use crate::{
 const REFUSED_LISTED_MAX: usize = 100;
 /// What `curl -d` sends when nobody says otherwise counts as JSON: people type that.
 const JSON_TYPES: [&str; 2] = [reply::JSON, "application/x-www-form-urlencoded"];
+const LINES_TYPES: [&str; 8] = [
+    reply::JSON,
+    "application/x-www-form-urlencoded",
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonlines",
+    "application/octet-stream",
+    "text/plain",
+];
+/// JSON is UTF-8 (RFC 8259, 8.1), of which ASCII is a part.
+const UTF_8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
 
 /// Answers one request, whatever it is.
 pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
@@ -53,6 +65,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
         Ok(reply) => reply,
         Err(refusal) => {
             shared.metrics.refusal(refusal.status.as_u16(), refusal.code);
+            let refusal = refusal.within(shared.host.home());
             match oip::is_oip(head.uri.path()) {
                 true => refusal.into_oip_reply(),
                 false => refusal.into_reply(),
@@ -86,7 +99,7 @@ async fn dispatch(
     if matches!(head.method, Method::GET | Method::HEAD) {
         load(shared, &route).await?;
         if let (Route::Follow(model), &Method::GET) = (&route, &head.method) {
-            return follow(shared, model, head.uri.query().unwrap_or_default());
+            return follow(shared, *model, head.uri.query().unwrap_or_default());
         }
         if matches!(route, Route::Status | Route::Metrics | Route::Events)
             && let Some(renewed) = contained(|| shared.host.renewed())?
@@ -197,7 +210,7 @@ struct Entry<'a> {
 
 fn let_in<'a>(shared: &Shared, route: Result<Route<'a>, Refusal>, head: &Parts) -> Result<Entry<'a>, Refusal> {
     let (method, headers) = (&head.method, &head.headers);
-    guard::check(method, headers, shared.loopback)?;
+    guard::check(head.version, method, headers, shared.loopback)?;
     refuse_token_in_url(&head.uri)?;
     let route = route?;
     let allow = route.allow();
@@ -215,6 +228,8 @@ fn let_in<'a>(shared: &Shared, route: Result<Route<'a>, Refusal>, head: &Parts) 
         Route::Predict(_) => check_json_type(headers, " or application/vnd.apache.arrow.stream")?,
         Route::Explain(_) | Route::Rank(_) => check_json_type(headers, "")?,
         Route::Rollback(_) | Route::Promote(_) | Route::Change(..) => check_json_type(headers, "")?,
+        Route::Rankings(..) if *method == Method::PUT => check_json_type(headers, "")?,
+        Route::Push(_) => check_lines_type(headers)?,
         // Bytes behind the JSON have a type of their own, which clients name as they like.
         Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_json_type(headers, "")?,
         _ => {}
@@ -237,17 +252,32 @@ fn is_arrow(headers: &HeaderMap) -> bool {
 
 /// `or`: what else is taken there.
 fn check_json_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
+    check_type(headers, &JSON_TYPES, &format_args!("application/json{or}"))
+}
+
+/// JSON, an object a line; many have no name for that.
+fn check_lines_type(headers: &HeaderMap) -> Result<(), Refusal> {
+    check_type(headers, &LINES_TYPES, &"application/x-ndjson, an object a line")
+}
+
+fn check_type(headers: &HeaderMap, types: &[&str], send: &dyn Display) -> Result<(), Refusal> {
     let Some(value) = headers::find(headers, &header::CONTENT_TYPE) else { return Ok(()) };
-    if value == JSON_TYPES[0] {
+    if value == reply::JSON {
         return Ok(());
     }
     let value = String::from_utf8_lossy(value.as_bytes());
-    let media_type = value.split(';').next().unwrap_or_default().trim();
-    if JSON_TYPES.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {
-        return Ok(());
+    let (media_type, parameters) = value.split_once(';').unwrap_or((&value, ""));
+    let media_type = media_type.trim();
+    let refused = |what: String| Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", what));
+    if !types.iter().any(|t| t.eq_ignore_ascii_case(media_type)) {
+        return refused(format!("Content-Type '{}' is not understood; send {send}", shown(media_type)));
     }
-    let message = format!("Content-Type '{}' is not understood; send application/json{or}", shown(media_type));
-    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+    let charset = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+    let mut charset = charset.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    match charset.find(|(_, set)| !UTF_8.iter().any(|utf_8| utf_8.eq_ignore_ascii_case(set.trim().trim_matches('"')))) {
+        Some((_, set)) => refused(format!("charset '{}' is not understood; send UTF-8", shown(set.trim()))),
+        None => Ok(()),
+    }
 }
 
 fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Result<Reply, Refusal> {
@@ -285,16 +315,25 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
     }
 }
 
-/// Begins to send a replica what is learned, for as long as it reads.
-fn follow(shared: &Shared, model: &str, query: &str) -> Result<Reply, Refusal> {
-    let model = find(shared, model)?;
+/// Begins to send a replica what is learned, for as long as it reads; or one version, to its end.
+fn follow(shared: &Shared, ModelName { name, which }: ModelName<'_>, query: &str) -> Result<Reply, Refusal> {
+    let model = find(shared, name)?;
+    match which {
+        Which::Version(version) => return Ok(reply::frames(stream::version(model.registry(), version)?)),
+        Which::Label(label) => {
+            let message =
+                format!("label '{label}' may move; a version is followed by its number, as in {name}@42:follow");
+            return Err(Error::invalid(message).into());
+        }
+        Which::Live | Which::Key(_) => {}
+    }
     let ask = Ask::from_query(query)
         .ok_or_else(|| Error::invalid("a follower says lineage (hexadecimal), position and mini_batch (numbers)"))?;
-    let live = model.predictor().live();
-    let feed = live.feed().ok_or_else(|| {
+    let feed = model.predictor().live().feed().ok_or_else(|| {
         Error::conflict(format!("model '{}' cannot be followed here: another process learns it", model.name()))
     })?;
-    Ok(reply::frames(stream::follow(live.clone(), feed.clone(), ask, shared.stop.clone())))
+    let feed = feed.clone();
+    Ok(reply::frames(stream::follow(model, feed, ask, shared.stop.clone())))
 }
 
 fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -46,15 +46,55 @@ impl Waiting {
         }
     }
 
+    /// For how long nothing has been asked, as far as the clock tells; `None` while a request is answered.
+    pub fn waited(&self) -> Option<Duration> {
+        let since_ms = Some(self.since_ms.load(Relaxed)).filter(|since_ms| *since_ms != ANSWERING)?;
+        Some(Duration::from_millis(self.load.clock_ms().saturating_sub(since_ms)))
+    }
+
     /// What is left of `allowed`, never less than there is; `None` when it is over.
     pub fn left(&self, allowed: Duration) -> Option<Duration> {
-        let since_ms = self.since_ms.load(Relaxed);
-        if since_ms == ANSWERING {
-            return Some(allowed);
-        }
-        let waited = Duration::from_millis(self.load.clock_ms().saturating_sub(since_ms));
+        let Some(waited) = self.waited() else { return Some(allowed) };
         // The clock may have been up to a tick late when it was read.
         (allowed + TICK).checked_sub(waited).filter(|left| !left.is_zero())
+    }
+}
+
+/// The requests of a connection that has several at once.
+pub(super) struct Streams {
+    waiting: Arc<Waiting>,
+    open: AtomicUsize,
+}
+
+/// One of them, until it is answered.
+pub(super) struct Answering(Arc<Streams>);
+
+impl Streams {
+    pub fn of(waiting: Arc<Waiting>) -> Self {
+        Self { waiting, open: AtomicUsize::new(0) }
+    }
+
+    /// A request is there.
+    pub fn begins(self: &Arc<Self>) -> Answering {
+        if self.open.fetch_add(1, Relaxed) == 0 {
+            self.waiting.ends();
+        }
+        Answering(self.clone())
+    }
+}
+
+impl Answering {
+    /// The reply has no end: its connection waits for nothing any more.
+    pub fn goes_on(self) {
+        self.0.open.fetch_add(1, Relaxed);
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Relaxed) == 1 {
+            self.0.waiting.begins();
+        }
     }
 }
 

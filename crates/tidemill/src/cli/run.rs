@@ -144,7 +144,7 @@ impl Session {
         stop_on_signals(signal.clone())?;
         let inputs: Vec<&Input> = train_jobs(program).flat_map(inputs).collect();
         let push = PushHub::open(&data, &inputs, signal.clone(), clock.clone())?;
-        let host = Arc::new(AppHost::new(push, feed, signal.clone()));
+        let host = Arc::new(AppHost::new(data.root(), push, feed, signal.clone()));
         let mut server = None;
         if !serving.no_serve && train_jobs(program).next().is_some() {
             server = Some(serving.door.open(serving.port, &data, host.clone())?);

@@ -157,6 +157,10 @@ impl<'a> Link<'a> {
                 Ok(())
             }
             Frame::Views(mark, views) => self.changed_views(mark, views),
+            Frame::Decided(text) => {
+                self.inner.decided[self.name].put(text);
+                Ok(())
+            }
             Frame::End(why) => {
                 Err(Error::unavailable(format!("{} ended the stream: {why}", self.inner.upstream.address())))
             }

@@ -23,6 +23,7 @@ mod large;
 mod predict;
 mod reference;
 mod replica;
+mod replica_decisions;
 mod rollout;
 mod serve;
 #[cfg(all(feature = "kafka", feature = "nats"))]

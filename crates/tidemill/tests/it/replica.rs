@@ -17,13 +17,13 @@ use super::{
     support::{Scratch, Serving, eventually, send_signal, tidemill},
 };
 
-struct Pair {
-    scratch: Scratch,
+pub struct Pair {
+    pub scratch: Scratch,
     sql: std::path::PathBuf,
 }
 
 impl Pair {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let scratch = Scratch::new(name);
         let sql = scratch.write("pushed.sql", PUSHED);
         Self { scratch, sql }
@@ -35,23 +35,23 @@ impl Pair {
             .to_vec()
     }
 
-    fn trainer(&self) -> Serving {
+    pub fn trainer(&self) -> Serving {
         Serving::start(&self.args().iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn trainer_at(&self, address: &str, more: &[&str]) -> Serving {
+    pub fn trainer_at(&self, address: &str, more: &[&str]) -> Serving {
         let args = self.args();
         let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
         Serving::start_at(address, &args)
     }
 
-    fn replica(&self, address: &str) -> Serving {
+    pub fn replica(&self, address: &str) -> Serving {
         let data = self.scratch.path("replica");
         Serving::start(&["serve", "--follow", address, "--model", "ctr", "--data-dir", data.to_str().unwrap()])
     }
 
     /// The files of a version, at the trainer and at the replica.
-    fn version_bytes(&self, version: u64) -> [Vec<u8>; 4] {
+    pub fn version_bytes(&self, version: u64) -> [Vec<u8>; 4] {
         let read = |side: &str, extension: &str| {
             std::fs::read(self.scratch.path(&format!("{side}/models/ctr/versions/{version:06}.{extension}"))).unwrap()
         };
@@ -64,7 +64,7 @@ impl Pair {
     }
 }
 
-fn probability(s: &Serving, item: &str) -> f64 {
+pub fn probability(s: &Serving, item: &str) -> f64 {
     let (status, body) =
         s.post("/v1/models/ctr:predict", &json!({"rows": [{"user": "ann", "item": item}]}).to_string());
     assert_eq!(status, 200, "{body}");
@@ -72,7 +72,7 @@ fn probability(s: &Serving, item: &str) -> f64 {
 }
 
 /// Shows ten impressions and clicks two of them.
-fn push(s: &Serving, round: u64) {
+pub fn push(s: &Serving, round: u64) {
     let lines = |count: u64, line: &dyn Fn(u64) -> Value| (0..count).map(|i| line(i).to_string()).collect::<Vec<_>>();
     let id = |i: u64| round * 10 + i;
     let shown = lines(
@@ -84,12 +84,12 @@ fn push(s: &Serving, round: u64) {
     assert_eq!(s.post("/v1/sources/clicked", &clicked.join("\n")).0, 200);
 }
 
-fn follows(s: &Serving) -> Value {
+pub fn follows(s: &Serving) -> Value {
     s.get_json("/v1/models")["models"][0]["follows"].clone()
 }
 
 /// Waits until both answer alike after so many events, and gives back what the replica says of itself.
-fn caught_up(trainer: &Serving, replica: &Serving, events: u64) -> Value {
+pub fn caught_up(trainer: &Serving, replica: &Serving, events: u64) -> Value {
     eventually("the trainer learned", || (trainer.get_json("/v1/status")["events"] == events).then_some(()));
     let stands = |s: &Serving| ["i0", "i1", "i2", "i3"].map(|item| probability(s, item));
     let mut last = stands(trainer);

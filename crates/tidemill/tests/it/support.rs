@@ -138,8 +138,13 @@ impl Serving {
     }
 
     pub fn post(&self, path: &str, body: &str) -> (u16, String) {
+        self.send("POST", path, body)
+    }
+
+    /// A request with JSON.
+    pub fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         self.request(&(head + body))

@@ -1,0 +1,171 @@
+//! What operators decide where the model is learned holds at its replicas: real processes, asked over HTTP.
+
+use serde_json::{Value, json};
+
+use super::{
+    replica::{Pair, caught_up, follows, probability, push},
+    support::{Serving, eventually, send_signal},
+};
+
+fn model(s: &Serving) -> Value {
+    s.get_json("/v1/models/ctr")
+}
+
+fn post(s: &Serving, path: &str, body: Value) {
+    let (status, text) = s.post(path, &body.to_string());
+    assert_eq!(status, 200, "{path} {body}: {text}");
+}
+
+/// Waits until what is learned so far is published, and gives back the version's number.
+fn published(s: &Serving, before: u64) -> u64 {
+    eventually("a version is published", || model(s)["versions"][0]["version"].as_u64().filter(|v| *v > before))
+}
+
+/// Waits until the replica says the same as the trainer about who gets which version.
+fn agrees(trainer: &Serving, replica: &Serving) {
+    let decided = |s: &Serving| ["live", "labels", "split"].map(|field| model(s)[field].clone());
+    eventually("the replica has what was decided", || (decided(trainer) == decided(replica)).then_some(()));
+}
+
+/// The versions that answer these users at a model whose traffic is split.
+fn answering(s: &Serving) -> Vec<u64> {
+    let ask = |i: u64| {
+        let row = json!({"rows": [{"user": format!("u{i}"), "item": "i0"}]});
+        let (status, body) = s.post("/v1/models/ctr:predict", &row.to_string());
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()["version"].as_u64().unwrap()
+    };
+    (0..20).map(ask).collect()
+}
+
+/// A rollback, labels and a split at the trainer hold at a replica, with versions that were published before it was there.
+#[test]
+fn who_gets_which_version_is_decided_at_the_trainer() {
+    let pair = Pair::new("replica-decided");
+    let trainer = pair.trainer();
+    push(&trainer, 0);
+    let first = published(&trainer, 0);
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "old", "version": first}));
+    push(&trainer, 1);
+    let second = published(&trainer, first);
+    push(&trainer, 2);
+    let replica = pair.replica(&trainer.address);
+    caught_up(&trainer, &replica, 36);
+    agrees(&trainer, &replica);
+
+    post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
+    agrees(&trainer, &replica);
+    assert_eq!(model(&replica)["live"], format!("pinned {second}"));
+    eventually("it answers by it", || (model(&replica)["version"] == second).then_some(()));
+    assert_eq!(probability(&replica, "i0"), probability(&trainer, "i0"));
+    let [snapshot, fetched, manifest, copied] = pair.version_bytes(first);
+    assert!(snapshot == fetched && manifest == copied, "the same bytes");
+
+    post(&trainer, "/v1/models/ctr:split", json!({"live": 60, "old": 40}));
+    agrees(&trainer, &replica);
+    let (here, there) = (answering(&trainer), answering(&replica));
+    assert_eq!(here, there);
+    assert!(here.contains(&first) && here.contains(&second), "{here:?}");
+
+    // What was decided while the replica was away is found when it is back; what was decided before is not done again.
+    send_signal(&replica.child, "-KILL");
+    drop(replica);
+    post(&trainer, "/v1/models/ctr:promote", json!({}));
+    let replica = pair.replica(&trainer.address);
+    agrees(&trainer, &replica);
+    assert_eq!(model(&replica)["live"], "latest");
+    assert_eq!(follows(&replica)["warning"], Value::Null);
+    post(&trainer, "/v1/models/ctr:split", json!({"live": 100}));
+    agrees(&trainer, &replica);
+    push(&trainer, 3);
+    caught_up(&trainer, &replica, 48);
+}
+
+/// The last decision counts: what an operator changes at the replica stays over its restart, until the trainer's operator
+/// decides something.
+#[test]
+fn what_is_decided_at_a_replica_stays_until_the_trainer_decides() {
+    let pair = Pair::new("replica-own");
+    let trainer = pair.trainer();
+    push(&trainer, 0);
+    let first = published(&trainer, 0);
+    push(&trainer, 1);
+    let second = published(&trainer, first);
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "old", "version": first}));
+    let replica = pair.replica(&trainer.address);
+    caught_up(&trainer, &replica, 24);
+    agrees(&trainer, &replica);
+    push(&trainer, 2);
+    let kept = || model(&replica)["versions"].as_array().map_or(0, Vec::len);
+    eventually("it has another version to go back from", || (kept() > 1).then_some(()));
+    post(&replica, "/v1/models/ctr:rollback", json!({"version": first}));
+    send_signal(&replica.child, "-KILL");
+    drop(replica);
+    let replica = pair.replica(&trainer.address);
+    eventually("it follows again", || (follows(&replica)["connected"] == true).then_some(()));
+    push(&trainer, 3);
+    eventually("deltas come", || (follows(&replica)["mini_batch"] == model(&trainer)["mini_batch"]).then_some(()));
+    assert_eq!((&model(&replica)["version"], &follows(&replica)["decisions"]), (&json!(first), &json!(0)));
+
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "good", "version": second}));
+    agrees(&trainer, &replica);
+    assert_eq!(model(&replica)["live"], "latest");
+    assert_eq!(follows(&replica)["decisions"], 1);
+}
+
+/// Rankings are kept with the model, so they come with it; those that the replica has of its own stay.
+#[test]
+fn rankings_come_with_the_model() {
+    let pair = Pair::new("replica-rankings");
+    let (trainer, ranking) = (pair.trainer(), "/v1/models/ctr/rankings/feed");
+    push(&trainer, 0);
+    published(&trainer, 0);
+    let replica = pair.replica(&trainer.address);
+    let rank = |s: &Serving, name: &str| {
+        let body = json!({"ranking": name, "candidates": [{"id": 1, "user": "ann", "item": "i0"}]});
+        s.post("/v1/models/ctr:rank", &body.to_string())
+    };
+    assert_eq!(replica.send("PUT", "/v1/models/ctr/rankings/own", r#"{"score": "1"}"#).0, 200);
+    let (status, body) = trainer.send("PUT", ranking, r#"{"score": "pctr * 2"}"#);
+    assert_eq!(status, 200, "{body}");
+    eventually("the ranking comes", || (replica.get(ranking).0 == 200).then_some(()));
+    let (status, body) = rank(&replica, "feed");
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(trainer.send("PUT", ranking, r#"{"score": "pctr * 3"}"#).0, 200);
+    eventually("and the next one of that name", || {
+        (replica.get_json(ranking)["ranking"]["score"] == "pctr * 3").then_some(())
+    });
+    assert_eq!(trainer.send("DELETE", ranking, "").0, 200);
+    eventually("it goes", || (rank(&replica, "feed").0 == 404).then_some(()));
+    assert_eq!(rank(&replica, "own").0, 200);
+    // One of a version that nobody has would never be asked for.
+    let (status, body) = trainer.send("PUT", "/v1/models/ctr/rankings/feed@99999", r#"{"score": "1"}"#);
+    assert!(status == 404 && body.contains("has no version 99999"), "{body}");
+}
+
+/// What one label needs and nobody has holds up nothing else, and is told.
+#[test]
+fn a_version_that_is_lost_holds_up_no_other() {
+    let pair = Pair::new("replica-lost");
+    let trainer = pair.trainer();
+    push(&trainer, 0);
+    let first = published(&trainer, 0);
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "old", "version": first}));
+    push(&trainer, 1);
+    let second = published(&trainer, first);
+    post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
+    std::fs::remove_file(pair.scratch.path(&format!("trainer/models/ctr/versions/{first:06}.snapshot"))).unwrap();
+    let replica = pair.replica(&trainer.address);
+    eventually("the rollback holds", || (model(&replica)["version"] == second).then_some(()));
+    let warning = eventually("the rest is told", || {
+        let told = follows(&replica)["warning"].as_str()?.to_string();
+        told.contains("label 'old' is left out").then_some(told)
+    });
+    let root = pair.scratch.path("");
+    assert!(!warning.contains(root.to_str().unwrap()), "paths are nobody else's business: {warning}");
+    let (status, body) = trainer.get(&format!("/v1/models/ctr@{first}:follow"));
+    assert!(status >= 400 && !body.contains(root.to_str().unwrap()), "{status} {body}");
+    let (status, body) = trainer.get("/v1/models/ctr@old:follow");
+    assert!(status == 400 && body.contains("a version is followed by its number"), "{status} {body}");
+    assert_eq!(trainer.get("/v1/models/ctr@99999:follow").0, 404);
+}
