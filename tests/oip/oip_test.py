@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -179,6 +180,56 @@ def common(checks, tag, module, client, expected, np, error, code):
     return all_of, near
 
 
+def fields_of(text):
+    """The fields and calls of a .proto of this project: {(message, name): (number, type, repeated)}, {name: (in, out)}."""
+    text = re.sub(r"//[^\n]*", "", text)
+    calls = {c[0]: c[1:] for c in re.findall(r"rpc (\w+)\((\w+)\) returns \((\w+)\)", text)}
+    text = re.sub(r"service \w+ \{.*?\n\}", "", text, flags=re.S)
+    token = re.compile(r"(message|oneof) (\w+) \{|(\})|(repeated |optional )?(map<\w+, *\w+>|[\w.]+) (\w+) = (\d+);")
+    inside, fields = [], {}
+    for kind, name, ends, label, of, field, number in token.findall(text):
+        if kind:
+            inside.append(name if kind == "message" else None)
+        elif ends:
+            inside.pop()
+        else:
+            message = ".".join(part for part in inside if part)
+            fields[message, field] = (int(number), of, label == "repeated ")
+    return fields, calls
+
+
+def proto(checks):
+    """The .proto in this project against the descriptor in a client that others wrote."""
+    from tritonclient.grpc import service_pb2
+
+    theirs, ours = service_pb2.DESCRIPTOR, ROOT / "crates/tidemill-serve/src/server/grpc/inference.proto"
+    fields, calls = fields_of(ours.read_text())
+    scalars = {1: "double", 2: "float", 3: "int64", 4: "uint64", 5: "int32", 8: "bool", 9: "string", 12: "bytes", 13: "uint32"}
+
+    def type_of(field):
+        entry = field.message_type if field.type == 11 else None
+        if entry is not None and entry.GetOptions().map_entry:
+            return f"map<{type_of(entry.fields_by_name['key'])}, {type_of(entry.fields_by_name['value'])}>"
+        return entry.name if entry is not None else scalars[field.type]
+
+    with checks.check("grpc: every field of inference.proto is that of others"):
+        assert len(fields) > 40, fields
+        for (message, name), (number, of, repeated) in fields.items():
+            first, *nested = message.split(".")
+            descriptor = theirs.message_types_by_name[first]
+            for part in nested:
+                descriptor = descriptor.nested_types_by_name[part]
+            field = descriptor.fields_by_name[name]
+            is_map = of.startswith("map<")
+            got = (field.number, type_of(field), field.is_repeated and not is_map)
+            assert got == (number, re.sub(r", *", ", ", of.split(".")[-1]), repeated), (message, name, got, (number, of))
+    with checks.check("grpc: every call of inference.proto is that of others"):
+        assert len(calls) == 6, calls
+        methods = theirs.services_by_name["GRPCInferenceService"].methods_by_name
+        for name, (taken, given) in calls.items():
+            assert (methods[name].input_type.name, methods[name].output_type.name) == (taken, given), name
+
+
 def http(checks, address, expected):
     import numpy as np
     import tritonclient.http as module
@@ -226,6 +277,7 @@ def main():
         checks = Checks(program.said)
         try:
             expected = program.learn()
+            proto(checks)
             http(checks, program.address, expected)
             grpc(checks, program.address, expected)
         finally:

@@ -67,6 +67,11 @@ impl WeightTable {
         table
     }
 
+    /// No entries yet of the model of a snapshot, whose entries are left alone, with room for so many.
+    pub fn with_room(shell: &Snapshot, entries: usize) -> Self {
+        Self::empty(shell.model.build(shell.slots.len()), &shell.model, shell.dense.clone(), entries)
+    }
+
     /// The parameters of a snapshot that stay in its bytes, of which nothing is read but what is asked for; also its root.
     /// `None`: it is of an older format, or does not lie as numbers do; [`Snapshot::decode`] reads it.
     pub fn map(bytes: SharedBytes, what: &str) -> Result<Option<(Self, u64)>> {
@@ -296,7 +301,8 @@ impl WeightTable {
         entries.iter().for_each(|(key, params)| self.set(key, params));
     }
 
-    fn set(&mut self, key: u64, params: &[f32]) {
+    /// Sets the parameters of a key; zeros of one that is not there change nothing.
+    pub fn set(&mut self, key: u64, params: &[f32]) {
         let mut place = self.places.place(key);
         if !place.is_taken {
             if params.iter().all(|x| *x == 0.0) {

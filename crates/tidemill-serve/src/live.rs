@@ -2,8 +2,8 @@
 //!
 //! In: deltas, in sequence, from one writer. Out: a [`ServedVersion`] for each request, whole and unchanging. Two weight
 //! tables stand side by side (left-right): a delta goes into the one that no request holds, that one is swapped in, and the
-//! other gets the same delta later. Where a request still holds the other, deltas are collected: neither side ever waits
-//! for the other. A version pinned by an operator hides the newest, which goes on learning behind it. Labels, the split of
+//! other gets the same delta later. Where a request still holds the other, or it is not there yet, deltas are collected: neither side
+//! ever waits for the other. A version pinned by an operator hides the newest, which goes on learning behind it. Labels, the split of
 //! traffic and trials of versions stand in one value of their own, which a request reads once.
 
 use std::{
@@ -109,8 +109,8 @@ const ASKED_MAX: usize = 4;
 
 /// The writer's side.
 struct Behind {
-    /// The table that is not served. Requests that began before the last swap may hold it still.
-    spare: Arc<ServedVersion>,
+    /// The table that is not served; `None` while it is made. Requests that began before the last swap may hold it still.
+    spare: Option<Arc<ServedVersion>>,
     /// Deltas the spare table lacks, oldest first; the first `served` of them are in the served one.
     owed: Vec<Delta>,
     served: usize,
@@ -125,16 +125,37 @@ impl LiveModel {
     /// Serves these weights as they are: no delta will come, so one table is enough.
     pub fn fixed(weights: WeightTable, version: u64, mini_batch: u64) -> Self {
         let only = Arc::new(ServedVersion { weights, version, mini_batch, sequence: 0 });
-        Self::with_tables(only.clone(), only, 0)
+        Self::with_tables(only.clone(), Some(only), 0)
     }
 
     /// Begins with these weights.
     pub fn open(snapshot: &Snapshot, version: u64, mini_batch: u64) -> Self {
         let table = || Arc::new(ServedVersion::of(snapshot, version, mini_batch));
-        Self::with_tables(table(), table(), snapshot.sequence)
+        Self::with_tables(table(), Some(table()), snapshot.sequence)
     }
 
-    fn with_tables(newest: Arc<ServedVersion>, spare: Arc<ServedVersion>, to: u64) -> Self {
+    /// Begins with these weights as of `sequence`. The second table is made on another thread meanwhile; until it is there,
+    /// deltas are collected.
+    pub fn begin(weights: WeightTable, sequence: u64, version: u64, mini_batch: u64) -> Result<Arc<Self>> {
+        let newest = Arc::new(ServedVersion { weights, version, mini_batch, sequence });
+        let live = Arc::new(Self::with_tables(newest.clone(), None, sequence));
+        let to = live.clone();
+        let copy = move || {
+            let spare = Arc::new(ServedVersion::clone(&newest));
+            let mut behind = to.behind();
+            // Unless the model was replaced meanwhile: then both tables are others.
+            if behind.spare.is_none() && Arc::ptr_eq(&to.newest.load(), &newest) {
+                drop(newest);
+                behind.spare = Some(spare);
+                to.swap(&mut behind);
+            }
+        };
+        let started = std::thread::Builder::new().name("second table".into()).spawn(copy);
+        started.map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
+        Ok(live)
+    }
+
+    fn with_tables(newest: Arc<ServedVersion>, spare: Option<Arc<ServedVersion>>, to: u64) -> Self {
         let (version, mini_batch) = (newest.version, newest.mini_batch);
         Self {
             newest: ArcSwap::new(newest),
@@ -151,7 +172,8 @@ impl LiveModel {
         let table = || Arc::new(ServedVersion::of(snapshot, version, mini_batch));
         let (newest, spare) = (table(), table());
         let mut behind = self.behind();
-        *behind = Behind { spare, owed: Vec::new(), served: 0, version, mini_batch, to: snapshot.sequence };
+        *behind =
+            Behind { spare: Some(spare), owed: Vec::new(), served: 0, version, mini_batch, to: snapshot.sequence };
         self.newest.store(newest);
     }
 
@@ -342,20 +364,21 @@ impl LiveModel {
         others.dedup_by(|a, b| Arc::ptr_eq(a, b));
         let others: u64 = others.iter().map(|v| v.weights.bytes() as u64).sum();
         let newest = self.newest.load_full();
-        let tables = if Arc::ptr_eq(&newest, &self.behind().spare) { 1 } else { 2 };
+        let tables = if self.behind().spare.as_ref().is_none_or(|spare| Arc::ptr_eq(&newest, spare)) { 1 } else { 2 };
         tables * newest.weights.bytes() as u64 + others
     }
 
     fn swap(&self, behind: &mut Behind) -> bool {
-        let Some(spare) = Arc::get_mut(&mut behind.spare) else {
+        let Some(mut free) = behind.spare.take_if(|spare| Arc::get_mut(spare).is_some()) else {
             behind.merge_if_long();
             return false;
         };
+        let Some(spare) = Arc::get_mut(&mut free) else { return false };
         for delta in &behind.owed {
             spare.weights.apply(delta);
         }
         (spare.version, spare.mini_batch, spare.sequence) = (behind.version, behind.mini_batch, behind.to);
-        behind.spare = self.newest.swap(behind.spare.clone());
+        behind.spare = Some(self.newest.swap(free));
         behind.owed.drain(..behind.served);
         behind.served = behind.owed.len();
         true

@@ -92,6 +92,42 @@ fn a_reader_that_holds_on_does_not_stop_the_writer() {
     assert!(live.refresh());
 }
 
+/// What comes while the second table is made is collected and shown then; a model that is replaced meanwhile stays the new one.
+#[test]
+fn the_second_table_comes_later() {
+    let begin = || {
+        let snapshot = Snapshot { entries: all(20_000, 0.5), ..Snapshot::default() };
+        LiveModel::begin(WeightTable::from_snapshot(&snapshot), 5, 0, 0).unwrap()
+    };
+    let shows = |live: &LiveModel, mini_batch: u64| {
+        (0..1_000_000).any(|_| {
+            live.refresh();
+            live.read().mini_batch == mini_batch
+        })
+    };
+    let live = begin();
+    for to in 6..50 {
+        live.publish(delta(to, vec![(key(to), to as f32)]), 1, to).unwrap();
+    }
+    assert!(shows(&live, 49));
+    let both = [live.read(), {
+        live.publish(delta(50, vec![]), 1, 50).unwrap();
+        assert!(shows(&live, 50));
+        live.read()
+    }];
+    for seen in both {
+        assert!((6..50).all(|i| seen.weights.params(key(i))[0] == i as f32) && seen.weights.len() == 20_000);
+    }
+    let live = begin();
+    live.replace(&Snapshot { entries: all(10, 3.0), sequence: 9, ..Snapshot::default() }, 2, 90);
+    for to in 10..200 {
+        live.publish(delta(to, vec![(key(1), to as f32)]), 2, 90 + to).unwrap();
+        assert_eq!(live.read().weights.len(), 10);
+    }
+    assert!(shows(&live, 289));
+    assert_eq!(live.read().weights.params(key(1))[0], 199.0);
+}
+
 #[test]
 fn a_gap_between_deltas_is_refused() {
     let live = open(1, 0.5);

@@ -379,6 +379,9 @@ fn a_rollout_stands_in_the_metrics() {
     done(&site, "/v1/models/ctr:rollout", json!({"abort": true}));
     has("tidemill_rollout_verdicts_total{model=\"ctr\",outcome=\"ended\"} 1");
     has("tidemill_rollout_stage{model=\"ctr\"} 0");
+    done(&site, "/v1/models/ctr:label", json!({"label": "shadow", "version": 2}));
+    has("tidemill_shadow_version{model=\"ctr\"} 2");
+    has("tidemill_shadow_paired_rows{model=\"ctr\"} 0");
     // A metric is told about once, whatever the models.
     let text = site.get("/metrics").body.clone();
     let told: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();

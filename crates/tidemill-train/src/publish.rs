@@ -8,6 +8,7 @@ use tidemill_model::{
     entries::Entries,
     params::{EntryRef, Listener, Taken},
     precision::Precision,
+    weights::WeightTable,
 };
 
 use crate::{TrainSpec, Trainer};
@@ -69,6 +70,16 @@ impl Trainer {
         Delta { from: self.deltas - 1, to: self.deltas, entries, dense, anew }
     }
 
+    /// What changed between the whole checkpoint that this was restored from and the last one behind it, where that is at most
+    /// so many entries. The next delta holds what changes behind it.
+    pub fn take_restored(&mut self, entries_max: usize) -> Option<Delta> {
+        if self.table.changed(Listener::Deltas).is_some_and(|entries| entries <= entries_max) {
+            return Some(self.take_delta()).filter(|delta| !delta.anew);
+        }
+        self.forget_changes();
+        None
+    }
+
     /// What changed until now is nobody's news: the next delta holds what changes behind it.
     pub fn forget_changes(&mut self) {
         for part in 0..self.table.parts() {
@@ -78,25 +89,41 @@ impl Trainer {
 
     /// The whole model as it is now. Deltas taken after it may be applied to it.
     pub fn snapshot(&self) -> Snapshot {
-        let width = self.learner.width();
-        let mut entries = Entries::with_room(width, self.table.len());
-        let mut params = vec![0.0; width];
-        let (precision, prune) = (self.precision(), Prune::new(&self.spec));
-        self.table.sorted(|entry| {
-            self.published(&entry, &precision, &mut params);
-            if params.iter().any(|x| x.abs() > prune.of(entry.slot)) {
-                entries.push(entry.key, &params);
-            }
-        });
+        let mut entries = Entries::with_room(self.learner.width(), self.table.len());
+        self.each_published(|key, params| entries.push(key, params));
+        Snapshot { entries, ..self.shell() }
+    }
+
+    /// The same, ready to score samples.
+    pub fn weights(&self) -> WeightTable {
+        let mut weights = WeightTable::with_room(&self.shell(), self.table.len());
+        self.each_published(|key, params| weights.set(key, params));
+        weights
+    }
+
+    /// What a snapshot has beside its entries.
+    pub fn shell(&self) -> Snapshot {
         Snapshot {
             sequence: self.deltas,
             model: self.spec.widest(),
             // How negatives were sampled is known to whoever did it.
             sampling: Sampling::None,
             slots: self.spec.slots.clone(),
-            entries,
+            entries: Entries::new(self.learner.width()),
             dense: self.dense_params(),
         }
+    }
+
+    /// Hands out what is published of every entry, by key.
+    fn each_published(&self, mut out: impl FnMut(u64, &[f32])) {
+        let mut params = vec![0.0; self.learner.width()];
+        let (precision, prune) = (self.precision(), Prune::new(&self.spec));
+        self.table.sorted(|entry| {
+            self.published(&entry, &precision, &mut params);
+            if params.iter().any(|x| x.abs() > prune.of(entry.slot)) {
+                out(entry.key, &params);
+            }
+        });
     }
 
     /// Parameters of an entry, and words of its state.

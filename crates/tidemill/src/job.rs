@@ -71,7 +71,7 @@ use inputs::{add_partition, check_passes, check_program, keep_prints, realtime_s
 pub use inputs::{inputs, open_partitions};
 pub use journal::{Journal, Past};
 use meter::{Meter, Phase};
-use replicas::Lineage;
+use replicas::{Lineage, Restored};
 use save::{Body, Saver};
 use together::{Opening, check_leader, clear, newest_common};
 
@@ -131,7 +131,7 @@ pub struct Job {
     registry: Arc<Registry>,
     live: Option<Arc<LiveModel>>,
     /// The mini-batch of the checkpoint it was restored from.
-    restored_at: Option<u64>,
+    restored: Option<Restored>,
     version: u64,
     version_rows: u64,
     /// What was told of its predictions, after which mini-batch and version.
@@ -262,6 +262,7 @@ impl Job {
         let mut dead_letter_bytes = 0;
         let mut version_rows = 0;
         let mut states = States::new();
+        let whole_at = checkpoint.as_ref().and_then(|(c, _)| c.whole_at());
         if let Some((c, (entries, streams))) = checkpoint {
             let what = format!("checkpoint {}", c.mini_batch);
             let body;
@@ -277,10 +278,7 @@ impl Job {
         if let Some(exit) = sinks.exit() {
             engine.line.let_out(exit);
         }
-        let restored_at = (newest.is_some() && options.serves).then(|| engine.mini_batch_number());
-        if restored_at.is_some() {
-            engine.line.learning.trainer().forget_changes();
-        }
+        let restored = (newest.is_some() && options.serves).then(|| Restored::new(&engine, whole_at));
         let rests = together::why_stopped(&dir)?;
         if let Some(why) = &rests {
             together::check_rests(&bound, why)?;
@@ -297,7 +295,7 @@ impl Job {
             watermark: i64::MIN,
             history: History::default(),
             live: None,
-            restored_at,
+            restored,
             not_saved: None,
             not_published: None,
             bound,
@@ -367,16 +365,19 @@ impl Job {
         self.engine.line.learning.settle()?;
         let mini_batch = self.engine.mini_batch_number();
         let mut trainer = self.engine.line.learning.trainer();
-        let (mut snapshot, delta) = (trainer.snapshot(), trainer.take_delta());
+        let (mut shell, weights, delta) = (trainer.shell(), trainer.weights(), trainer.take_delta());
         drop(trainer);
-        snapshot.sequence = follow::first_position(lineage.starts) + 1;
-        snapshot.sampling = self.engine.line.sampling();
-        self.engine.number_deltas_from(snapshot.sequence);
-        let live = Arc::new(LiveModel::open(&snapshot, self.version, mini_batch));
+        shell.sequence = follow::first_position(lineage.starts) + 1;
+        shell.sampling = self.engine.line.sampling();
+        self.engine.number_deltas_from(shell.sequence);
+        let live = LiveModel::begin(weights, shell.sequence, self.version, mini_batch)?;
         // What changed in feature views since the checkpoint is not known: with them, replicas begin with the whole model.
-        let base = self.restored_at.filter(|_| !delta.anew && self.bound.pipeline.views.is_none());
-        let base = base.map(|from_mini_batch| Base { from_mini_batch, mini_batch, version: self.version, delta });
-        live.feed_to(replicas::feed(&self.bound, lineage, snapshot, base, self.journal.sync_handle()?)?);
+        let base = self.restored.take().filter(|_| !delta.anew && self.bound.pipeline.views.is_none());
+        let base = base.map(|Restored { at, earlier }| {
+            let version = self.version;
+            Base { from_mini_batch: at, earlier, mini_batch, version, delta }
+        });
+        live.feed_to(replicas::feed(&self.bound, lineage, shell, base, self.journal.sync_handle()?)?);
         let live = self.live.insert(live).clone();
         self.engine.line.compare(Compare::new(live.clone()));
         Ok(live)

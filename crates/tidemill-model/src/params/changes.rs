@@ -3,7 +3,8 @@
 //! An entry's first change after an answer puts its key on a list and is noted in its place, so that the next ones cost
 //! nothing and the list has every key once. The lists are bounded: when one is full, the answer is found by going through
 //! all places instead; when too many keys were removed to list, the answer is all entries and says so. Nothing is listed
-//! for one who has never asked: the first answer is everything.
+//! for one who has never asked: the first answer is everything. Of a table that was put together of a whole walk and those
+//! behind it, whoever publishes deltas counts as told of the first.
 
 use tidemill_base::Result;
 
@@ -67,7 +68,7 @@ impl Changes {
     }
 
     #[inline(always)]
-    fn list(&mut self, key: u64) {
+    pub(super) fn list(&mut self, key: u64) {
         if self.listed < self.room {
             self.keys.use_to(self.listed + 1);
             self.keys[self.listed] = key;
@@ -91,6 +92,16 @@ impl Changes {
 
     fn end(&mut self) {
         (self.listed, self.missed, self.room) = (0, false, self.keys.len());
+    }
+
+    /// Its listener counts as told of everything.
+    pub(super) fn listen(&mut self) {
+        self.end();
+    }
+
+    /// Keys that changed; `None`: more than are listed, or nobody has asked.
+    pub(super) fn len(&self) -> Option<usize> {
+        (!self.missed).then_some(self.listed)
     }
 
     #[cfg(test)]
@@ -156,6 +167,13 @@ impl Part {
             }
             shard.removed.push(key);
         }
+    }
+
+    pub(super) fn changed(&self, listener: Listener) -> Option<usize> {
+        let i = listener as usize;
+        let removed = |shard: &Shard| (!shard.lost[i]).then(|| shard.removed.len() - shard.told[i]);
+        let removed: usize = self.shards.iter().map(removed).sum::<Option<usize>>()?;
+        Some(self.changes[i].len()? + removed)
     }
 
     /// Hands out every entry that changed since this listener's last call, by key, then the keys removed since, and forgets

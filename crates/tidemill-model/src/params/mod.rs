@@ -146,6 +146,11 @@ impl ParamTable {
         size_of::<Self>() + self.read_all().iter().map(|part| part.bytes()).sum::<usize>()
     }
 
+    /// Keys whose entries changed since this listener was told, or were removed, some of them perhaps twice; `None`: not known.
+    pub fn changed(&self, listener: Listener) -> Option<usize> {
+        self.read_all().iter().map(|part| part.changed(listener)).sum()
+    }
+
     /// Hands out all entries, by key.
     pub fn sorted(&self, mut out: impl FnMut(EntryRef)) {
         self.each_shard(|part, shard| part.sorted(shard, &mut out));

@@ -21,6 +21,8 @@ pub(super) struct Packed {
 pub(super) const TAKEN: u64 = 1;
 /// Listener `i` was not yet handed this change: bit `i` of these.
 pub(super) const CHANGED: u64 = 0b110;
+/// That of them who publishes deltas.
+pub(super) const NEWS: u64 = 0b010;
 /// All that is known of an entry beside its key and words.
 pub(super) const FLAGS: u64 = (1 << SHARD_BITS) - 1;
 /// What must be equal when the keys are.

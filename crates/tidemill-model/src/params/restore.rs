@@ -2,8 +2,8 @@
 //!
 //! In: the bytes of a whole walk, then those of the walks behind it, in their order. Out: the table as it was when the last
 //! of them began, on any number of parts. Entries of the whole walk are put down a shard at a time, each in its final
-//! place at once; later ones come to them bucket by bucket, or are looked up where they are few. What cannot have been written is refused with its shard;
-//! the table is then for nothing but to be dropped.
+//! place at once; later ones come to them bucket by bucket, or are looked up where they are few. Whoever publishes deltas is first told
+//! what came behind the whole walk. What cannot have been written is refused with its shard; the table is then for nothing but to be dropped.
 
 use tidemill_base::{
     Error, Result,
@@ -11,10 +11,10 @@ use tidemill_base::{
 };
 
 use super::{
-    ParamTable, SHARD_BITS, SHARDS, TableSpec,
+    Listener, ParamTable, SHARD_BITS, SHARDS, TableSpec,
     bucket::Bucket,
     codec::{damaged, decode_rest, encode_rest, grow_older, too_many},
-    packed::{AGE_MAX, FLAGS, Packed},
+    packed::{AGE_MAX, CHANGED, FLAGS, NEWS, Packed},
     part::Part,
     part_of, shard_of,
     walk::{FRAME_BYTES, MIXED, RUN, SHARD_END},
@@ -90,6 +90,7 @@ impl Restoring {
                 true => part.set_ticks(ticks),
                 false => grow_older(&mut part, ticks)?,
             }
+            part.tell_news(!is_whole);
             for shard in part.numbers() {
                 let removed = (0..head.count(8)?).map(|_| head.u64()).collect::<Result<Vec<_>>>()?;
                 if removed.iter().any(|key| shard_of(*key) != shard) || !removed.is_sorted() {
@@ -123,11 +124,12 @@ impl Restoring {
         }
     }
 
-    /// The table, with what [`ParamTable::encode_rest`] wrote at the moment the last walk began. Whoever asks what changed is
-    /// first told everything.
+    /// The table, with what [`ParamTable::encode_rest`] wrote at the moment the last walk began. [`Listener::Deltas`] is first
+    /// told what came behind the whole walk, [`Listener::Checkpoints`] everything.
     pub fn finish(self, rest: &mut Decoder) -> Result<ParamTable> {
         for i in 0..self.table.parts() {
             let mut part = self.table.write(i);
+            part.tell_news(true);
             for shard in part.numbers() {
                 decode_rest(&mut part, shard, rest)?;
             }
@@ -188,7 +190,10 @@ impl RestoringPart<'_> {
         match &self.gathered[local] {
             Some(gathered) if gathered.len() > part.limits.entries_max => Err(too_many(shard)),
             Some(_) => Ok(()),
-            None => merge_run(part, shard, &changes),
+            None => {
+                changes.iter().for_each(|packed| part.list_news(packed.key(shard)));
+                merge_run(part, shard, &changes)
+            }
         }
     }
 
@@ -227,6 +232,7 @@ impl RestoringPart<'_> {
                 }
                 continue;
             }
+            part.list_news(entry.key);
             if run_of.is_some() {
                 // A row is not taken for an entry that has one: there may be no more.
                 match part.rows.is_some().then(|| part.search(entry.key)) {
@@ -299,6 +305,20 @@ impl<'a> Entry<'a> {
 }
 
 impl Part {
+    /// Whether entries that come from now on are news to whoever publishes deltas; when they first are, all that is there is not.
+    fn tell_news(&mut self, tell: bool) {
+        let news = &mut self.changes[Listener::Deltas as usize];
+        if tell && !news.is_asked() {
+            news.listen();
+        }
+        let others = self.fresh & !NEWS;
+        self.set_fresh(if tell { others | CHANGED } else { others });
+    }
+
+    fn list_news(&mut self, key: u64) {
+        self.changes[Listener::Deltas as usize].list(key);
+    }
+
     /// An entry as it will stand in its place; its row is taken.
     fn pack(&mut self, entry: &Entry, state: &[f32]) -> Packed {
         let words = match &mut self.rows {

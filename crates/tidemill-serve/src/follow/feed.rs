@@ -7,6 +7,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::RangeInclusive,
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -26,7 +27,7 @@ use crate::live_views::LiveViews;
 /// Bytes of frames kept for replicas that are away.
 const KEPT_BYTES_MAX: usize = 256 << 20;
 /// The same while nobody has followed since the process began.
-const UNASKED_BYTES_MAX: usize = 64 << 20;
+pub const UNASKED_BYTES_MAX: usize = 64 << 20;
 
 /// Whose deltas these are.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +54,28 @@ pub struct Base {
     pub version: u64,
     /// Parameters that changed between the two.
     pub delta: Delta,
+    /// An earlier mini-batch, and what changed between it and `from_mini_batch`, where that is known.
+    pub earlier: Option<(u64, Delta)>,
+}
+
+impl Base {
+    /// For ranges of mini-batches, what leads from them to the position behind `begin`.
+    fn frames(self, begin: u64) -> Vec<(RangeInclusive<u64>, Bytes)> {
+        let mark = Mark { position: begin + 1, mini_batch: self.mini_batch, version: self.version };
+        let frame = |delta: &Delta| {
+            let delta = Delta { from: begin, to: begin + 1, ..delta.clone() };
+            Bytes::from(Frame::Delta(mark, delta).encode())
+        };
+        let mut bases = vec![(self.from_mini_batch..=self.mini_batch, frame(&self.delta))];
+        if let Some((from, mut earlier)) = self.earlier
+            && from < self.from_mini_batch
+        {
+            earlier.append(self.delta);
+            bases.push((from..=self.from_mini_batch - 1, frame(&earlier)));
+        }
+        bases.retain(|(_, frame)| frame.len() <= UNASKED_BYTES_MAX);
+        bases
+    }
 }
 
 /// The frames of one model.
@@ -60,7 +83,8 @@ pub struct Feed {
     origin: Origin,
     /// What a snapshot has beside its parameters.
     shell: Snapshot,
-    base: Option<(u64, u64, Bytes)>,
+    /// Ranges of mini-batches, and what brings who is in one to the first position.
+    bases: Vec<(RangeInclusive<u64>, Bytes)>,
     kept: Mutex<Kept>,
     /// Bytes of frames kept.
     kept_bytes_max: usize,
@@ -113,18 +137,13 @@ impl Feed {
     /// snapshot has beside its parameters.
     pub fn open(origin: Origin, shell: Snapshot, base: Option<Base>) -> Self {
         let begin = first_position(origin.starts);
-        let base = base.map(|base| {
-            let mark = Mark { position: begin + 1, mini_batch: base.mini_batch, version: base.version };
-            let delta = Delta { from: begin, to: begin + 1, ..base.delta };
-            (base.from_mini_batch, base.mini_batch, Bytes::from(Frame::Delta(mark, delta).encode()))
-        });
-        let base = base.filter(|(_, _, frame)| frame.len() <= UNASKED_BYTES_MAX);
-        let since = base.as_ref().map(|_| begin + 1);
+        let bases = base.map_or(Vec::new(), |base| base.frames(begin));
+        let since = (!bases.is_empty()).then_some(begin + 1);
         let kept = Kept { items: VecDeque::new(), first: 0, bytes: 0, since, asked: false, mark: Mark::default() };
         Self {
             origin,
             shell,
-            base,
+            bases,
             kept: Mutex::new(kept),
             kept_bytes_max: KEPT_BYTES_MAX,
             news: Condvar::new(),
@@ -225,11 +244,10 @@ impl Feed {
         let since = kept.since.unwrap_or(u64::MAX);
         let ours = ask.lineage == self.origin.lineage;
         let begin = first_position(self.origin.starts);
-        let (start, rebase, position) = match &self.base {
+        let base = self.bases.iter().find(|(range, _)| range.contains(&ask.mini_batch));
+        let (start, rebase, position) = match base {
             _ if ours && (since..=kept.mark.position).contains(&ask.position) => (Start::Resume, None, ask.position),
-            Some((from, to, frame))
-                if ours && ask.position < begin && (*from..=*to).contains(&ask.mini_batch) && since == begin + 1 =>
-            {
+            Some((_, frame)) if ours && ask.position < begin && since == begin + 1 => {
                 (Start::Rebase, Some(frame.clone()), begin + 1)
             }
             _ => (Start::Snapshot, None, u64::MAX),
@@ -415,10 +433,21 @@ mod tests {
     /// What changed between the checkpoint and the end of the journal is enough for a replica that was between the two.
     #[test]
     fn a_replica_of_an_earlier_start_is_brought_on_by_one_delta() {
-        let base = || Base { from_mini_batch: 100, mini_batch: 120, version: 1, delta: delta(BEGIN + 1) };
+        let earlier =
+            Some((90, Delta { entries: Entries::pairs([(1, 0.25), (BEGIN + 1, 0.125)]), ..Delta::default() }));
+        let base = || Base {
+            from_mini_batch: 100,
+            mini_batch: 120,
+            version: 1,
+            delta: delta(BEGIN + 1),
+            earlier: earlier.clone(),
+        };
         let feed = Feed::open(origin(), Snapshot::default(), Some(base()));
         let earlier = first_position(2) + 50;
-        assert_eq!(start(&feed, 7, earlier, 99), Start::Snapshot, "older than the checkpoint");
+        assert_eq!(start(&feed, 7, earlier, 89), Start::Snapshot, "older than the whole checkpoint");
+        let far = feed.begin(&Ask { lineage: 7, position: earlier, mini_batch: 99, ..Ask::default() });
+        let Frame::Delta(_, sent) = Frame::decode(&far.rebase.unwrap()).unwrap() else { panic!("no delta") };
+        assert_eq!(sent.entries, Entries::pairs([(1, 0.25), (BEGIN + 1, 0.5)]), "as of the later one");
         give(&feed, 2..=4);
         for mini_batch in [100, 110, 120] {
             assert_eq!(start(&feed, 7, earlier, mini_batch), Start::Rebase);

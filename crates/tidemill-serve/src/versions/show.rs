@@ -39,9 +39,7 @@ impl Versions {
         if let Some(rollout) = self.rollout_to_json() {
             json["rollout"] = rollout;
         }
-        let of_rollout = lock(&self.rollout).as_ref().map(|going| going.trial.clone());
-        let is_shadow = |t: &&Arc<Trial>| !of_rollout.as_ref().is_some_and(|r| Arc::ptr_eq(r, t));
-        if let Some(shadow) = self.live.routes().trials.iter().find(is_shadow) {
+        if let Some(shadow) = self.shadow() {
             json["shadow"] = json!({"version": shadow.version(), "figures": shadow.figures().to_json()});
         }
         let troubles = lock(&self.troubles);
@@ -49,6 +47,13 @@ impl Versions {
             json["troubles"] = json!(*troubles);
         }
         json
+    }
+
+    /// What the label `shadow` points at, as it is watched.
+    fn shadow(&self) -> Option<Arc<Trial>> {
+        let of_rollout = lock(&self.rollout).as_ref().map(|going| going.trial.clone());
+        let is_shadow = |t: &&Arc<Trial>| !of_rollout.as_ref().is_some_and(|r| Arc::ptr_eq(r, t));
+        self.live.routes().trials.iter().find(is_shadow).cloned()
     }
 
     /// The rollout that is going on, with its figures and guards.
@@ -137,7 +142,37 @@ pub(crate) fn rollout_metrics(models: &[Arc<ServedModel>]) -> String {
     }
     guards(&mut out, &going);
     verdicts(&mut out, &models);
+    shadows(&mut out, &models);
     out
+}
+
+/// Versions under the label `shadow`, beside what was answered.
+fn shadows(out: &mut String, models: &[(&str, &Versions)]) {
+    let shadows: Vec<(&str, u64, Figures)> = models
+        .iter()
+        .filter_map(|(model, versions)| {
+            let shadow = versions.shadow()?;
+            Some((*model, shadow.version(), shadow.figures()))
+        })
+        .collect();
+    type Figure = fn(u64, &Figures) -> Option<f64>;
+    let figures: [(&str, &str, Figure); 5] = [
+        ("version", "Version that scores what others answer.", |version, _| Some(version as f64)),
+        ("paired_rows", "Rows of requests that both versions scored.", |_, f| Some(f.paired.rows as f64)),
+        ("passed_over", "Requests not scored twice for want of time.", |_, f| Some(f.paired.passed_over as f64)),
+        ("difference_mean", "Mean of its score less that of the version that answered.", |_, f| {
+            (f.paired.rows > 0).then(|| f.paired.difference / f.paired.rows as f64)
+        }),
+        ("difference_largest", "Largest difference of the two, either way.", |_, f| Some(f.paired.largest)),
+    ];
+    for (name, help, figure) in figures.iter().filter(|_| !shadows.is_empty()) {
+        let _ = writeln!(out, "# HELP tidemill_shadow_{name} {help}\n# TYPE tidemill_shadow_{name} gauge");
+        for (model, version, shadow) in &shadows {
+            if let Some(value) = figure(*version, shadow) {
+                let _ = writeln!(out, "tidemill_shadow_{name}{{model=\"{model}\"}} {value}");
+            }
+        }
+    }
 }
 
 fn guards(out: &mut String, going: &[(&str, &Moment)]) {

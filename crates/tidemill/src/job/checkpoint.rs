@@ -71,6 +71,11 @@ impl Checkpoint {
         &self.bytes[self.at..]
     }
 
+    /// The mini-batch as of which all its entries were written, before those that changed since.
+    pub fn whole_at(&self) -> Option<u64> {
+        self.parts.first()?.mini_batch()
+    }
+
     /// The last mini-batch of the stream that it covers: with several passes it may cover mini-batches beyond the stream.
     pub fn streamed(&self) -> Result<u64> {
         Decoder::new(self.body(), "checkpoint").u64()

@@ -41,6 +41,11 @@ pub struct PartRef {
 }
 
 impl PartRef {
+    /// The mini-batch of the checkpoint that it was written for, which its name begins with.
+    pub fn mini_batch(&self) -> Option<u64> {
+        self.name.split('-').next()?.parse().ok()
+    }
+
     pub(super) fn encode(&self, out: &mut Encoder) {
         out.put_str(&self.name).put_u64(self.bytes).put_u64(self.digest);
     }

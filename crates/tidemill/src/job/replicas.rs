@@ -10,9 +10,11 @@ use tidemill_base::{
     Clock, Error, Result, hash64,
     store::{atomic_file, log::LogSync},
 };
-use tidemill_model::{entries::Entries, snapshot::Snapshot};
-use tidemill_serve::follow::feed::{Base, Feed, Origin};
+use tidemill_model::{delta::Delta, snapshot::Snapshot};
+use tidemill_serve::follow::feed::{Base, Feed, Origin, UNASKED_BYTES_MAX};
 use tidemill_sql::TrainJob;
+
+use crate::engine::Engine;
 
 /// Of one start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +62,29 @@ impl Lineage {
     }
 }
 
-/// What replicas of a model read. `snapshot` is the model as it begins to serve, and where positions begin.
+/// Where a job was restored, for replicas that followed it before.
+pub(super) struct Restored {
+    /// The mini-batch of the checkpoint.
+    pub at: u64,
+    /// The mini-batch of the whole one behind which only changes were written, and these.
+    pub earlier: Option<(u64, Delta)>,
+}
+
+impl Restored {
+    /// Of an engine that has just been restored from a checkpoint whose entries were all written at `whole_at`, last.
+    pub fn new(engine: &Engine, whole_at: Option<u64>) -> Self {
+        let mut trainer = engine.line.learning.trainer();
+        let entry_bytes = size_of::<u64>() + trainer.entry_widths().0 * size_of::<f32>();
+        let changed = trainer.take_restored(UNASKED_BYTES_MAX / entry_bytes);
+        Self { at: engine.mini_batch_number(), earlier: whole_at.zip(changed) }
+    }
+}
+
+/// What replicas of a model read. `shell` is what a snapshot of it has beside its entries.
 pub(super) fn feed(
     bound: &TrainJob,
     lineage: Lineage,
-    snapshot: Snapshot,
+    shell: Snapshot,
     base: Option<Base>,
     journal: LogSync,
 ) -> Result<Arc<Feed>> {
@@ -75,7 +95,6 @@ pub(super) fn feed(
         fingerprint: bound.fingerprint,
         program: bound.text.clone(),
     };
-    let shell = Snapshot { entries: Entries::default(), dense: Vec::new(), ..snapshot };
     let feed = Feed::open(origin, shell, base);
     let feed = Arc::new(if bound.pipeline.views.is_some() { feed.with_views() } else { feed });
     release_beside(&feed, journal)?;

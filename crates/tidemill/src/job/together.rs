@@ -33,6 +33,7 @@ use super::{
     journal::{Journal, Past},
     leaving,
     meter::Meter,
+    replicas::Restored,
     save::Saver,
 };
 use crate::{
@@ -160,6 +161,7 @@ impl Opening {
         }
         let (mut dead_letter_bytes, mut version_rows) = (0, 0);
         let newest = self.found.as_ref().map(|(c, _)| c.mini_batch);
+        let whole_at = self.found.as_ref().and_then(|(c, _)| c.whole_at());
         if let Some((c, entries)) = self.found.take().filter(|_| self.stopped.is_none()) {
             let what = format!("checkpoint {} of '{}'", c.mini_batch, self.bound.model);
             let mut d = Decoder::new(c.body(), &what);
@@ -172,10 +174,7 @@ impl Opening {
             d.end()?;
         }
         let Self { bound, spec, dir, registry, checkpoints, mut engine, stopped, .. } = self;
-        let restored_at = (newest.is_some() && options.serves).then(|| engine.mini_batch_number());
-        if restored_at.is_some() {
-            engine.line.learning.trainer().forget_changes();
-        }
+        let restored = (newest.is_some() && options.serves).then(|| Restored::new(&engine, whole_at));
         let rests = stopped.is_some();
         if let Some(why) = stopped {
             engine.stop(why, &spec)?;
@@ -189,7 +188,7 @@ impl Opening {
             watermark: i64::MIN,
             history: History::default(),
             live: None,
-            restored_at,
+            restored,
             not_saved: None,
             not_published: None,
             version: registry.list().last().map_or(0, |v| v.version),

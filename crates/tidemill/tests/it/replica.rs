@@ -187,6 +187,57 @@ fn either_side_is_killed_and_both_come_to_the_same_bits() {
     assert_eq!(replica.end("-INT").0, Some(0));
 }
 
+/// F26: a replica that was away while its trainer learned on, saved, was killed and restored is sent what changed, not all there is.
+#[test]
+fn a_replica_that_was_away_while_the_trainer_restarted_is_sent_what_changed() {
+    let pair = Pair::new("replica-away");
+    let trainer = pair.trainer();
+    let many: Vec<String> = (0..2_000)
+        .map(|i| {
+            json!({"imp_id": 1_000_000 + i, "ts": 500 + i % 100, "user": "bob", "item": format!("x{i}")}).to_string()
+        })
+        .collect();
+    assert_eq!(trainer.post("/v1/sources/shown", &many.join("\n")).0, 200);
+    let saved = |s: &Serving, events: u64| {
+        eventually("it is learned", || (s.get_json("/v1/status")["events"] == events).then_some(()));
+        eventually("all that is learned is saved", || {
+            let files = std::fs::read_dir(pair.scratch.path("trainer/models/ctr/job/checkpoints")).ok()?;
+            let at = |name: &str| name.strip_suffix(".ck")?.parse::<u64>().ok();
+            let newest = files.flatten().filter_map(|file| at(file.file_name().to_str()?)).max()?;
+            (s.get_json("/v1/status")["mini_batch"] == newest).then_some(())
+        });
+    };
+    // The third is a whole one again: the second held more changes than there had been. From then on little changes.
+    saved(&trainer, 2_000);
+    (0..2).for_each(|round| {
+        push(&trainer, round);
+        saved(&trainer, 2_012 + 12 * round);
+    });
+    let replica = pair.replica(&trainer.address);
+    push(&trainer, 2);
+    caught_up(&trainer, &replica, 2_036);
+    checked_version(&pair, &trainer, &replica);
+    send_signal(&replica.child, "-KILL");
+    drop(replica);
+    for round in 1..4 {
+        push(&trainer, round + 2);
+        saved(&trainer, 2_036 + 12 * round);
+    }
+    let address = trainer.address.clone();
+    send_signal(&trainer.child, "-KILL");
+    drop(trainer);
+    let trainer = pair.trainer_at(&address, &[]);
+    push(&trainer, 6);
+    let replica = pair.replica(&trainer.address);
+    let said = caught_up(&trainer, &replica, 2_084);
+    assert_eq!((&said["snapshots"], &said["rebases"]), (&json!(0), &json!(1)), "{said}");
+    assert_eq!(probability(&replica, "x7"), probability(&trainer, "x7"));
+    // A version is compared bit for bit.
+    push(&trainer, 7);
+    caught_up(&trainer, &replica, 2_096);
+    checked_version(&pair, &trainer, &replica);
+}
+
 /// F39: all processes killed at once, again and again, are as one that is: what was acknowledged is learned once, both hold the
 /// same bits, and the newest version can be derived again from the journal.
 #[test]
