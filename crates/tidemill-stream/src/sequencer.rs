@@ -8,6 +8,8 @@
 mod lane;
 
 use arrow::array::RecordBatch;
+use std::sync::Arc;
+
 use tidemill_base::{
     Error, Result,
     codec::{Decoder, Encoder},
@@ -60,6 +62,9 @@ struct Plan {
     ts_max: i64,
 }
 
+/// What is done between two pieces of work, so that others on the same core may come first. Nothing follows from it.
+pub type Pause = Arc<dyn Fn() + Send + Sync>;
+
 /// Cuts mini-batches.
 pub struct Sequencer {
     inputs: Vec<Input>,
@@ -71,6 +76,7 @@ pub struct Sequencer {
     is_waiting: bool,
     /// What the clock says, if anybody asked it.
     clock_ms: Option<i64>,
+    pause: Option<Pause>,
 }
 
 struct Input {
@@ -110,6 +116,7 @@ impl Sequencer {
             plan: None,
             is_waiting: false,
             clock_ms: None,
+            pause: None,
         }
     }
 
@@ -135,11 +142,20 @@ impl Sequencer {
     pub fn add_partition(&mut self, input: usize, partition: Box<dyn Partition>, ordered: bool) -> PartitionId {
         let lanes = &mut self.inputs[input].lanes;
         let id = PartitionId { input: input as u32, partition: lanes.len() as u32 };
-        lanes.push(Lane::new(partition, ordered));
+        let mut lane = Lane::new(partition, ordered);
+        lane.pause.clone_from(&self.pause);
+        lanes.push(lane);
         // Behind a history an ordered one does not hold the watermark either before its first event.
         let is_idle = !ordered || self.inputs[input].switch.is_some();
         self.marks.add_partition(input, is_idle);
         id
+    }
+
+    /// Pauses from now on when rows were read, and when they were widened.
+    pub fn pause_between(&mut self, pause: Pause) {
+        let lanes = self.inputs.iter_mut().flat_map(|input| &mut input.lanes);
+        lanes.for_each(|lane| lane.pause = Some(pause.clone()));
+        self.pause = Some(pause);
     }
 
     /// From now on this input has history: partitions added by [`Sequencer::add_history`] come first, each other one begins

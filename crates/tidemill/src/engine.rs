@@ -38,7 +38,7 @@ use tidemill_serve::{
 use tidemill_sql::TrainJob;
 use tidemill_stream::{
     journal::CutRecord,
-    sequencer::{Cut, Sequencer},
+    sequencer::{Cut, Pause, Sequencer},
     source::Connector,
 };
 use tidemill_train::TrainSpec;
@@ -80,6 +80,7 @@ pub struct Engine {
     model: String,
     /// Why the model was stopped, where it learns beside others that go on.
     stopped: Option<String>,
+    pause: Option<Pause>,
 }
 
 impl Engine {
@@ -109,6 +110,7 @@ impl Engine {
             line,
             model: job.model.clone(),
             stopped: None,
+            pause: None,
             delta_sequence: 0,
             delta_first: 0,
             handed_over: None,
@@ -118,6 +120,16 @@ impl Engine {
             live_views: None,
             followed_to: 0,
         }
+    }
+
+    /// Pauses from now on between the steps of a mini-batch.
+    pub fn pause_between(&mut self, pause: Pause) {
+        self.sequencer.pause_between(pause.clone());
+        self.pause = Some(pause);
+    }
+
+    fn pause(&self) {
+        self.pause.iter().for_each(|pause| pause());
     }
 
     /// Takes one mini-batch down the line, up to the parameters. What could not be used is appended to `rejected`.
@@ -140,8 +152,10 @@ impl Engine {
             return self.learn_together(samples, rejected, beside);
         }
         let samples = self.line.select(samples, rejected)?;
+        self.pause();
         // 4 model/feature
         let samples = self.line.extract(samples, rejected)?;
+        self.pause();
         // 5 train/update, 6 model/params
         self.line.update(samples, self.sequencer.mini_batch())
     }
@@ -168,7 +182,9 @@ impl Engine {
         let learn = || {
             failpoint::may_panic(&self.model, self.sequencer.mini_batch());
             let samples = self.line.take_shaped(shaped, rejected)?;
+            self.pause.iter().for_each(|pause| pause());
             let samples = self.line.extract(samples, rejected)?;
+            self.pause.iter().for_each(|pause| pause());
             self.line.update(samples, self.sequencer.mini_batch())
         };
         match catch_unwind(AssertUnwindSafe(learn)) {

@@ -164,7 +164,7 @@ struct Timing {
     status_kept: Option<Duration>,
     noted: Duration,
     rate: (Duration, u64, f64),
-    give_way: GiveWay,
+    give_way: Arc<GiveWay>,
     heard: BTreeMap<(u32, u32), Duration>,
     looked_for_files: Duration,
     disk_full: Option<Duration>,
@@ -380,6 +380,8 @@ impl Job {
         live.feed_to(replicas::feed(&self.bound, lineage, shell, base, self.journal.sync_handle()?)?);
         let live = self.live.insert(live).clone();
         self.engine.line.compare(Compare::new(live.clone()));
+        let (way, clock) = (self.timing.give_way.clone(), self.clock.clone());
+        self.engine.pause_between(Arc::new(move || way.after_a_piece(clock.elapsed(), &*clock)));
         Ok(live)
     }
 

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use tidemill_base::{Error, Result};
 
-use super::{Cut, Take};
+use super::{Cut, Pause, Take};
 use crate::{
     Position,
     flow::Flow,
@@ -46,6 +46,7 @@ pub(super) struct Lane {
     pub is_held: bool,
     /// Whether nothing had arrived at the last cut.
     pub is_empty: bool,
+    pub pause: Option<Pause>,
 }
 
 /// Which events of a lane are let in, where history and stream overlap.
@@ -97,6 +98,7 @@ impl Lane {
             read_max: i64::MIN,
             is_held: false,
             is_empty: false,
+            pause: None,
         }
     }
 
@@ -296,7 +298,9 @@ impl Lane {
             }
         };
         self.read_to = chunk.end;
+        self.pause.iter().for_each(|pause| pause());
         let wide = window.widen(chunk)?;
+        self.pause.iter().for_each(|pause| pause());
         self.read_max = wide.event_times.iter().copied().fold(self.read_max, i64::max);
         if self.chunks.is_empty() {
             self.cursor = wide.offsets.partition_point(|&o| o < self.skip_below);

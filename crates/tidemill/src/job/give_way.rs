@@ -6,7 +6,11 @@
 //! most of its turns: a yield that took long says so, and then it rests for the shortest time there is instead, which costs no
 //! turn.
 
-use std::{thread, time::Duration};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use tidemill_base::Clock;
 
@@ -19,9 +23,13 @@ const BUSY_FOR: Duration = Duration::from_millis(100);
 /// Some 55 us by the system's timers.
 const REST: Duration = Duration::from_micros(1);
 
-/// Since when it has worked, and how it gives way.
+/// One thread's way of it.
 #[derive(Default)]
-pub(super) struct GiveWay {
+pub(super) struct GiveWay(Mutex<Lately>);
+
+/// Since when it has worked, and how it gives way.
+#[derive(Clone, Copy, Default)]
+struct Lately {
     since: Duration,
     rests_until: Duration,
 }
@@ -29,28 +37,33 @@ pub(super) struct GiveWay {
 impl GiveWay {
     /// A piece of work has ended `now`.
     #[expect(clippy::disallowed_methods, reason = "it waits for nothing, it lets others go first")]
-    pub fn after_a_piece(&mut self, now: Duration, clock: &dyn Clock) {
+    pub fn after_a_piece(&self, now: Duration, clock: &dyn Clock) {
         self.give(now, clock, thread::yield_now, || thread::sleep(REST));
     }
 
     /// Others could run until `now`: what woke it is not put off.
-    pub fn after_a_wait(&mut self, now: Duration) {
-        self.since = now;
+    pub fn after_a_wait(&self, now: Duration) {
+        self.lately().since = now;
     }
 
-    fn give(&mut self, now: Duration, clock: &dyn Clock, yields: impl FnOnce(), rests: impl FnOnce()) {
-        if now.saturating_sub(self.since) < PIECE {
+    fn give(&self, now: Duration, clock: &dyn Clock, yields: impl FnOnce(), rests: impl FnOnce()) {
+        let Lately { since, mut rests_until } = *self.lately();
+        if now.saturating_sub(since) < PIECE {
             return;
         }
-        if now < self.rests_until {
+        if now < rests_until {
             rests();
         } else {
             yields();
             if clock.elapsed().saturating_sub(now) > LONG {
-                self.rests_until = clock.elapsed() + BUSY_FOR;
+                rests_until = clock.elapsed() + BUSY_FOR;
             }
         }
-        self.since = clock.elapsed();
+        *self.lately() = Lately { since: clock.elapsed(), rests_until };
+    }
+
+    fn lately(&self) -> MutexGuard<'_, Lately> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,9 +75,9 @@ mod tests {
 
     #[test]
     fn it_yields_until_that_takes_long_and_rests_for_a_while_then() {
-        let (clock, mut way) = (ManualClock::default(), GiveWay::default());
+        let (clock, way) = (ManualClock::default(), GiveWay::default());
         // What it did after a piece of so many milliseconds, where a yield takes so many.
-        let mut after = |piece: u64, yields: u64| {
+        let after = |piece: u64, yields: u64| {
             clock.advance(Duration::from_millis(piece));
             let did = std::cell::Cell::new("nothing");
             let slow = || {
