@@ -163,7 +163,7 @@ fn what_is_wrong_with_a_call_is_said() {
     let site = open("grpc-errors");
     let client = Client::open(&site);
     type Change = fn(&mut ModelInferRequest);
-    let changes: [(Change, i32, &str); 16] = [
+    let changes: [(Change, i32, &str); 17] = [
         (|r| r.model_name = "ctx".into(), NOT_FOUND, "no model 'ctx' (have ctr)"),
         (|r| r.model_version = "9".into(), NOT_FOUND, "model 'ctr' has no version 9 (have 1-3)"),
         (|r| r.inputs.clear(), INVALID_ARGUMENT, "inputs is empty"),
@@ -177,7 +177,12 @@ fn what_is_wrong_with_a_call_is_said() {
         (
             |r| r.inputs[0].datatype = "INT64".into(),
             INVALID_ARGUMENT,
-            "input 'user': 0 values; shape [1] says otherwise",
+            "input 'user': bytes_contents of datatype INT64; send int64_contents",
+        ),
+        (
+            |r| r.inputs[2].contents.as_mut().unwrap().fp32_contents = vec![1.0],
+            INVALID_ARGUMENT,
+            "input 'price': fp32_contents of datatype FP64; send fp64_contents",
         ),
         (|r| r.inputs[0].shape = vec![2], INVALID_ARGUMENT, "input 'user': 1 values; shape [2] says otherwise"),
         (|r| r.inputs[0].shape = vec![-1], INVALID_ARGUMENT, "input 'user': shape holds -1; none is negative"),

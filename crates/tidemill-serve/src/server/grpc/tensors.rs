@@ -65,8 +65,42 @@ fn tensor(input: &model_infer_request::InferInputTensor, raw: Option<&[u8]>) -> 
     Ok((shape, datatype, values))
 }
 
+/// The list of contents that belongs to a datatype.
+fn list_of(datatype: Datatype) -> &'static str {
+    match datatype {
+        Datatype::Bool => "bool_contents",
+        Datatype::Int8 | Datatype::Int16 | Datatype::Int32 => "int_contents",
+        Datatype::Int64 => "int64_contents",
+        Datatype::Uint8 | Datatype::Uint16 | Datatype::Uint32 => "uint_contents",
+        Datatype::Uint64 => "uint64_contents",
+        Datatype::Fp32 => "fp32_contents",
+        Datatype::Fp64 => "fp64_contents",
+        Datatype::Bytes => "bytes_contents",
+    }
+}
+
+/// Refuses values in a list that nobody reads.
+fn check_lists(datatype: Datatype, contents: &InferTensorContents) -> Result<()> {
+    let lists = [
+        ("bool_contents", contents.bool_contents.len()),
+        ("int_contents", contents.int_contents.len()),
+        ("int64_contents", contents.int64_contents.len()),
+        ("uint_contents", contents.uint_contents.len()),
+        ("uint64_contents", contents.uint64_contents.len()),
+        ("fp32_contents", contents.fp32_contents.len()),
+        ("fp64_contents", contents.fp64_contents.len()),
+        ("bytes_contents", contents.bytes_contents.len()),
+    ];
+    let own = list_of(datatype);
+    match lists.iter().find(|(list, len)| *len > 0 && *list != own) {
+        Some((list, _)) => Err(Error::invalid(format!("{list} of datatype {}; send {own}", datatype.name()))),
+        None => Ok(()),
+    }
+}
+
 /// Values from the list that belongs to a datatype.
 fn listed(datatype: Datatype, contents: &InferTensorContents) -> Result<Values> {
+    check_lists(datatype, contents)?;
     let whole = |values: Vec<i64>| {
         let (least, largest) = datatype.bounds();
         match values.iter().find(|x| **x < least || **x > largest) {
