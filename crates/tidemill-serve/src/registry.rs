@@ -17,6 +17,7 @@ mod mapped;
 mod routing;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -235,13 +236,15 @@ impl Registry {
     }
 
     /// Keeps a version that another registry has: its manifest as it stands there, and the bytes of its snapshot as `next`
-    /// gives them, nothing at their end. Where they are not what the manifest says, nothing is kept and the error is
-    /// [`Kind::Corrupt`].
+    /// gives them, nothing at their end. It comes in place of one of that number that is of another history, or damaged. Where
+    /// the bytes are not what the manifest says, nothing is kept and the error is [`Kind::Corrupt`].
     pub fn add_bytes(&self, manifest: &str, next: &mut dyn FnMut() -> Result<Option<Vec<u8>>>) -> Result<()> {
         let copied = manifest::parse(manifest.as_bytes()).map_err(|e| e.at("manifest of a version"))?;
         let version = copied.meta.version;
+        // Swept away by the next open, should this process end before it is there.
+        let fetched = self.path(version, "fetched.tmp");
         let mut failed = None;
-        let written = atomic_file::replace_by(&self.path(version, "snapshot"), &mut |file| {
+        let written = atomic_file::replace_by(&fetched, &mut |file| {
             let mut counted = Counted { file, bytes: 0, check: Hasher64::new(SNAPSHOT_SEED) };
             let mut refused = |e: Error| Err(io::Error::other(failed.insert(e).message().to_string()));
             loop {
@@ -268,18 +271,18 @@ impl Registry {
         }
         written?;
         let _writing = self.writing();
-        match self.known().find(version) {
-            // Derived here meanwhile: the same bytes stand there.
-            Some(there) if there.snapshot_check == copied.snapshot_check => return Ok(()),
-            Some(_) => {
-                return Err(Error::conflict(format!(
-                    "version {version} of model '{}' is there already and is another one; versions never change",
-                    self.model
-                )));
-            }
-            None => {}
+        let (snapshot, path) = (self.path(version, "snapshot"), self.path(version, "manifest"));
+        if path.exists() {
+            // First: a snapshot without a manifest is swept away, a manifest without its own snapshot is damage.
+            disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
-        atomic_file::put_if_absent(&self.path(version, "manifest"), manifest.as_bytes())?;
+        {
+            let mut known = self.known();
+            known.manifests.retain(|m| m.meta.version != version);
+            known.damaged.retain(|d| d.version != version);
+        }
+        disk::rename(&fetched, &snapshot).map_err(|e| Error::io("rename into", &snapshot, e))?;
+        atomic_file::replace(&path, manifest.as_bytes())?;
         let mut known = self.known();
         known.manifests.push(copied);
         known.manifests.sort_by_key(|m| m.meta.version);
@@ -405,12 +408,16 @@ impl Registry {
     }
 
     /// Takes over what was decided elsewhere about the live version, labels and split, once `ready` has made of their
-    /// snapshots what will answer: where that fails, everything stays. No version leaves meanwhile.
-    pub fn adopt_once<T>(&self, decided: &Decided, ready: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// snapshots what will answer, and says which labels it is: where that fails, everything stays. No version leaves meanwhile.
+    pub fn adopt_once<T>(
+        &self,
+        decided: &Decided,
+        ready: impl FnOnce() -> Result<(T, BTreeMap<String, u64>)>,
+    ) -> Result<T> {
         let _writing = self.writing();
-        let made = ready()?;
+        let (made, labels) = ready()?;
         self.write_routing(|routing| {
-            routing.labels.clone_from(&decided.labels);
+            routing.labels = labels;
             routing.split.clone_from(&decided.split);
         })?;
         if self.live() != decided.live {
@@ -422,6 +429,11 @@ impl Registry {
     /// Changes whenever something was decided.
     pub(crate) fn decisions(&self) -> watch::Receiver<u64> {
         self.decisions.subscribe()
+    }
+
+    /// How often something was decided since the registry was opened.
+    pub fn decided_count(&self) -> u64 {
+        *self.decisions.borrow()
     }
 
     /// Tells those who follow that something was decided.

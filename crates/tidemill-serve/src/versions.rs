@@ -20,6 +20,7 @@ use std::{
 use tidemill_base::{Clock, Error, Result, SystemClock};
 use tidemill_model::{snapshot::Snapshot, weights::WeightTable};
 
+pub use adopt::LeftOut;
 pub(crate) use show::rollout_metrics;
 
 use crate::{

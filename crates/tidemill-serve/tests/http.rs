@@ -438,6 +438,8 @@ fn f54_connections_that_say_nothing_make_room() {
     let site = open_with("silent", Limits { connections_max: 8, ..Limits::default() });
     let mut held: Vec<TcpStream> = (0..8).map(|_| connect(site.server.address())).collect();
     held.iter_mut().step_by(2).for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap());
+    let half = "POST /v1/models/ctr:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{";
+    held.iter_mut().skip(1).step_by(2).for_each(|stream| stream.write_all(half.as_bytes()).unwrap());
     for _ in 0..20 {
         // Those that have just come are given a moment; until then there is no room.
         let served = (0..100).any(|_| {

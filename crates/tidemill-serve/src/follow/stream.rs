@@ -62,7 +62,8 @@ pub(crate) fn version(registry: &Registry, version: u64) -> Told<mpsc::Receiver<
     let mark = Mark { position: 0, mini_batch: registry.meta(version)?.mini_batch, version };
     let manifest = registry.manifest_text(version)?;
     let (path, bytes) = registry.snapshot_file(version)?;
-    let mut file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+    let missing = |e: std::io::Error| Error::corrupt(format!("{} cannot be read: {}", path.display(), e.kind()));
+    let mut file = File::open(&path).map_err(missing)?;
     let (out, frames) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
         let put = |frame: Frame| out.blocking_send(frame.encode().into()).map_err(|_| Ended);

@@ -16,7 +16,7 @@ use hyper::{
     header,
 };
 
-use super::{Limits, Shared, headers, load::Held, metrics::Reason, reply::Refusal};
+use super::{Limits, Shared, headers, load::Held, metrics::Reason, reply::Refusal, waiting::AwaitedBody};
 
 /// How much of a body that is too long is read and thrown away, and for how long, so that a caller who sends everything
 /// before it listens gets to see the refusal.
@@ -44,7 +44,10 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, shared: &Share
         // Most bodies are there already, and need no clock.
         match poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await {
             Poll::Ready(collected) => Ok(collected),
-            Poll::Pending => tokio::time::timeout(limits.body_timeout, collecting).await,
+            Poll::Pending => {
+                let _awaited = AwaitedBody::begins();
+                tokio::time::timeout(limits.body_timeout, collecting).await
+            }
         }
     };
     match collected {

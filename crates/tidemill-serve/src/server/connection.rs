@@ -73,7 +73,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             accepted = listener.accept() => match accepted {
                 Ok((stream, caller)) if places.len() < connections_max || made_room(&mut places, &shared) => {
                     let waiting = Arc::new(Waiting::new(shared.load.clone()));
-                    let task = connections.spawn(serve(stream, shared.clone(), waiting.clone()));
+                    let task = connections.spawn(waiting.clone().during(serve(stream, shared.clone(), waiting.clone())));
                     places.take(caller.ip(), waiting, task);
                 }
                 Ok((stream, _)) => {

@@ -22,7 +22,7 @@ use crate::{
     predict::{ArrowReply, ExplainReply, Inferred, PredictReply, Predictor, tensor::Tensor},
     rank::{RankReply, answer, named, named::Rankings},
     registry::Registry,
-    versions::Versions,
+    versions::{LeftOut, Versions},
 };
 
 /// A future that may move between threads.
@@ -271,23 +271,21 @@ impl ServedModel {
 
     /// Takes over what operators decided in the process that this one follows; `before` is what they had decided when this
     /// was done last. Versions it names must be on disk; what cannot be taken over is in the error, and the rest is done.
-    pub fn adopt(&self, decided: &Decided, before: &Decided) -> Result<()> {
+    pub fn adopt(&self, decided: &Decided, before: &Decided) -> std::result::Result<(), Vec<LeftOut>> {
         let known = answer::known(&self.predictor, false);
         let have = self.rankings.whole();
-        let mut troubles = Vec::new();
+        let mut left_out = Vec::new();
         for (name, written) in decided.rankings.iter().filter(|(name, written)| have.get(*name) != Some(written)) {
             let put = self.rankings.put(name, written.to_string().as_bytes(), &known);
-            troubles.extend(put.err().map(|e| e.message().to_string()));
+            left_out.extend(put.err());
         }
         for name in before.rankings.keys().filter(|name| !decided.rankings.contains_key(*name)) {
             let removed = if have.contains_key(name) { self.rankings.remove(name) } else { Ok(()) };
-            troubles.extend(removed.err().map(|e| e.message().to_string()));
+            left_out.extend(removed.err());
         }
-        troubles.extend(self.versions.adopt(decided).err().map(|e| e.message().to_string()));
-        match troubles.is_empty() {
-            true => Ok(()),
-            false => Err(Error::conflict(troubles.join("; "))),
-        }
+        let mut left_out: Vec<LeftOut> = left_out.into_iter().map(|error| LeftOut { version: None, error }).collect();
+        left_out.extend(self.versions.adopt(decided, before).err().unwrap_or_default());
+        if left_out.is_empty() { Ok(()) } else { Err(left_out) }
     }
 
     /// One ranking, or all of them.

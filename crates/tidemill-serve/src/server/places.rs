@@ -1,8 +1,8 @@
 //! Who holds the places that connections have, and whose is given to somebody else when all are taken.
 //!
 //! In: connections as they come and go, each with what it waits for. Out: the one that is closed to make room: of the caller
-//! that has most connections without a request, the one that has waited longest. So a caller that opens connections and
-//! says nothing closes its own, and those who ask go on. One that is being answered is never closed.
+//! that has most connections without a whole request, the one that has waited longest. So a caller that opens connections and
+//! says nothing, or not all of it, closes its own, and those who ask go on. One that is being answered is never closed.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -43,7 +43,7 @@ impl Places {
     /// Closes one that waits, for a caller who has come; `false`: none does.
     pub fn make_room(&mut self) -> bool {
         let waited: Vec<Option<Duration>> =
-            self.0.iter().map(|place| place.waiting.waited().filter(|waited| *waited >= PATIENCE)).collect();
+            self.0.iter().map(|place| place.waiting.owed().filter(|waited| *waited >= PATIENCE)).collect();
         let mut counts = BTreeMap::<IpAddr, usize>::new();
         for (place, _) in self.0.iter().zip(&waited).filter(|(_, waited)| waited.is_some()) {
             *counts.entry(place.caller).or_default() += 1;

@@ -111,7 +111,7 @@ impl<'a> Route<'a> {
     /// The model it asks, if any.
     pub fn model(&self) -> Option<ModelName<'a>> {
         match self {
-            Route::Model(model) | Route::Predict(model) | Route::Rank(model) => Some(*model),
+            Route::Model(model) | Route::Predict(model) | Route::Rank(model) | Route::Explain(model) => Some(*model),
             Route::Rankings(name, _) | Route::Rollback(name) | Route::Promote(name) | Route::Change(name, _) => {
                 Some(ModelName { name, which: Which::Live })
             }

@@ -17,16 +17,46 @@ use super::load::{Load, TICK};
 /// In place of a time: a request is being answered.
 const ANSWERING: u64 = u64::MAX;
 
+tokio::task_local! {
+    /// Of the connection that this task serves, where it serves one.
+    static OF_CONNECTION: Arc<Waiting>;
+}
+
 /// Since when a connection waits.
 pub(super) struct Waiting {
     since_ms: AtomicU64,
+    /// Since when it waits for the rest of a body.
+    body_ms: AtomicU64,
     load: Arc<Load>,
+}
+
+/// A body is waited for, until this goes.
+pub(super) struct AwaitedBody(Option<Arc<Waiting>>);
+
+impl AwaitedBody {
+    /// Of the connection that this task serves; of others nobody knows.
+    pub fn begins() -> Self {
+        let waiting = OF_CONNECTION.try_with(Arc::clone).ok();
+        waiting.iter().for_each(|waiting| waiting.body_ms.store(waiting.load.clock_ms(), Relaxed));
+        Self(waiting)
+    }
+}
+
+impl Drop for AwaitedBody {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|waiting| waiting.body_ms.store(ANSWERING, Relaxed));
+    }
 }
 
 impl Waiting {
     /// It waits from now on.
     pub fn new(load: Arc<Load>) -> Self {
-        Self { since_ms: AtomicU64::new(load.clock_ms()), load }
+        Self { since_ms: AtomicU64::new(load.clock_ms()), body_ms: AtomicU64::new(ANSWERING), load }
+    }
+
+    /// Runs what serves the connection.
+    pub fn during<F: Future>(self: Arc<Self>, serve: F) -> impl Future<Output = F::Output> {
+        OF_CONNECTION.scope(self, serve)
     }
 
     /// A reply is ready: the next request may come.
@@ -48,7 +78,16 @@ impl Waiting {
 
     /// For how long nothing has been asked, as far as the clock tells; `None` while a request is answered.
     pub fn waited(&self) -> Option<Duration> {
-        let since_ms = Some(self.since_ms.load(Relaxed)).filter(|since_ms| *since_ms != ANSWERING)?;
+        self.since(&self.since_ms)
+    }
+
+    /// For how long its caller has owed it something: a request, or the rest of one.
+    pub fn owed(&self) -> Option<Duration> {
+        self.waited().or_else(|| self.since(&self.body_ms))
+    }
+
+    fn since(&self, at_ms: &AtomicU64) -> Option<Duration> {
+        let since_ms = Some(at_ms.load(Relaxed)).filter(|since_ms| *since_ms != ANSWERING)?;
         Some(Duration::from_millis(self.load.clock_ms().saturating_sub(since_ms)))
     }
 

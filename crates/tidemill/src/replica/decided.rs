@@ -6,7 +6,7 @@
 //! over a restart of either.
 //!
 //! ```text
-//! models/NAME/job/decided     the text that was taken over last
+//! models/NAME/job/decided     the text that was taken over last; behind an empty line, what was begun to be
 //! ```
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 };
 
 use tidemill_base::{
-    Error, Result,
+    Error, Kind, Result,
     store::{atomic_file, data_dir::DataDir},
 };
 use tidemill_serve::{
@@ -46,45 +46,81 @@ impl Inbox {
     }
 }
 
+/// What was taken over last.
+struct Taken {
+    /// As it came, or what stands for it while it is not whole: then it equals nothing that comes.
+    text: String,
+    /// The same, read: of one that is not whole only rankings, all that may have come with it or before.
+    before: Decided,
+    is_kept: bool,
+}
+
 /// Sees to what comes, for as long as the process lives; what cannot be done is told and tried again.
 pub(super) fn take_over(inner: &Inner, name: &str) {
     const LOOK_EVERY: Duration = Duration::from_millis(500);
     let inbox = &inner.decided[name];
-    let mut last = read(&inner.data, name);
+    let mut taken = Taken::read(&inner.data, name);
     let (mut wanted, mut pause) = (None, PAUSE_MIN);
+    // How often something had been decided here, behind the last try.
+    let mut counted = None;
     while !inner.signal.is_stopped() {
         let wait = if wanted.is_some() { pause } else { LOOK_EVERY };
         match inbox.wait(wait) {
-            Some(text) => (wanted, pause) = (Some(text), PAUSE_MIN),
+            Some(text) => (wanted, pause, counted) = (Some(text), PAUSE_MIN, None),
             None => pause = (pause * 2).min(PAUSE_MAX),
         }
         let Some(text) = &wanted else { continue };
+        let decided_here = || inner.following(name).served.as_ref().map(|served| served.registry().decided_count());
+        if counted.is_some() && counted != decided_here() {
+            // An operator has decided something here since, which counts.
+            taken.is_whole(text);
+        }
         // What was taken over before is so already, or was until somebody changed it here.
-        let done = if *text == last { Ok(()) } else { one(inner, name, text, &last) };
+        let done = if *text == taken.text { Ok(()) } else { one(inner, name, text, &mut taken) };
+        let done = done.and_then(|()| taken.keep(inner, name));
+        counted = decided_here();
         inner.following(name).not_decided = done.as_ref().err().map(|e| e.message().to_string());
         if done.is_ok() {
-            last = wanted.take().unwrap_or_default();
+            wanted = None;
         }
     }
 }
 
-/// Takes over what was decided; `last` is what was taken over before.
-fn one(inner: &Inner, name: &str, text: &str, last: &str) -> Result<()> {
+/// Takes over what was decided.
+fn one(inner: &Inner, name: &str, text: &str, taken: &mut Taken) -> Result<()> {
     let served = inner.following(name).served.clone();
     let served = served.ok_or_else(|| Error::unavailable("the model is not here yet"))?;
-    let (decided, before) = (Decided::parse(text)?, Decided::parse(last).unwrap_or_default());
-    let kept = |version: u64| served.registry().meta(version).is_ok();
+    let decided = Decided::parse(text)?;
+    taken.begins(&decided);
+    taken.keep(inner, name)?;
+    let is_here = |version: &u64| {
+        let state = decided.states.get(version);
+        served.registry().meta(*version).is_ok_and(|meta| state.is_none_or(|state| *state == meta.state_hash))
+    };
     let mut troubles = Vec::new();
-    for version in decided.versions().into_iter().filter(|version| !kept(*version)) {
+    let mut fetch_all = |versions: Vec<u64>| {
         // One that the trainer has lost, too, does not hold up the others.
-        troubles.extend(fetch(inner, name, &served, version).err().map(|e| e.message().to_string()));
+        let failed = versions.into_iter().filter_map(|version| fetch(inner, name, &served, version).err());
+        troubles.extend(failed.map(|e| e.message().to_string()));
+    };
+    fetch_all(decided.versions().into_iter().filter(|version| !is_here(version)).collect());
+    let mut adopted = served.adopt(&decided, &taken.before);
+    if let Err(left_out) = &adopted {
+        let damaged = left_out.iter().filter(|left| left.error.kind() == Kind::Corrupt).filter_map(|left| left.version);
+        let damaged: Vec<u64> = damaged.collect();
+        if !damaged.is_empty() {
+            fetch_all(damaged);
+            adopted = served.adopt(&decided, &taken.before);
+        }
     }
-    troubles.extend(served.adopt(&decided, &before).err().map(|e| e.message().to_string()));
+    let left_out = adopted.err().unwrap_or_default();
+    troubles.extend(left_out.into_iter().map(|left| left.error.message().to_string()));
     if !troubles.is_empty() {
         return Err(Error::unavailable(format!("what was decided is not done here yet: {}", troubles.join("; "))));
     }
     inner.following(name).counts.decisions += 1;
-    atomic_file::replace(&inner.data.job(name)?.join("decided"), text.as_bytes())
+    taken.is_whole(text);
+    Ok(())
 }
 
 /// Gets a version that was published while the replica was away, or that it has let go.
@@ -110,8 +146,39 @@ fn fetch(inner: &Inner, name: &str, served: &ServedModel, version: u64) -> Resul
     })
 }
 
-/// What an earlier process took over last. Nothing: nobody had decided anything.
-fn read(data: &DataDir, name: &str) -> String {
-    let path = data.root().join("models").join(name).join("job/decided");
-    fs::read_to_string(path).unwrap_or_else(|_| Decided::default().to_text())
+impl Taken {
+    /// What an earlier process took over last. Nothing: nobody had decided anything.
+    fn read(data: &DataDir, name: &str) -> Self {
+        let path = data.root().join("models").join(name).join("job/decided");
+        let text = fs::read_to_string(path).unwrap_or_else(|_| Decided::default().to_text());
+        Self { before: Decided::parse(&text).unwrap_or_default(), text, is_kept: true }
+    }
+
+    /// From now on it is not known what of this and of what was before holds.
+    fn begins(&mut self, decided: &Decided) {
+        let mut rankings = std::mem::take(&mut self.before.rankings);
+        rankings.extend(decided.rankings.clone());
+        self.before = Decided { rankings, ..Decided::default() };
+        let text = format!("{UNFINISHED}{}", self.before.to_text());
+        self.is_kept &= self.text == text;
+        self.text = text;
+    }
+
+    /// All of it holds, or did until somebody decided otherwise here.
+    fn is_whole(&mut self, text: &str) {
+        self.before = Decided::parse(text).unwrap_or_default();
+        self.text = text.to_string();
+        self.is_kept = false;
+    }
+
+    fn keep(&mut self, inner: &Inner, name: &str) -> Result<()> {
+        if !self.is_kept {
+            atomic_file::replace(&inner.data.job(name)?.join("decided"), self.text.as_bytes())?;
+            self.is_kept = true;
+        }
+        Ok(())
+    }
 }
+
+/// Stands in front of what was begun to be taken over; JSON passes over it.
+const UNFINISHED: &str = "\n";

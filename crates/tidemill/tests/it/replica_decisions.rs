@@ -143,6 +143,116 @@ fn rankings_come_with_the_model() {
     assert!(status == 404 && body.contains("has no version 99999"), "{body}");
 }
 
+/// Damages a version's snapshot on one side.
+fn damage(pair: &Pair, side: &str, version: u64) -> std::path::PathBuf {
+    let path = pair.scratch.path(&format!("{side}/models/ctr/versions/{version:06}.snapshot"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    // Beside it and in its place: what is mapped into memory stays as it was.
+    std::fs::write(path.with_extension("other"), bytes).unwrap();
+    std::fs::rename(path.with_extension("other"), &path).unwrap();
+    path
+}
+
+/// A number says nothing of another history: the replica has the version that the trainer means, and never another one, also after
+/// a restart; and one that is damaged at the replica alone is fetched again.
+#[test]
+fn a_version_is_the_one_that_the_trainer_means() {
+    let pair = Pair::new("replica-histories");
+    let trainer = pair.trainer();
+    push(&trainer, 0);
+    let first = published(&trainer, 0);
+    push(&trainer, 1);
+    let second = published(&trainer, first);
+    let replica = pair.replica(&trainer.address);
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "old", "version": first}));
+    post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
+    agrees(&trainer, &replica);
+    assert_eq!(probability(&replica, "i0"), probability(&trainer, "i0"));
+
+    // Another trainer at the same address, with other events under the same numbers.
+    let address = trainer.address.clone();
+    send_signal(&trainer.child, "-KILL");
+    drop(trainer);
+    std::fs::rename(pair.scratch.path("trainer"), pair.scratch.path("earlier")).unwrap();
+    let trainer = pair.trainer_at(&address, &[]);
+    (0..3).for_each(|_| push(&trainer, 3));
+    let version = published(&trainer, 0);
+    push(&trainer, 4);
+    published(&trainer, version);
+    let (first, second) = (version, version + 1);
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "old", "version": first}));
+    post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
+    let by_label = |s: &Serving| s.post("/v1/models/ctr@old:predict", r#"{"rows": [{"user": "ann", "item": "i0"}]}"#);
+    let alike = |replica: &Serving| {
+        (by_label(&trainer) == by_label(replica) && probability(&trainer, "i0") == probability(replica, "i0"))
+            .then_some(())
+    };
+    eventually("the replica means the same", || alike(&replica));
+    send_signal(&replica.child, "-KILL");
+    drop(replica);
+    let replica = pair.replica(&trainer.address);
+    eventually("and after a restart", || alike(&replica));
+
+    post(&trainer, "/v1/models/ctr:promote", json!({}));
+    agrees(&trainer, &replica);
+    let good = std::fs::read(pair.scratch.path(&format!("trainer/models/ctr/versions/{second:06}.snapshot"))).unwrap();
+    let damaged = damage(&pair, "replica", second);
+    post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
+    agrees(&trainer, &replica);
+    assert!(std::fs::read(damaged).unwrap() == good);
+    eventually("nothing is left to tell", || (follows(&replica)["warning"] == Value::Null).then_some(()));
+}
+
+/// What was taken over in part and then taken back leaves nothing behind; and what an operator of the replica changes while something
+/// is still to be done is not undone by the next try.
+#[test]
+fn what_is_done_in_part_is_neither_forgotten_nor_repeated_over_others() {
+    let pair = Pair::new("replica-part");
+    let trainer = pair.trainer();
+    push(&trainer, 0);
+    let first = published(&trainer, 0);
+    push(&trainer, 1);
+    let second = published(&trainer, first);
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "lost", "version": first}));
+    let lost = pair.scratch.path(&format!("trainer/models/ctr/versions/{first:06}.snapshot"));
+    let kept = std::fs::read(&lost).unwrap();
+    std::fs::remove_file(&lost).unwrap();
+    post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
+    assert_eq!(trainer.send("PUT", "/v1/models/ctr/rankings/feed", r#"{"score": "pctr"}"#).0, 200);
+    let replica = pair.replica(&trainer.address);
+    let waits = |s: &Serving| follows(s)["warning"].as_str().is_some_and(|told| told.contains("'lost' is left out"));
+    eventually("most of it holds", || (model(&replica)["version"] == second && waits(&replica)).then_some(()));
+    send_signal(&replica.child, "-KILL");
+    drop(replica);
+    // Back to where it was when the replica had never heard of anything.
+    post(&trainer, "/v1/models/ctr:promote", json!({}));
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "lost", "version": null}));
+    assert_eq!(trainer.send("DELETE", "/v1/models/ctr/rankings/feed", "").0, 200);
+    let replica = pair.replica(&trainer.address);
+    agrees(&trainer, &replica);
+    eventually("the ranking goes", || (replica.get("/v1/models/ctr/rankings/feed").0 == 404).then_some(()));
+    assert_eq!(model(&replica)["live"], "latest");
+
+    std::fs::write(&lost, kept).unwrap();
+    post(&trainer, "/v1/models/ctr:label", json!({"label": "lost", "version": first}));
+    agrees(&trainer, &replica);
+    push(&trainer, 2);
+    eventually("the replica keeps a version", || (model(&replica)["versions"].as_array()?.len() > 1).then_some(()));
+    let own = model(&replica)["versions"][0]["version"].clone();
+    std::fs::remove_file(&lost).unwrap();
+    std::fs::remove_file(pair.scratch.path(&format!("replica/models/ctr/versions/{first:06}.snapshot"))).unwrap();
+    post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
+    eventually("the live version is taken over", || (model(&replica)["version"] == second).then_some(()));
+    post(&replica, "/v1/models/ctr:rollback", json!({"version": own}));
+    // Longer than the pause before the next try.
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(1500);
+    while std::time::Instant::now() < until {
+        assert_eq!(model(&replica)["version"], own);
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    }
+}
+
 /// What one label needs and nobody has holds up nothing else, and is told.
 #[test]
 fn a_version_that_is_lost_holds_up_no_other() {
