@@ -369,16 +369,15 @@ impl LiveModel {
     }
 
     fn swap(&self, behind: &mut Behind) -> bool {
-        let Some(mut free) = behind.spare.take_if(|spare| Arc::get_mut(spare).is_some()) else {
+        let Some(spare) = behind.spare.as_mut().and_then(Arc::get_mut) else {
             behind.merge_if_long();
             return false;
         };
-        let Some(spare) = Arc::get_mut(&mut free) else { return false };
         for delta in &behind.owed {
             spare.weights.apply(delta);
         }
         (spare.version, spare.mini_batch, spare.sequence) = (behind.version, behind.mini_batch, behind.to);
-        behind.spare = Some(self.newest.swap(free));
+        behind.spare = behind.spare.take().map(|free| self.newest.swap(free));
         behind.owed.drain(..behind.served);
         behind.served = behind.owed.len();
         true

@@ -1,7 +1,7 @@
 //! The replica's end of a stream: one connection, frames out of it.
 //!
-//! In: an address, a model, what the replica has, or the version it wants. Out: frames, each whole and checked, or the reason why there are none. Not
-//! async: a replica has one thread for each model it follows, and nothing else waits for it.
+//! In: an address, a model, what the replica has, or the version it wants. Out: frames, each whole and checked, or the reason
+//! why there are none. Not async: who reads has a thread for it, and nothing else waits.
 
 use std::{
     fmt,

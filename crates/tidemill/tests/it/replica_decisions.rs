@@ -21,6 +21,16 @@ fn published(s: &Serving, before: u64) -> u64 {
     eventually("a version is published", || model(s)["versions"][0]["version"].as_u64().filter(|v| *v > before))
 }
 
+/// A trainer that has published twice, and the numbers of both versions.
+fn with_two_versions(pair: &Pair) -> (Serving, u64, u64) {
+    let trainer = pair.trainer();
+    push(&trainer, 0);
+    let first = published(&trainer, 0);
+    push(&trainer, 1);
+    let second = published(&trainer, first);
+    (trainer, first, second)
+}
+
 /// Waits until the replica says the same as the trainer about who gets which version.
 fn agrees(trainer: &Serving, replica: &Serving) {
     let decided = |s: &Serving| ["live", "labels", "split"].map(|field| model(s)[field].clone());
@@ -86,11 +96,7 @@ fn who_gets_which_version_is_decided_at_the_trainer() {
 #[test]
 fn what_is_decided_at_a_replica_stays_until_the_trainer_decides() {
     let pair = Pair::new("replica-own");
-    let trainer = pair.trainer();
-    push(&trainer, 0);
-    let first = published(&trainer, 0);
-    push(&trainer, 1);
-    let second = published(&trainer, first);
+    let (trainer, first, second) = with_two_versions(&pair);
     post(&trainer, "/v1/models/ctr:label", json!({"label": "old", "version": first}));
     let replica = pair.replica(&trainer.address);
     caught_up(&trainer, &replica, 24);
@@ -159,11 +165,7 @@ fn damage(pair: &Pair, side: &str, version: u64) -> std::path::PathBuf {
 #[test]
 fn a_version_is_the_one_that_the_trainer_means() {
     let pair = Pair::new("replica-histories");
-    let trainer = pair.trainer();
-    push(&trainer, 0);
-    let first = published(&trainer, 0);
-    push(&trainer, 1);
-    let second = published(&trainer, first);
+    let (trainer, first, second) = with_two_versions(&pair);
     let replica = pair.replica(&trainer.address);
     post(&trainer, "/v1/models/ctr:label", json!({"label": "old", "version": first}));
     post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
@@ -209,11 +211,7 @@ fn a_version_is_the_one_that_the_trainer_means() {
 #[test]
 fn what_is_done_in_part_is_neither_forgotten_nor_repeated_over_others() {
     let pair = Pair::new("replica-part");
-    let trainer = pair.trainer();
-    push(&trainer, 0);
-    let first = published(&trainer, 0);
-    push(&trainer, 1);
-    let second = published(&trainer, first);
+    let (trainer, first, second) = with_two_versions(&pair);
     post(&trainer, "/v1/models/ctr:label", json!({"label": "lost", "version": first}));
     let lost = pair.scratch.path(&format!("trainer/models/ctr/versions/{first:06}.snapshot"));
     let kept = std::fs::read(&lost).unwrap();
