@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The Open Inference Protocol as a client that nobody here wrote speaks it: tritonclient, over HTTP and gRPC.
+"""The Open Inference Protocol as a client that nobody here wrote speaks it: tritonclient, over HTTP and gRPC. And its
+published texts: the calls and messages of the .proto, the paths, replies and schemas of the OpenAPI text.
 
 In: the built program (--binary). Out: a line per check, and last `oip: N passed, M failed`; the exit code is 1 when a
-check failed. The client is installed by package name into an environment outside the checkout, once; the program is
-started and ended here. A failure is followed by what the program said.
+check failed. Client and texts are installed by package name into an environment outside the checkout, once; the program
+is started and ended here. A failure is followed by what the program said.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
 sys.dont_write_bytecode = True  # a test leaves nothing in the checkout
@@ -24,7 +26,11 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "page")]
 from environment import install
 from webdriver import Lines, end, start
 
-PACKAGES = ["tritonclient[http,grpc]==2.73.0"]
+PACKAGES = ["tritonclient[http,grpc]==2.73.0", "jsonschema==4.26.0"]
+# For the OpenAPI text in it alone: its many dependencies stay away.
+TEXTS = ["mlserver==1.7.1"]
+# Of that text: what is no part of the protocol.
+BEYOND = ("/infer_stream", "/generate", "/generate_stream")
 INSIDE = "TIDEMILL_OIP_INSIDE"
 SECONDS_MAX = 60
 
@@ -230,6 +236,105 @@ def proto(checks):
             assert (methods[name].input_type.name, methods[name].output_type.name) == (taken, given), name
 
 
+class OpenApi:
+    """The OpenAPI text of the protocol, as a server that others wrote brings it."""
+
+    def __init__(self):
+        from importlib.metadata import files
+        from jsonschema import Draft4Validator, validators
+
+        (path,) = [f for f in files("mlserver") if f.name == "dataplane.json"]
+        self.text = json.loads(path.read_text())
+        self.paths = {p: calls for p, calls in self.text["paths"].items() if not p.endswith(BEYOND)}
+        # `bytes` is how the text says what stands behind the JSON.
+        types = Draft4Validator.TYPE_CHECKER.redefine("bytes", lambda _, value: isinstance(value, bytes))
+        self.validator = validators.extend(Draft4Validator, type_checker=types)
+
+    def check(self, schema, value, closed=False):
+        """Whether a value is what the text has; `closed`: and has no field that the text does not name."""
+        if closed and schema.get("$ref"):
+            schema = self.schema(schema["$ref"].rsplit("/", 1)[-1])
+            assert set(value) <= set(schema["properties"]), (set(value), set(schema["properties"]))
+        self.validator({**schema, "components": self.text["components"]}).validate(value)
+
+    def schema(self, name):
+        return self.text["components"]["schemas"][name]
+
+
+def openapi(checks, address):
+    """Every path of the OpenAPI text, with requests that its schemas allow: statuses and replies are those of the text."""
+    text = OpenApi()
+
+    def call(method, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://{address}{path}", data, headers, method=method.upper())
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS_MAX) as reply:
+                return reply.status, reply.headers, reply.read()
+        except urllib.error.HTTPError as e:
+            return e.code, e.headers, e.read()
+
+    def replied(method, path, calls, status, body=None):
+        got, headers, reply = call(method, path, body)
+        assert got == status, f"{method} {path}: {got} instead of {status}: {reply!r}"
+        said = calls[method]["responses"].get(str(status), {}).get("content")
+        if said is not None:
+            assert headers.get_content_type() in said, (path, headers["Content-Type"])
+            text.check(said[headers.get_content_type()]["schema"], json.loads(reply), closed=True)
+        return json.loads(reply) if reply else None
+
+    version = call("get", "/v2/models/ctr")[2]
+    version = json.loads(version)["versions"][0]
+    tensors = [
+        {"name": name, "shape": [len(ROWS)], "datatype": datatype, "data": [row[name] for row in ROWS]}
+        for name, datatype in [("user", "BYTES"), ("item", "BYTES"), ("price", "FP64"), ("dwell", "FP32"), ("age", "INT64")]
+    ]
+    requests = [
+        {"inputs": tensors},
+        {"id": "42", "parameters": {}, "inputs": tensors, "outputs": [{"name": "prediction", "parameters": {}}]},
+        {"inputs": [{**tensor, "parameters": {"content_type": "np"}} for tensor in tensors]},
+    ]
+    for request in requests:
+        text.check({"$ref": "#/components/schemas/InferenceRequest"}, request)
+    with checks.check("openapi: no path of the text is left out"):
+        assert len(text.paths) == 9, list(text.paths)
+    for path, calls in text.paths.items():
+        (method,) = {"get", "post"} & set(calls)
+        here = path.replace("{model_name}", "ctr").replace("{model_version}", version)
+        with checks.check(f"openapi: {method} {path}"):
+            if method == "get":
+                replied("get", here, calls, 200)
+            else:
+                for request in requests:
+                    reply = replied("post", here, calls, 200, request)
+                    assert reply.get("id") == request.get("id"), reply
+                    assert [o["name"] for o in reply["outputs"]] == ["prediction"], reply
+                # What the text requires is asked for, field by field, and refused with the text's error.
+                for field in text.schema("InferenceRequest")["required"]:
+                    replied("post", here, calls, 400, {k: v for k, v in requests[1].items() if k != field})
+                for field in text.schema("RequestInput")["required"]:
+                    broken = [{k: v for k, v in tensors[0].items() if k != field}, *tensors[1:]]
+                    replied("post", here, calls, 400, {"inputs": broken})
+                for field in text.schema("RequestOutput")["required"]:
+                    assert field == "name", field
+                    replied("post", here, calls, 400, {"inputs": tensors, "outputs": [{"parameters": {}}]})
+            if "{model_name}" in path:
+                body = requests[0] if method == "post" else None
+                replied(method, here.replace("ctr", "nope"), calls, 404, body)
+    with checks.check("openapi: the datatypes of the text are understood, and no others"):
+        datatypes = text.text["components"]["enums"]["Datatype"]["enum"]
+        path, calls = "/v2/models/ctr/infer", text.paths["/v2/models/{model_name}/infer"]
+        numbers = [d for d in datatypes if d not in ("BOOL", "BYTES")]
+        assert len(numbers) >= 11, datatypes
+        for datatype in numbers:
+            asked = [{**t, "datatype": datatype, "data": [1, 0, 1]} if t["name"] == "price" else t for t in tensors]
+            replied("post", path, calls, 200, {"inputs": asked})
+        for datatype in ("FP128", "fp32", "STRING"):
+            asked = [{**t, "datatype": datatype} if t["name"] == "price" else t for t in tensors]
+            replied("post", path, calls, 400, {"inputs": asked})
+
+
 def http(checks, address, expected):
     import numpy as np
     import tritonclient.http as module
@@ -270,7 +375,7 @@ def main():
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "debug" / "tidemill")
     options = parser.parse_args()
     if not os.environ.get(INSIDE):
-        python = install("oip", PACKAGES)
+        python = install("oip", PACKAGES, TEXTS)
         return subprocess.run([str(python), __file__, *sys.argv[1:]], env={**os.environ, INSIDE: "yes"}).returncode
     with tempfile.TemporaryDirectory(prefix="tidemill-oip-") as home:
         program = Program(options.binary, pathlib.Path(home))
@@ -278,6 +383,7 @@ def main():
         try:
             expected = program.learn()
             proto(checks)
+            openapi(checks, program.address)
             http(checks, program.address, expected)
             grpc(checks, program.address, expected)
         finally:

@@ -163,7 +163,7 @@ fn what_is_wrong_with_a_call_is_said() {
     let site = open("grpc-errors");
     let client = Client::open(&site);
     type Change = fn(&mut ModelInferRequest);
-    let changes: [(Change, i32, &str); 17] = [
+    let changes: [(Change, i32, &str); 19] = [
         (|r| r.model_name = "ctx".into(), NOT_FOUND, "no model 'ctx' (have ctr)"),
         (|r| r.model_version = "9".into(), NOT_FOUND, "model 'ctr' has no version 9 (have 1-3)"),
         (|r| r.inputs.clear(), INVALID_ARGUMENT, "inputs is empty"),
@@ -188,6 +188,19 @@ fn what_is_wrong_with_a_call_is_said() {
         (|r| r.inputs[0].shape = vec![-1], INVALID_ARGUMENT, "input 'user': shape holds -1; none is negative"),
         (|r| r.inputs[0].shape = vec![1; 9], INVALID_ARGUMENT, "input 'user': shape has more than 8 dimensions"),
         (|r| r.inputs[0].shape = vec![1; 3], INVALID_ARGUMENT, "input 'user' has shape [1,1,1]; send [n] or [n,1]"),
+        (
+            |r| r.inputs[2].datatype = "FP16".into(),
+            INVALID_ARGUMENT,
+            "input 'price': fp64_contents of datatype FP16; send raw_input_contents",
+        ),
+        (
+            |r| {
+                r.inputs[2].datatype = "FP16".into();
+                r.inputs[2].contents = Some(InferTensorContents::default());
+            },
+            INVALID_ARGUMENT,
+            "input 'price': contents has no list for FP16; send raw_input_contents",
+        ),
         (|r| r.inputs[0].contents = None, INVALID_ARGUMENT, "input 'user': neither contents nor raw_input_contents"),
         (|r| r.raw_input_contents = vec![Bytes::new()], INVALID_ARGUMENT, "3 inputs and 1 raw_input_contents"),
         (|r| r.raw_input_contents = vec![Bytes::new(); 3], INVALID_ARGUMENT, "input 'user': both contents and raw"),

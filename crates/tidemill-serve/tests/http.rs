@@ -116,6 +116,27 @@ fn an_unknown_route_and_a_wrong_method_are_told_what_there_is() {
     }
 }
 
+/// Where the data lies on this machine is nobody's business: files are named by where they lie in it.
+#[test]
+fn paths_of_the_machine_are_told_to_nobody() {
+    let site = open("paths");
+    let status = |warning: &str| json!({"line": [{"warning": warning}], "warning": warning});
+    *site.host.status.lock().unwrap() = status("/srv/tidemill/journal/7: no space left on device");
+    let told = status("journal/7: no space left on device");
+    assert_eq!(site.get("/v1/status").json(), told);
+    let mut events = connect(site.server.address());
+    events.write_all(b"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    let mut said = String::new();
+    while !said.ends_with("\n\n") || !said.contains("data: ") {
+        let mut some = [0; 4096];
+        let n = events.read(&mut some).unwrap();
+        assert!(n > 0, "{said}");
+        said.push_str(std::str::from_utf8(&some[..n]).unwrap());
+        said = said.replace("\r\n", "\n");
+    }
+    assert!(said.contains(&format!("data: {told}")), "{said}");
+}
+
 #[test]
 fn what_is_served_can_be_read() {
     let site = open("read");

@@ -75,6 +75,20 @@ fn a_server_without_a_model_is_not_ready() {
     assert_eq!(site.get("/v2/models/ctr/ready").json(), json!({"error": "no model 'ctr'; none is served yet"}));
 }
 
+/// A model whose process is still reading it is not one that nobody knows: who asks comes again.
+#[test]
+fn a_model_that_is_on_its_way_is_unavailable() {
+    let site = open("oip-coming");
+    site.host.hidden.store(true, std::sync::atomic::Ordering::SeqCst);
+    site.host.named.store(true, std::sync::atomic::Ordering::SeqCst);
+    for path in ["/v1/models/ctr", "/v2/models/ctr", "/v2/models/ctr/ready"] {
+        let answer = site.get(path);
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{path}");
+        assert!(answer.body.contains("model 'ctr' is not here yet; try again"), "{}", answer.body);
+    }
+    assert_eq!(site.get("/v1/models/other").status, 404);
+}
+
 #[test]
 fn metadata_says_what_goes_in_and_out() {
     let site = open("oip-metadata");
@@ -94,7 +108,8 @@ fn metadata_says_what_goes_in_and_out() {
     }
     site.host.served.rollback(1).unwrap();
     assert_eq!(site.get("/v2/models/ctr").json()["versions"], json!(["3", "1"]));
-    assert_eq!(site.get("/v2/models/ctr/versions/2").status, 200);
+    assert_eq!(site.get("/v2/models/ctr/versions/2").json()["versions"], json!(["2"]));
+    assert_eq!(site.get("/v2/models/ctr/versions/02").status, 404);
 }
 
 #[test]
@@ -133,6 +148,9 @@ fn tensors_get_the_predictions_of_rows() {
         tensors(1)[0], tensors(1)[1], {"name": "features", "shape": [1, 1], "datatype": "FP32", "data": [2.0]},
     ]});
     assert_eq!(data(&infer(&site, &all)), [p]);
+    // A number of 16 bits is the same as text and as bytes: 2.0004 is 2 then.
+    let fp16 = json!({"inputs": [tensors(1)[0], tensors(1)[1], {"name": "price", "shape": [1], "datatype": "FP16", "data": [2.0004]}]});
+    assert_eq!(data(&infer(&site, &fp16)), [p]);
     // NULL, by value and by leaving the input out.
     let null = json!({"inputs": [tensors(1)[0], tensors(1)[1], {"name": "price", "shape": [1], "datatype": "FP32", "data": [null]}]});
     let missing = json!({"parameters": {"missing_as_null": true}, "inputs": [tensors(1)[0], tensors(1)[1]]});
@@ -243,6 +261,7 @@ fn what_is_wrong_with_a_request_is_said() {
         (with("FP64", "FP65"), "inputs[2]: unknown datatype 'FP65'; datatypes are FP32, FP64, INT64, "),
         (with("FP64", "BYTES"), "expected a string for a value, found '2' at byte "),
         (with("FP64", "INT64").replace("2.0", "2.5"), "input 'price': 2.5 is not a whole number of 64 bits"),
+        (with("FP64", "FP16").replace("2.0", "65520"), "input 'price': value 0 is inf; numbers must be finite"),
         (with("FP64", "INT8").replace("2.0", "200"), "input 'price': 200 is out of range of INT8"),
         (with("FP64", "UINT8").replace("2.0", "-1"), "input 'price': -1 is out of range of UINT8"),
         (with("FP64", "BOOL").replace("2.0", "1"), "expected true or false for input 'price', found '1' at byte "),

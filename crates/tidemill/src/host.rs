@@ -37,6 +37,8 @@ const SHOW_TIME_MAX: Duration = Duration::from_millis(100);
 pub struct AppHost {
     /// Where the data is.
     home: PathBuf,
+    /// Of all models that the program learns, those too that are not served yet.
+    names: Vec<String>,
     push: PushHub,
     shown: Mutex<Shown>,
     /// When that was put up; `None` while nobody learns, who would put up something newer.
@@ -59,12 +61,12 @@ struct Shown {
 }
 
 impl AppHost {
-    /// A host without models yet, of the data in `home`. `feed` is what the page lets a person click on, if anything; `signal` reaches the thread
-    /// that learns.
-    pub fn new(home: &Path, push: PushHub, feed: Option<Value>, signal: Arc<Signal>) -> Self {
+    /// A host without models yet, of the data in `home`; `names` are those it is going to have. `feed` is what the page lets
+    /// a person click on, if anything; `signal` reaches the thread that learns.
+    pub fn new(home: &Path, names: Vec<String>, push: PushHub, feed: Option<Value>, signal: Arc<Signal>) -> Self {
         let shown = Mutex::new(Shown { page: json!({"state": "starting"}), ..Shown::default() });
         let (shown_at, is_asked) = (watch::Sender::new(None), AtomicBool::new(false));
-        Self { home: home.to_path_buf(), push, shown, shown_at, is_asked, signal, feed, waits: OnceLock::new() }
+        Self { home: home.to_path_buf(), names, push, shown, shown_at, is_asked, signal, feed, waits: OnceLock::new() }
     }
 
     /// Tells from now on what the store of the data is waited for, even while the job stands still because of it.
@@ -134,6 +136,14 @@ impl Host for AppHost {
 
     fn model(&self, name: &str) -> Option<Arc<ServedModel>> {
         self.shown().models.iter().find(|m| m.name() == name).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.names.clone()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.shown().models.is_empty()
     }
 
     fn home(&self) -> Option<&Path> {

@@ -206,13 +206,13 @@ impl Following {
         here.or_else(|| self.kept_as_of_ms.map(kept))
     }
 
-    /// What is wrong, with files named by where they lie in `home`.
-    fn warning(&self, home: &Path) -> Option<String> {
+    /// What is wrong.
+    fn warning(&self) -> Option<String> {
         let all: Vec<&str> = self.trouble.iter().map(|t| &*t.message).chain(self.not_decided.as_deref()).collect();
-        (!all.is_empty()).then(|| all.join("; ").replace(&format!("{}/", home.display()), ""))
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
-    fn to_json(&self, address: &str, home: &Path, clock: &dyn Clock) -> Value {
+    fn to_json(&self, address: &str, clock: &dyn Clock) -> Value {
         json!({
             "address": address,
             "connected": self.connected,
@@ -228,7 +228,7 @@ impl Following {
             "decisions": self.counts.decisions,
             "frames_refused": self.counts.refused,
             "failures": self.counts.failures,
-            "warning": self.warning(home),
+            "warning": self.warning(),
         })
     }
 }
@@ -261,7 +261,7 @@ impl Host for Replica {
         let json = |(name, following): (&String, &Mutex<Following>)| {
             let following = lock(following);
             let mut json = following.served.as_ref().map_or_else(|| json!({"name": name}), |served| served.to_json());
-            json["follows"] = following.to_json(self.0.upstream.address(), self.0.data.root(), &*self.0.clock);
+            json["follows"] = following.to_json(self.0.upstream.address(), &*self.0.clock);
             json
         };
         self.0.models.iter().filter(|(name, _)| sees(name)).map(json).collect()
@@ -276,8 +276,8 @@ impl Host for Replica {
     }
 
     fn status(&self) -> Value {
-        let (address, home) = (self.0.upstream.address(), self.0.data.root());
-        let json = |following: &Mutex<Following>| lock(following).to_json(address, home, &*self.0.clock);
+        let address = self.0.upstream.address();
+        let json = |following: &Mutex<Following>| lock(following).to_json(address, &*self.0.clock);
         let follows: Vec<(String, Value)> =
             (self.0.models.iter()).map(|(name, following)| (name.clone(), json(following))).collect();
         let connected = follows.iter().all(|(_, f)| f["connected"] == true);

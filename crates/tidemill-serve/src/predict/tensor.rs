@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use half::f16;
 use tidemill_base::{Error, Result};
 
 /// Dimensions that are read at all; a model takes one or two.
@@ -45,6 +46,7 @@ pub enum Datatype {
     Uint16,
     Uint32,
     Uint64,
+    Fp16,
     Fp32,
     Fp64,
     Bytes,
@@ -104,7 +106,7 @@ impl std::fmt::Display for Shape {
 }
 
 /// Every datatype with its name, the bytes of a value (texts have none of their own) and the bounds of a whole number.
-const DATATYPES: [(Datatype, &str, usize, i64, i64); 12] = [
+const DATATYPES: [(Datatype, &str, usize, i64, i64); 13] = [
     (Datatype::Fp32, "FP32", 4, 0, 0),
     (Datatype::Fp64, "FP64", 8, 0, 0),
     (Datatype::Int64, "INT64", 8, i64::MIN, i64::MAX),
@@ -118,6 +120,7 @@ const DATATYPES: [(Datatype, &str, usize, i64, i64); 12] = [
     (Datatype::Uint32, "UINT32", 4, 0, u32::MAX as i64),
     // No column holds more than 63 bits.
     (Datatype::Uint64, "UINT64", 8, 0, i64::MAX),
+    (Datatype::Fp16, "FP16", 2, 0, 0),
 ];
 
 impl Datatype {
@@ -140,7 +143,7 @@ impl Datatype {
     pub fn values(self, room: usize) -> Values {
         match self {
             Self::Bool => Values::Bool(Vec::with_capacity(room)),
-            Self::Fp32 => Values::Fp32(Vec::with_capacity(room)),
+            Self::Fp16 | Self::Fp32 => Values::Fp32(Vec::with_capacity(room)),
             Self::Fp64 => Values::Fp64(Vec::with_capacity(room)),
             Self::Bytes => Values::Bytes(Texts { ends: Vec::with_capacity(room), bytes: Vec::new() }),
             _ => Values::Int(Vec::with_capacity(room)),
@@ -206,6 +209,7 @@ impl Values {
             };
         }
         Ok(match datatype {
+            Datatype::Fp16 => Self::Fp32(each!(f16, 2).map(f16::to_f32).collect()),
             Datatype::Fp32 => Self::Fp32(each!(f32, 4).collect()),
             Datatype::Fp64 => Self::Fp64(each!(f64, 8).collect()),
             Datatype::Int64 => Self::Int(each!(i64, 8).collect()),
@@ -225,6 +229,13 @@ impl Values {
             },
             Datatype::Bytes => unreachable!("answered above"),
         })
+    }
+
+    /// Makes numbers of 16 bits of those of 32: what is written as text is rounded as if it had come as bytes.
+    pub fn round_to_fp16(&mut self) {
+        if let Self::Fp32(values) = self {
+            values.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
+        }
     }
 
     /// Refuses numbers that are not finite: nothing can be predicted from them.
@@ -293,6 +304,7 @@ mod tests {
     fn bytes_are_read_as_their_datatype_says() {
         for (datatype, bytes, values) in [
             ("FP32", 1.5f32.to_le_bytes().to_vec(), Values::Fp32(vec![1.5])),
+            ("FP16", vec![0x00, 0x3e], Values::Fp32(vec![1.5])),
             ("FP64", (-2.5f64).to_le_bytes().to_vec(), Values::Fp64(vec![-2.5])),
             ("INT64", (-7i64).to_le_bytes().to_vec(), Values::Int(vec![-7])),
             ("INT32", (-7i32).to_le_bytes().to_vec(), Values::Int(vec![-7])),

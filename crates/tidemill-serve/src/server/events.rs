@@ -20,7 +20,11 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{host::Host, reply::Refusal, stopped};
+use super::{
+    host::Host,
+    reply::{self, Refusal},
+    stopped,
+};
 
 const TICK: Duration = Duration::from_millis(250);
 /// Streams at once; each holds a connection for as long as a page is open.
@@ -52,8 +56,8 @@ impl Broadcast {
             if let Ok(Some(renewed)) = super::contained(|| host.renewed()) {
                 renewed.await;
             }
-            if let Ok(status) = super::contained(|| host.status()) {
-                self.latest.send_replace(as_event(&status));
+            if let Ok(event) = super::contained(|| as_event(&*host)) {
+                self.latest.send_replace(event);
             }
         }
     }
@@ -67,7 +71,7 @@ impl Broadcast {
         // Subscribed before the status is asked for, so that no tick falls between.
         let mut latest = self.latest.subscribe();
         latest.mark_unchanged();
-        let first = as_event(&super::contained(|| host.status())?);
+        let first = super::contained(|| as_event(host))?;
         let next = Box::pin(async move { (Some(first), latest, stop) });
         Ok(EventStream { next: Some(next), _place: place })
     }
@@ -116,6 +120,6 @@ impl Drop for Place {
     }
 }
 
-fn as_event(status: &serde_json::Value) -> Bytes {
-    Bytes::from(format!("data: {status}\n\n"))
+fn as_event(host: &dyn Host) -> Bytes {
+    Bytes::from(format!("data: {}\n\n", reply::within(host.status(), host.home())))
 }

@@ -38,7 +38,7 @@ pub trait Host: Send + Sync + 'static {
         self.models().into_iter().find(|m| m.name() == name)
     }
 
-    /// Names of all models, those too that are not in memory.
+    /// Names of all models, those too that are not in memory, or not yet.
     fn names(&self) -> Vec<String> {
         self.models().iter().map(|m| m.name().to_string()).collect()
     }
@@ -365,9 +365,13 @@ impl ServedModel {
     }
 }
 
-/// The error for a model that is not there; it names those that are.
+/// The error for a model that is not there; it names those that are. One that is on its way is [`Kind::Unavailable`].
 pub fn no_model(host: &(impl Host + ?Sized), name: &str) -> Error {
-    no_model_of(&host.names(), name)
+    let names = host.names();
+    match names.iter().any(|n| n == name) {
+        true => Error::unavailable(format!("model '{name}' is not here yet; try again")),
+        false => no_model_of(&names, name),
+    }
 }
 
 /// The same, where only these are there.

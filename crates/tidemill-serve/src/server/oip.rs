@@ -86,8 +86,14 @@ pub(super) fn metadata(shared: &Shared, name: ModelName<'_>) -> Result<Metadata>
     let model = find(shared, name.name)?;
     let live = model.predictor().live();
     model.check_loaded(name.which)?;
-    let mut versions = vec![live.newest().version, live.read().version];
-    versions.extend(live.routes().labels.values().map(|labelled| labelled.version));
+    let mut versions = match name.which {
+        Which::Version(version) => vec![version],
+        Which::Label(_) => vec![live.pick(name.which)?.version],
+        Which::Live | Which::Key(_) => {
+            let labelled = live.routes().labels.values().map(|labelled| labelled.version).collect::<Vec<_>>();
+            [vec![live.newest().version, live.read().version], labelled].concat()
+        }
+    };
     let mut seen = Vec::new();
     versions.retain(|v| {
         !seen.contains(v) && {

@@ -40,6 +40,27 @@ impl ReplyBody {
     }
 }
 
+/// What is told of files is where they lie in `home`, and not where that lies on this machine.
+pub(super) fn within(mut told: Value, home: Option<&Path>) -> Value {
+    if let Some(outside) = outside(home) {
+        hide(&mut told, &outside);
+    }
+    told
+}
+
+fn outside(home: Option<&Path>) -> Option<String> {
+    home.filter(|home| !home.as_os_str().is_empty()).map(|home| format!("{}/", home.display()))
+}
+
+fn hide(told: &mut Value, outside: &str) {
+    match told {
+        Value::String(text) if text.contains(outside) => *text = text.replace(outside, ""),
+        Value::Array(values) => values.iter_mut().for_each(|value| hide(value, outside)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| hide(value, outside)),
+        _ => {}
+    }
+}
+
 /// A request that is not answered as asked.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -82,8 +103,8 @@ impl Refusal {
 
     /// The same, with files named by where they lie in `home`.
     pub fn within(mut self, home: Option<&Path>) -> Self {
-        if let Some(home) = home.filter(|home| !home.as_os_str().is_empty()) {
-            self.message = self.message.replace(&format!("{}/", home.display()), "");
+        if let Some(outside) = outside(home) {
+            self.message = self.message.replace(&outside, "");
         }
         self
     }

@@ -165,8 +165,9 @@ impl<'a> ModelName<'a> {
 
 /// `42` or `canary`.
 pub(super) fn which(text: &str) -> Option<Which<'_>> {
-    match text.parse() {
-        Ok(version) => Some(Which::Version(version)),
+    match text.parse::<u64>() {
+        // One version has one name: `042` and `+42` are none.
+        Ok(version) => (version.to_string() == text).then_some(Which::Version(version)),
         Err(_) => check_label(text).is_ok().then_some(Which::Label(text)),
     }
 }
@@ -230,6 +231,8 @@ mod tests {
             ("/v1/models/ctr:explode", None),
             ("/v1/models/ctr@new:predict", Some(Route::Predict(ModelName { name: "ctr", which: Which::Label("new") }))),
             ("/v1/models/ctr@New:predict", None),
+            ("/v1/models/ctr@042:predict", None),
+            ("/v1/models/ctr@+42", None),
             ("/v1/models/ctr:label", Some(Route::Change("ctr", Change::Label))),
             ("/v1/models/ctr:split", Some(Route::Change("ctr", Change::Split))),
             ("/v1/models/ctr:rollout", Some(Route::Change("ctr", Change::Rollout))),

@@ -177,7 +177,11 @@ async fn handle(
         Route::Rollback(model) => Box::pin(rollback(shared, model, &body)).await,
         Route::Promote(model) => Box::pin(promote(shared, model, &body)).await,
         Route::Change(model, what) => {
-            let run = move |model: &ServedModel| versions::change(model, what, &body).map(|()| model.to_json());
+            let asked = shared.clone();
+            let run = move |model: &ServedModel| {
+                versions::change(model, what, &body)?;
+                Ok(reply::within(model.to_json(), asked.host.home()))
+            };
             Box::pin(blocking(shared, model, run)).await
         }
         Route::Push(source) => Box::pin(push(shared, source, &head.headers, body)).await.map_err(|refusal| {
@@ -291,7 +295,7 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
             let text = text + &shared.metrics.to_text(&shared.load, &tenants);
             Ok(reply::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
-        Route::Status => Ok(reply::json(&contained(|| host.status())?)),
+        Route::Status => Ok(reply::json(&contained(|| reply::within(host.status(), host.home()))?)),
         Route::Events => Ok(reply::events(shared.events.watch(&**host, shared.stop.clone())?)),
         Route::Feed => match contained(|| host.feed())? {
             Some(feed) => Ok(reply::json(&feed)),
@@ -299,15 +303,16 @@ fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Resul
         },
         Route::Models => contained(|| {
             let models: Vec<Value> = host.models_json(&|name| caller.is_none_or(|grant| grant.sees(name)));
-            reply::json(&json!({ "models": models }))
+            reply::json(&reply::within(json!({ "models": models }), host.home()))
         }),
         Route::Model(ModelName { name, which }) => contained(|| {
             let model = find(shared, name)?;
-            Ok(reply::json(&match which {
+            let told = match which {
                 Which::Version(version) => model.version_to_json(version)?,
                 Which::Label(label) => model.label_to_json(label)?,
                 Which::Live | Which::Key(_) => model.to_json(),
-            }))
+            };
+            Ok(reply::json(&reply::within(told, host.home())))
         })?,
         Route::Rankings(model, name) => contained(|| Ok(reply::json(&find(shared, model)?.rankings_to_json(name)?)))?,
         Route::Oip(route) => oip::read_only(shared, route),
@@ -408,7 +413,7 @@ async fn change(
     let asked = shared.clone();
     blocking(shared, model, move |model| {
         run(&asked, model.name())?;
-        Ok(find(&asked, model.name())?.to_json())
+        Ok(reply::within(find(&asked, model.name())?.to_json(), asked.host.home()))
     })
     .await
 }

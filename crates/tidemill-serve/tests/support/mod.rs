@@ -140,6 +140,8 @@ pub struct FakeHost {
     pub broken: AtomicBool,
     /// Serves no model for now.
     pub hidden: AtomicBool,
+    /// Its name is known, whether it is there or not.
+    pub named: AtomicBool,
     pub offsets: AtomicU64,
     moment: AtomicU64,
     weights: Mutex<BTreeMap<u64, f32>>,
@@ -173,6 +175,7 @@ impl FakeHost {
             feed: Mutex::new(None),
             broken: AtomicBool::new(false),
             hidden: AtomicBool::new(false),
+            named: AtomicBool::new(false),
             offsets: AtomicU64::new(0),
             moment: AtomicU64::new(0),
             weights: Mutex::new(newest.entries.iter().map(|(key, params)| (key, params[0])).collect()),
@@ -235,6 +238,17 @@ impl Host for Handle {
             true => Vec::new(),
             false => vec![self.0.served.clone()],
         }
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self.0.hidden.load(SeqCst) && !self.0.named.load(SeqCst) {
+            true => Vec::new(),
+            false => vec![self.0.served.name().to_string()],
+        }
+    }
+
+    fn home(&self) -> Option<&Path> {
+        Some(Path::new("/srv/tidemill"))
     }
 
     fn push(&self, source: &str, lines: Bytes) -> BoxFuture<Result<PushReply>> {

@@ -1,6 +1,6 @@
 //! `tidemill run`: carries out a program, statement by statement.
 
-use std::{io::Write, sync::Arc};
+use std::{collections::BTreeSet, io::Write, sync::Arc};
 
 use clap::Args;
 use serde_json::Value;
@@ -144,7 +144,8 @@ impl Session {
         stop_on_signals(signal.clone())?;
         let inputs: Vec<&Input> = train_jobs(program).flat_map(inputs).collect();
         let push = PushHub::open(&data, &inputs, signal.clone(), clock.clone())?;
-        let host = Arc::new(AppHost::new(data.root(), push, feed, signal.clone()));
+        let names: BTreeSet<String> = train_jobs(program).map(|job| job.model.clone()).collect();
+        let host = Arc::new(AppHost::new(data.root(), names.into_iter().collect(), push, feed, signal.clone()));
         let mut server = None;
         if !serving.no_serve && train_jobs(program).next().is_some() {
             server = Some(serving.door.open(serving.port, &data, host.clone())?);

@@ -76,6 +76,8 @@ fn list_of(datatype: Datatype) -> &'static str {
         Datatype::Fp32 => "fp32_contents",
         Datatype::Fp64 => "fp64_contents",
         Datatype::Bytes => "bytes_contents",
+        // The protocol has no list for it.
+        Datatype::Fp16 => "raw_input_contents",
     }
 }
 
@@ -109,6 +111,7 @@ fn listed(datatype: Datatype, contents: &InferTensorContents) -> Result<Values> 
         }
     };
     match datatype {
+        Datatype::Fp16 => Err(Error::invalid("contents has no list for FP16; send raw_input_contents")),
         Datatype::Bool => Ok(Values::Bool(contents.bool_contents.clone())),
         Datatype::Fp32 => Ok(Values::Fp32(contents.fp32_contents.clone())),
         Datatype::Fp64 => Ok(Values::Fp64(contents.fp64_contents.clone())),

@@ -330,6 +330,10 @@ impl<'a> Reader<'a> {
         if Some(values.len()) != shape.count() {
             return Err(Error::invalid(format!("{input} has {} values; shape {shape} says otherwise", values.len())));
         }
+        if datatype == Datatype::Fp16 {
+            values.round_to_fp16();
+            values.check_finite().map_err(|e| e.at(input))?;
+        }
         if let Values::Int(whole) = &values {
             let (least, largest) = datatype.bounds();
             if let Some(x) = whole.iter().find(|x| **x < least || **x > largest) {

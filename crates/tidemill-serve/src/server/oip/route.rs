@@ -113,6 +113,7 @@ mod tests {
                 Some(Oip::Infer(ModelName { name: "ctr", which: Which::Label("new") })),
             ),
             ("/v2/models/ctr/versions/-1/infer", None),
+            ("/v2/models/ctr/versions/03/infer", None),
             ("/v2/models/ctr/versions", None),
             ("/v2/models//infer", None),
             ("/v2/models", None),
