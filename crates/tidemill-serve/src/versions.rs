@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tidemill_base::{Clock, Error, Result, SystemClock};
+use tidemill_base::{Clock, Error, Kind, Result, SystemClock};
 use tidemill_model::{snapshot::Snapshot, weights::WeightTable};
 
 pub use adopt::LeftOut;
@@ -102,11 +102,28 @@ impl Versions {
             troubles: Mutex::default(),
         });
         if let Live::Pinned(version) = versions.registry.live() {
-            let loaded = versions.load(version)?;
+            let loaded = versions.load_or_earlier(version)?;
             versions.live.reroute(|routes| routes.pinned = Some(loaded.clone()));
         }
         versions.restore()?;
         Ok(versions)
+    }
+
+    /// The version to which the model was rolled back. Where that is damaged, the next one before it: those after it are what
+    /// the operator did not want, and without any the process would not learn either.
+    fn load_or_earlier(&self, version: u64) -> Result<Arc<ServedVersion>> {
+        let damaged = match self.load(version) {
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => e,
+            loaded => return loaded,
+        };
+        let earlier = self.registry.list().into_iter().rev().filter(|meta| meta.version < version);
+        let Some(loaded) = earlier.filter_map(|meta| self.load(meta.version).ok()).next() else { return Err(damaged) };
+        lock(&self.troubles).push(format!(
+            "version {} answers instead of version {version}, to which the model was rolled back: {}",
+            loaded.version,
+            damaged.message()
+        ));
+        Ok(loaded)
     }
 
     fn restore(self: &Arc<Self>) -> Result<()> {
@@ -435,7 +452,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use tidemill_base::Kind;
 
     use super::*;
 

@@ -106,6 +106,29 @@ fn a_label_points_at_what_can_be_loaded_or_stays() {
     assert_eq!(versions.set_label("one-more", 2).unwrap_err().kind(), Kind::Exhausted);
 }
 
+/// A process whose model was rolled back to a version that was damaged since starts with the one before it, says so, and keeps
+/// the decision; where there is none it does not start, and says what to do.
+#[test]
+fn a_damaged_version_that_was_rolled_back_to_gives_way_to_the_one_before() {
+    let dir = temp_dir("pinned-damaged");
+    FakeHost::open_in(&dir).served.rollback(2).unwrap();
+    fs::write(dir.join("000002.snapshot"), "short").unwrap();
+    let host = FakeHost::open_in(&dir);
+    assert_eq!(host.served.predict(body().as_bytes(), None).unwrap().version, 1);
+    let json = host.served.to_json();
+    let trouble = "version 1 answers instead of version 2, to which the model was rolled back: ";
+    assert!(json["troubles"][0].as_str().unwrap().starts_with(trouble), "{json}");
+    assert_eq!((&json["version"], &json["live"]), (&json!(1), &json!("pinned 2")));
+    host.served.promote().unwrap();
+    assert_eq!(host.served.predict(body().as_bytes(), None).unwrap().version, 3);
+    host.served.rollback(1).unwrap();
+    drop(host);
+    fs::write(dir.join("000001.snapshot"), "short").unwrap();
+    let refused = std::panic::catch_unwind(|| FakeHost::open_in(&dir)).err().unwrap();
+    let said = refused.downcast_ref::<String>().unwrap();
+    assert!(said.contains("restore it from a copy or roll back to another version"), "{said}");
+}
+
 /// Labels and split are on disk before they hold, and a restart finds them; a version that was damaged meanwhile costs its
 /// label only.
 #[test]
