@@ -7,6 +7,7 @@
 
 mod mapped;
 mod places;
+mod rows;
 
 use std::{ops::Range, sync::Arc};
 
@@ -25,6 +26,7 @@ use crate::{
 use mapped::Mapped;
 pub use mapped::{SharedBytes, SnapshotBytes};
 use places::Places;
+use rows::Rows;
 
 /// Samples that are scored at once: their parameters stay in the nearer caches.
 const SLICE_SAMPLES: usize = 64;
@@ -43,7 +45,7 @@ pub struct WeightTable {
     /// The bits of the one parameter of each key, or the number of its row.
     places: Places,
     /// Rows of longer entries; row 0 holds zeros, for keys that were never seen.
-    rows: Vec<f32>,
+    rows: Rows,
     /// The entries, where they are not in this table but in a snapshot's bytes.
     mapped: Option<Arc<Mapped>>,
 }
@@ -102,20 +104,8 @@ impl WeightTable {
 
     fn empty(learner: Arc<dyn Learner>, model: &ModelSpec, dense: Vec<f32>, room_for: usize) -> Self {
         let width = learner.width();
-        let mut table = Self {
-            learner,
-            loss: model.loss,
-            width,
-            dense,
-            places: Places::with_room(room_for),
-            rows: Vec::new(),
-            mapped: None,
-        };
-        if width > 1 {
-            table.rows.reserve_exact((room_for + 1) * width);
-            table.rows.resize(width, 0.0);
-        }
-        table
+        let rows = Rows::with_room(width, if width > 1 { room_for } else { 0 });
+        Self { learner, loss: model.loss, width, dense, places: Places::with_room(room_for), rows, mapped: None }
     }
 
     /// Brings the parameters to the moment `delta.to`. They must be at `delta.from`, or between the two.
@@ -131,7 +121,7 @@ impl WeightTable {
         }
         if delta.anew {
             self.places = Places::with_room(delta.entries.len());
-            self.rows.truncate(if self.width > 1 { self.width } else { 0 });
+            self.rows.clear();
         }
         self.set_all(&delta.entries);
         if !delta.dense.is_empty() {
@@ -232,19 +222,18 @@ impl WeightTable {
         words.resize(count, 0);
         self.places.look(keys, words, unsure);
         params.clear();
-        words.iter().take(ROWS_AHEAD).for_each(|word| self.ask_row(*word));
+        let (rows, width, is_far) = (&*self.rows, self.width, self.places.is_far());
+        let ask = |word: u32| {
+            if is_far {
+                (0..width).step_by(LINE_PARAMS).for_each(|i| prefetch(rows, word as usize * width + i));
+            }
+        };
+        words.iter().take(ROWS_AHEAD).for_each(|word| ask(*word));
         for (i, word) in words.iter().enumerate() {
             if let Some(next) = words.get(i + ROWS_AHEAD) {
-                self.ask_row(*next);
+                ask(*next);
             }
-            params.extend_from_slice(self.row(*word));
-        }
-    }
-
-    #[inline(always)]
-    fn ask_row(&self, word: u32) {
-        if self.places.is_far() {
-            (0..self.width).step_by(LINE_PARAMS).for_each(|i| prefetch(&self.rows, word as usize * self.width + i));
+            params.extend_from_slice(&rows[*word as usize * width..][..width]);
         }
     }
 
@@ -293,8 +282,7 @@ impl WeightTable {
     /// Bytes the table takes, free places included; of a mapped one the pages that were touched.
     pub fn bytes(&self) -> usize {
         let mapped = self.mapped.as_ref().map_or(0, |mapped| mapped.bytes());
-        let floats = self.rows.capacity() + self.dense.capacity();
-        size_of::<Self>() + mapped + self.places.bytes() + floats * size_of::<f32>()
+        size_of::<Self>() + mapped + self.places.bytes() + self.rows.bytes() + self.dense.capacity() * size_of::<f32>()
     }
 
     fn set_all(&mut self, entries: &Entries) {
@@ -314,26 +302,23 @@ impl WeightTable {
             }
             self.places.take(place, key);
             if self.width > 1 {
-                *self.places.word_at(place) = (self.rows.len() / self.width) as u32;
-                self.rows.resize(self.rows.len() + self.width, 0.0);
+                *self.places.word_at(place) = self.rows.count() as u32;
+                return self.rows.push(params);
             }
         }
         match self.width {
             1 => *self.places.word_at(place) = params[0].to_bits(),
-            width => {
-                let row = *self.places.word_at(place) as usize * width;
-                self.rows[row..row + width].copy_from_slice(params);
-            }
+            _ => self.rows.set(*self.places.word_at(place) as usize, params),
         }
     }
 
     /// Makes room, and leaves out what was removed.
     #[cold]
     fn grow(&mut self) {
-        let room = Places::with_room(self.places.taken() * 2);
-        let places = std::mem::replace(&mut self.places, room);
-        let zeros = vec![0.0; if self.width > 1 { self.width } else { 0 }];
-        let rows = std::mem::replace(&mut self.rows, zeros);
+        let taken = self.places.taken() * 2;
+        let places = std::mem::replace(&mut self.places, Places::with_room(taken));
+        let room = Rows::with_room(self.width, if self.width > 1 { taken } else { 0 });
+        let rows = std::mem::replace(&mut self.rows, room);
         for (key, word) in places.iter() {
             match self.width {
                 1 => self.set(key, &[f32::from_bits(word)]),

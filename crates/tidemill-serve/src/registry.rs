@@ -203,14 +203,8 @@ impl Registry {
         let snapshot = Snapshot { sequence: copied.meta.mini_batch, ..snapshot };
         let version = copied.meta.version;
         let _writing = self.writing();
-        if let Some(there) = self.known().find(version) {
-            return match there.snapshot_check == copied.snapshot_check {
-                true => Ok(copied.meta),
-                false => Err(Error::conflict(format!(
-                    "version {version} of model '{}' is there already and is another one; versions never change",
-                    self.model
-                ))),
-            };
+        if self.is_here(&copied)? {
+            return Ok(copied.meta);
         }
         let path = self.path(version, "snapshot");
         let (mut bytes, mut check) = (0, 0);
@@ -233,6 +227,24 @@ impl Registry {
         known.manifests.push(copied);
         known.manifests.sort_by_key(|m| m.meta.version);
         Ok(meta)
+    }
+
+    /// Whether [`Registry::add_copy`] can keep it: [`Kind::Conflict`] where its number is that of another one.
+    pub fn check_copy(&self, manifest: &str) -> Result<()> {
+        let copied = manifest::parse(manifest.as_bytes()).map_err(|e| e.at("manifest of a version"))?;
+        self.is_here(&copied).map(drop)
+    }
+
+    fn is_here(&self, copied: &Manifest) -> Result<bool> {
+        let version = copied.meta.version;
+        match self.known().find(version) {
+            None => Ok(false),
+            Some(there) if there.snapshot_check == copied.snapshot_check => Ok(true),
+            Some(_) => Err(Error::conflict(format!(
+                "version {version} of model '{}' is there already and is another one; versions never change",
+                self.model
+            ))),
+        }
     }
 
     /// Keeps a version that another registry has: its manifest as it stands there, and the bytes of its snapshot as `next`
@@ -507,16 +519,27 @@ impl Registry {
             let known = self.known();
             let over = known.manifests.len().saturating_sub(keep_max.max(1));
             let newest = known.manifests.last().map(|m| m.meta.version);
-            let is_kept = |v: u64| {
-                let rollout = known.routing.rollout.as_ref().is_some_and(|r| r.version == v);
-                let labelled = known.routing.labels.values().any(|l| *l == v);
-                known.live == Live::Pinned(v) || newest == Some(v) || labelled || rollout
-            };
             let leaving =
                 known.manifests.iter().enumerate().filter(|(i, m)| *i < over || m.meta.created_ms < keep_since_ms);
-            leaving.map(|(_, m)| m.meta.version).filter(|&v| !is_kept(v)).collect()
+            leaving.map(|(_, m)| m.meta.version).filter(|&v| newest != Some(v) && !known.points_at(v)).collect()
         };
-        for &version in &leaving {
+        self.remove(&leaving)?;
+        Ok(leaving)
+    }
+
+    /// Removes all versions but the pinned one and those under labels: what comes is of another history, with numbers of its
+    /// own.
+    pub fn begin_another_history(&self) -> Result<()> {
+        let _writing = self.writing();
+        let leaving: Vec<u64> = {
+            let known = self.known();
+            known.manifests.iter().map(|m| m.meta.version).filter(|&v| !known.points_at(v)).collect()
+        };
+        self.remove(&leaving)
+    }
+
+    fn remove(&self, leaving: &[u64]) -> Result<()> {
+        for &version in leaving {
             self.known().manifests.retain(|m| m.meta.version != version);
             // The manifest goes first: a snapshot without one is swept away by the next open.
             for extension in ["manifest", "snapshot"] {
@@ -525,7 +548,7 @@ impl Registry {
             }
             atomic_file::sync_parent(&self.path(version, "manifest"))?;
         }
-        Ok(leaving)
+        Ok(())
     }
 
     /// A snapshot that no manifest names is a publication that did not finish.
@@ -631,6 +654,13 @@ impl Registry {
 impl Known {
     fn find(&self, version: u64) -> Option<&Manifest> {
         self.manifests.iter().find(|m| m.meta.version == version)
+    }
+
+    /// Whether it is pinned, under a label, or rolled out.
+    fn points_at(&self, version: u64) -> bool {
+        let rollout = self.routing.rollout.as_ref().is_some_and(|r| r.version == version);
+        let labelled = self.routing.labels.values().any(|l| *l == version);
+        self.live == Live::Pinned(version) || labelled || rollout
     }
 
     /// Whether there is a manifest of it, good or not.

@@ -75,6 +75,8 @@ struct Following {
     trouble: Option<Trouble>,
     /// Why what was decided at the trainer does not hold here yet.
     not_decided: Option<String>,
+    /// Why the last version is not on disk.
+    not_kept: Option<String>,
     counts: Counts,
 }
 
@@ -208,7 +210,8 @@ impl Following {
 
     /// What is wrong.
     fn warning(&self) -> Option<String> {
-        let all: Vec<&str> = self.trouble.iter().map(|t| &*t.message).chain(self.not_decided.as_deref()).collect();
+        let others = self.not_decided.iter().chain(&self.not_kept).map(String::as_str);
+        let all: Vec<&str> = self.trouble.iter().map(|t| &*t.message).chain(others).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

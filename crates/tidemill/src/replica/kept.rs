@@ -12,7 +12,10 @@
 use std::{fs, sync::Mutex, thread::JoinHandle, time::Duration};
 
 use serde_json::{Value, json};
-use tidemill_base::{Error, Result, store::atomic_file, store::data_dir::DataDir};
+use tidemill_base::{
+    Error, Result,
+    store::{atomic_file, data_dir::DataDir, disk},
+};
 use tidemill_model::snapshot::Snapshot;
 use tidemill_serve::{follow::Mark, live::LiveModel, registry::Registry};
 
@@ -44,32 +47,37 @@ impl Saver {
     }
 
     /// Begins to write the version that waits, if it is time and nothing was changed since; `position` is where the model
-    /// is. The error is that of an earlier one.
-    pub fn save(&mut self, inner: &Inner, name: &str, live: &LiveModel, position: u64) -> Result<()> {
+    /// is. Whether an earlier one was written since this was asked last, or why it was not.
+    pub fn save(&mut self, inner: &Inner, name: &str, live: &LiveModel, position: u64) -> Result<bool> {
         let now = inner.clock.elapsed();
+        let mut is_kept = false;
         if let Some(writing) = self.writing.take_if(|writing| writing.is_finished()) {
             let began = self.begun.take().unwrap_or(now);
             let took = writing.join().unwrap_or_else(|_| Err(Error::internal("writing a version has failed")))?;
             self.rests_until = began + (took * SHARE).max(WRITE_EVERY);
             inner.following(name).counts.versions += 1;
+            is_kept = true;
         }
-        let Some((mark, _)) = &self.waiting else { return Ok(()) };
+        let Some((mark, manifest)) = &self.waiting else { return Ok(is_kept) };
         if mark.position != position {
             self.waiting = None;
-            return Ok(());
+            return Ok(is_kept);
         }
         let served = live.newest();
         if self.writing.is_some() || now < self.rests_until || served.sequence != position {
-            return Ok(());
+            return Ok(is_kept);
         }
-        let (entries, dense) = (served.weights.entries(), served.weights.dense().to_vec());
-        drop(served);
         let (registry, shell, lineage, fingerprint) = {
             let following = inner.following(name);
-            let Some(served) = &following.served else { return Ok(()) };
+            let Some(served) = &following.served else { return Ok(is_kept) };
             (served.registry().clone(), following.shell.clone(), following.lineage, following.fingerprint)
         };
-        let Some((mark, manifest)) = self.waiting.take() else { return Ok(()) };
+        make_room(&inner.data, name, &registry, lineage)?;
+        // Still one of another history: something points at it, and this one waits until that is decided otherwise.
+        registry.check_copy(manifest)?;
+        let (entries, dense) = (served.weights.entries(), served.weights.dense().to_vec());
+        drop(served);
+        let Some((mark, manifest)) = self.waiting.take() else { return Ok(is_kept) };
         let path = inner.data.job(name)?.join("position");
         let (clock, as_of_ms) = (inner.clock.clone(), inner.clock.wall_ms());
         let write = move || {
@@ -85,7 +93,7 @@ impl Saver {
         let started = std::thread::Builder::new().name("versions".into()).spawn(write);
         self.writing = Some(started.map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?);
         self.begun = Some(now);
-        Ok(())
+        Ok(is_kept)
     }
 }
 
@@ -102,6 +110,19 @@ impl Drop for Saver {
 pub(super) fn put_program(data: &DataDir, name: &str, fingerprint: u64, program: &str) -> Result<()> {
     let text = format!("-- fingerprint {fingerprint:016x}\n{program}\n");
     atomic_file::replace(&data.job(name)?.join("program.sql"), text.as_bytes())
+}
+
+/// Makes room for the first version of a history: those of another one, which may have the same numbers, leave.
+fn make_room(data: &DataDir, name: &str, registry: &Registry, lineage: u64) -> Result<()> {
+    let path = data.job(name)?.join("position");
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+    let fields: Value = serde_json::from_str(&text).unwrap_or_default();
+    if fields["lineage"] == format!("{lineage:016x}") {
+        return Ok(());
+    }
+    registry.begin_another_history()?;
+    // Last, so that a process that ends here begins with this again.
+    disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))
 }
 
 /// What an earlier process kept of a model; nothing where there is none, or where it cannot be used any more.

@@ -266,11 +266,15 @@ impl<'a> Link<'a> {
                 Err(e)
             }
             Err(e) => {
-                let trouble = super::Trouble { kind: e.kind(), message: format!("not kept on disk: {e}") };
-                self.inner.following(self.name).trouble = Some(trouble);
+                self.inner.following(self.name).not_kept = Some(format!("not kept on disk: {e}"));
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            Ok(is_kept) => {
+                if is_kept {
+                    self.inner.following(self.name).not_kept = None;
+                }
+                Ok(())
+            }
         }
     }
 

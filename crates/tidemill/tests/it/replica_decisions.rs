@@ -206,6 +206,37 @@ fn a_version_is_the_one_that_the_trainer_means() {
     eventually("nothing is left to tell", || (follows(&replica)["warning"] == Value::Null).then_some(()));
 }
 
+/// Where the trainer begins another history, the versions of the one before stand in nobody's way: those of the new one, whose
+/// numbers are smaller, are kept, and the replica answers by them when it is alone.
+#[test]
+fn versions_of_an_earlier_history_make_room() {
+    let pair = Pair::new("replica-another-history");
+    let (trainer, _, second) = with_two_versions(&pair);
+    let replica = pair.replica(&trainer.address);
+    caught_up(&trainer, &replica, 24);
+    push(&trainer, 2);
+    let last = published(&trainer, second);
+    let kept = |replica: &Serving| model(replica)["versions"][0]["version"].as_u64();
+    eventually("the last version is kept", || (kept(&replica) == Some(last)).then_some(()));
+
+    let address = trainer.address.clone();
+    send_signal(&trainer.child, "-KILL");
+    drop(trainer);
+    std::fs::rename(pair.scratch.path("trainer"), pair.scratch.path("earlier")).unwrap();
+    let trainer = pair.trainer_at(&address, &[]);
+    (0..2).for_each(|_| push(&trainer, 3));
+    let first = published(&trainer, 0);
+    assert!(first < last, "{first} of {last}");
+    eventually("the first of the new ones is kept", || (kept(&replica) == Some(first)).then_some(()));
+    eventually("and told", || (follows(&replica)["warning"] == Value::Null).then_some(()));
+    let learned = probability(&trainer, "i0");
+    send_signal(&trainer.child, "-KILL");
+    send_signal(&replica.child, "-KILL");
+    drop((trainer, replica));
+    let replica = pair.replica(&address);
+    assert_eq!((kept(&replica), probability(&replica, "i0")), (Some(first), learned));
+}
+
 /// What was taken over in part and then taken back leaves nothing behind; and what an operator of the replica changes while something
 /// is still to be done is not undone by the next try.
 #[test]
