@@ -82,11 +82,14 @@ impl WeightTable {
         if head.format < 4 {
             return Ok(None);
         }
-        let layout = Layout::of(&head, all, what)?;
+        let mut layout = Layout::of(&head, all, what)?;
         let (dense, root) = (layout.read_dense(all)?, layout.root);
         let learner = head.model.build(head.slots.len());
-        let width_agrees = layout.entries == 0 || layout.width == learner.width();
-        if !width_agrees || dense.len() != learner.dense_dimension() {
+        if layout.entries == 0 {
+            // Without entries any width may stand there; keys that are looked for have the model's.
+            layout.width = learner.width();
+        }
+        if layout.width != learner.width() || dense.len() != learner.dense_dimension() {
             return Err(Error::corrupt(format!("{what}: its parameters are not of its model")));
         }
         let Some(mapped) = Mapped::open(bytes, layout) else { return Ok(None) };

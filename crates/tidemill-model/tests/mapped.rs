@@ -125,6 +125,20 @@ fn mapped_parameters_score_to_the_bit_as_those_in_a_table() {
     }
 }
 
+/// A file without entries may say any width: keys have the model's parameters all the same, and all of them are zero.
+#[test]
+fn a_file_without_entries_is_served_whatever_width_it_says() {
+    let fm = LearnerSpec::Fm { factors: 8, spread: 0.1, dropout: 0.0 };
+    for learner in [LearnerSpec::Linear, fm] {
+        for width in [0, 1, 3841] {
+            let snapshot = Snapshot { entries: Entries::new(width), ..snapshot(learner.clone(), 0) };
+            let (table, mapped) = (WeightTable::from_snapshot(&snapshot), map(&snapshot.encode()));
+            let features = features(20, 10, 3);
+            assert_eq!(scores(&mapped, &features), scores(&table, &features), "width {width}");
+        }
+    }
+}
+
 /// Only what is asked for is read.
 #[test]
 fn a_page_is_read_when_somebody_asks_for_it() {
