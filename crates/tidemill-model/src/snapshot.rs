@@ -197,6 +197,9 @@ impl Head {
         if padded.iter().any(|byte| *byte != 0) {
             return Err(Error::corrupt(format!("{what}: padding is damaged")));
         }
+        if width == 0 && entries > 0 {
+            return Err(Error::corrupt(format!("{what}: {entries} entries without parameters")));
+        }
         let end = bytes.len() - d.left();
         Ok(Self { format, sequence, model, sampling, slots, width, entries, dense, lines, smaller, check, end })
     }
@@ -329,6 +332,16 @@ mod tests {
         for s in [snapshot(2, 100), Snapshot::default(), sampled(weight), sampled(logit)].into_iter().chain(many) {
             assert_eq!(Snapshot::decode(&s.encode(), "test").unwrap(), s);
         }
+    }
+
+    /// No model has such entries, and rows of no numbers still have a scale where they are of 8 bits.
+    #[test]
+    fn entries_without_parameters_are_refused() {
+        let entries = Entries { width: 0, keys: vec![1, 9], params: Vec::new() };
+        let none = Snapshot { entries, ..snapshot(1, 0) };
+        assert_eq!(message(&none.encode()), "ctr, version 42: 2 entries without parameters");
+        let empty = Snapshot { entries: Entries::new(0), ..none };
+        assert_eq!(Snapshot::decode(&empty.encode(), "test").unwrap(), empty);
     }
 
     /// Rows of all forms, in turn.
