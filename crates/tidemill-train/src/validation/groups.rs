@@ -107,6 +107,25 @@ impl Groups {
         }
         let mut sums =
             || Ok(Sums { samples: from.varint()?, label: from.f64()?, prediction: from.f64()?, loss: from.f64()? });
-        Ok(Self { sums: (0..count).map(|_| sums()).collect::<Result<_>>()? })
+        let sums = (0..count).map(|_| sums()).collect::<Result<Vec<_>>>()?;
+        match sums.first() {
+            Some(none) if none.samples > 0 => Err(Error::corrupt("validation: samples of group 0, which is none")),
+            _ => Ok(Self { sums }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples of group 0 are not counted, so nobody has written some.
+    #[test]
+    fn figures_of_no_group_are_refused() {
+        for (samples, is_good) in [(0, true), (3, false)] {
+            let mut out = Encoder::new();
+            out.put_varint(1).put_varint(samples).put_f64(1.0).put_f64(1.5).put_f64(0.5);
+            assert_eq!(Groups::decode(&mut Decoder::new(out.as_slice(), "test")).is_ok(), is_good);
+        }
     }
 }

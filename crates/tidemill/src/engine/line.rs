@@ -773,7 +773,7 @@ impl Groups {
             cast(rows.column(self.column), &DataType::Utf8).map_err(|e| Error::invalid(format!("validate.by: {e}")))?;
         let text = text.as_string::<i32>();
         let number = |i: usize| {
-            let name = if text.is_null(i) { "NULL" } else { text.value(i) };
+            let name = short(if text.is_null(i) { "NULL" } else { text.value(i) });
             if let Some(number) = self.numbers.get(name) {
                 return *number;
             }
@@ -781,7 +781,7 @@ impl Groups {
                 return OTHERS;
             }
             let number = self.numbers.len() as u32 + 1;
-            self.numbers.insert(name.chars().take(GROUP_NAME_MAX).collect(), number);
+            self.numbers.insert(name.to_string(), number);
             number
         };
         Ok((0..text.len()).map(number).collect())
@@ -795,15 +795,65 @@ impl Groups {
 
     fn decode(&mut self, d: &mut Decoder) -> Result<()> {
         self.numbers.clear();
-        for number in 1..=d.count(1)? as u32 {
+        let count = d.count(1)? as u32;
+        for number in 1..=count {
             self.numbers.insert(d.str()?.to_string(), number);
         }
-        Ok(())
+        match count <= GROUPS_MAX && self.numbers.len() == count as usize {
+            true => Ok(()),
+            false => Err(Error::corrupt(format!("{count} groups, one twice or more than {GROUPS_MAX}"))),
+        }
     }
+}
+
+/// Values that begin alike for so long are one group.
+fn short(name: &str) -> &str {
+    name.char_indices().nth(GROUP_NAME_MAX).map_or(name, |(end, _)| &name[..end])
 }
 
 fn to_f64(column: &ArrayRef) -> Result<Vec<f64>> {
     let numbers = cast(column, &DataType::Float64).map_err(|e| Error::invalid(format!("validate.oracle: {e}")))?;
     let numbers: &Float64Array = numbers.as_primitive::<Float64Type>();
     Ok((0..numbers.len()).map(|i| if numbers.is_null(i) { f64::NAN } else { numbers.value(i) }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::StringArray;
+
+    use super::*;
+
+    /// The numbers that these values get, one call each.
+    fn numbers(groups: &mut Groups, values: &[&str]) -> Vec<u32> {
+        let number = |value: &&str| {
+            let values: ArrayRef = Arc::new(StringArray::from(vec![*value]));
+            groups.of(&RecordBatch::try_from_iter([("by", values)]).unwrap()).unwrap()[0]
+        };
+        values.iter().map(number).collect()
+    }
+
+    /// Values are told apart by their beginning: one that goes on for longer is one group too, before a restart and after.
+    #[test]
+    fn long_values_keep_their_number() {
+        let long = "é".repeat(GROUP_NAME_MAX + 1);
+        let also = long.clone() + "and more";
+        let (mut groups, values) = (Groups::new(0), [&*long, "a", &also, "b", &long, "a"]);
+        assert_eq!(numbers(&mut groups, &values), [1, 2, 1, 3, 1, 2]);
+        let (mut out, mut again) = (Encoder::new(), Groups::new(0));
+        groups.encode(&mut out);
+        again.decode(&mut Decoder::new(out.as_slice(), "test")).unwrap();
+        assert_eq!(numbers(&mut again, &values), [1, 2, 1, 3, 1, 2]);
+    }
+
+    /// Two numbers for one value would move all behind them with the next restart.
+    #[test]
+    fn groups_that_were_not_written_so_are_refused() {
+        for names in [vec!["a".to_string(), "a".into()], (0..=GROUPS_MAX).map(|i| i.to_string()).collect()] {
+            let mut out = Encoder::new();
+            out.put_varint(names.len() as u64);
+            names.iter().for_each(|name| _ = out.put_str(name));
+            let read = Groups::new(0).decode(&mut Decoder::new(out.as_slice(), "test"));
+            assert_eq!(read.unwrap_err().kind(), tidemill_base::Kind::Corrupt);
+        }
+    }
 }
