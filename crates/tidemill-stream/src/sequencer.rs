@@ -423,6 +423,14 @@ impl Sequencer {
                 record.mini_batch, self.mini_batch
             )));
         }
+        let named = record.ends.iter().map(|(id, _)| id).chain(record.idle.iter().map(|(id, _)| id));
+        for PartitionId { input, partition } in named.chain(&record.finished) {
+            let input_of = self.inputs.get(*input as usize);
+            let input_of = input_of.ok_or_else(|| Error::corrupt(format!("journal: no input {input}")))?;
+            if *partition as usize >= input_of.lanes.len() {
+                return Err(Error::corrupt(format!("journal: input {input} has no partition {partition}")));
+            }
+        }
         self.plan = None;
         let clock_ms = record.clock_ms;
         self.carry_out(record, clock_ms)
@@ -550,18 +558,11 @@ impl Sequencer {
     fn carry_out(&mut self, mut record: CutRecord, clock_ms: Option<i64>) -> Result<Cut> {
         let mut cut = Cut::default();
         for &(id, end) in &record.ends {
-            if self.inputs.get(id.input as usize).is_some_and(|input| (id.partition as usize) < input.lanes.len())
-                && !self.lane(id).is_history
-            {
+            if !self.lane(id).is_history {
                 self.limit(id);
             }
-            let input = self
-                .inputs
-                .get_mut(id.input as usize)
-                .ok_or_else(|| Error::corrupt(format!("journal: no input {}", id.input)))?;
-            let lane = input.lanes.get_mut(id.partition as usize).ok_or_else(|| {
-                Error::corrupt(format!("journal: input {} has no partition {}", id.input, id.partition))
-            })?;
+            let input = &mut self.inputs[id.input as usize];
+            let lane = &mut input.lanes[id.partition as usize];
             let latest = match (clock_ms, input.ahead_max_ms) {
                 (Some(clock_ms), Some(ahead_max_ms)) if !lane.ordered || lane.comes_late => {
                     clock_ms.saturating_add(ahead_max_ms)

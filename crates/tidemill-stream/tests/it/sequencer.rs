@@ -332,6 +332,24 @@ fn a_replay_waits_for_rows_that_are_on_their_way() {
     assert_eq!(seen(&again.replay(cut.record.clone()).unwrap()), seen(&cut));
 }
 
+/// Wherever a record names a partition that is not there, it is the record that is wrong.
+#[test]
+fn a_record_of_partitions_that_are_not_there_is_refused() {
+    let there = PartitionId { input: 0, partition: 0 };
+    for missing in [PartitionId { input: 0, partition: 9 }, PartitionId { input: 9, partition: 0 }] {
+        let record = CutRecord { mini_batch: 1, ends: vec![(there, 1)], ..CutRecord::default() };
+        for record in [
+            CutRecord { ends: vec![(there, 1), (missing, 1)], ..record.clone() },
+            CutRecord { idle: vec![(missing, true)], ..record.clone() },
+            CutRecord { finished: vec![missing], ..record },
+        ] {
+            let mut sequencer = sequencer(7);
+            assert_eq!(sequencer.replay(record).unwrap_err().kind(), Kind::Corrupt);
+            assert_eq!(sequencer.mini_batch(), 0, "nothing was taken");
+        }
+    }
+}
+
 /// A topic that is replayed from long ago does not let one of today run away: what would be read would only wait.
 #[test]
 fn a_partition_far_ahead_waits_for_one_that_has_unread_events() {
