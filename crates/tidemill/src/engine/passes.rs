@@ -211,6 +211,10 @@ fn decode(payload: &[u8], lesson: &mut Lesson) -> Result<()> {
     }
     numbers(d.take(features * 8)?, keys, u64::from_le_bytes);
     d.end()?;
+    let last = ends.last().map_or(0, |end| *end as usize);
+    if !ends.is_sorted() || last != features || slots.len() != features {
+        return Err(Error::corrupt("a lesson's samples are not of its features"));
+    }
     (lesson.oracle, lesson.groups) = (None, None);
     lesson.matured.clear();
     lesson.matured.extend(lesson.seqs.iter().zip(&lesson.labels).zip(&lesson.kinds).filter_map(
@@ -284,5 +288,25 @@ mod tests {
         reader.skip(3).unwrap();
         assert!(reader.next(&mut back).unwrap() && back.mini_batch == 10);
         assert!(reader.skip(1).unwrap_err().message().contains("--from-scratch"));
+    }
+
+    /// Ends of samples are places among the features, whatever stands in a file with right checksums.
+    #[test]
+    fn samples_that_end_beyond_their_features_are_refused() {
+        let written = |change: fn(&mut Lesson)| {
+            let (mut lesson, mut out) = (lesson(4, 6, true), Vec::new());
+            change(&mut lesson);
+            encode(&lesson, &mut out);
+            decode(&out, &mut Lesson::default())
+        };
+        assert!(written(|_| ()).is_ok());
+        let bad: [fn(&mut Lesson); 3] = [
+            |lesson| lesson.features.ends[5] += 1,
+            |lesson| lesson.features.ends[2] = 0,
+            |lesson| lesson.features.ends[5] -= 1,
+        ];
+        for change in bad {
+            assert_eq!(written(change).unwrap_err().kind(), tidemill_base::Kind::Corrupt);
+        }
     }
 }
