@@ -14,6 +14,9 @@ mod screen;
 mod serve;
 mod token;
 
+#[doc(hidden)]
+pub use jobs::job_in_words;
+
 use std::{
     fmt::Display,
     io::{Write, stderr},

@@ -203,7 +203,7 @@ impl Following {
     }
 
     fn staleness(&self, clock: &dyn Clock) -> Option<Duration> {
-        let kept = |at: i64| Duration::from_millis((clock.wall_ms() - at).max(0) as u64);
+        let kept = |at: i64| Duration::from_millis(clock.wall_ms().saturating_sub(at).max(0) as u64);
         let here = self.fresh_at.map(|at| clock.elapsed().saturating_sub(at));
         here.or_else(|| self.kept_as_of_ms.map(kept))
     }

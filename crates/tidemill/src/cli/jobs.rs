@@ -69,24 +69,34 @@ impl Jobs {
     }
 
     fn show_steps(&self, status: &Value) -> Result<()> {
-        let steps = steps(status);
         if self.json {
-            return steps.iter().try_for_each(|step| print_line(&step.to_string()));
+            return steps(status).iter().try_for_each(|step| print_line(&step.to_string()));
         }
-        let head =
-            ["step", "name", "in/s", "out/s", "in", "out", "dropped", "pending", "state", "watermark", "late", ""];
-        let mut lines = vec![head.map(str::to_string)];
-        lines.extend(steps.iter().map(|step| step_line(step)));
-        print_line(&format!("{}\n{}", headline(status), table(&lines)))
+        print_line(&steps_in_words(status))
     }
+}
+
+/// A job as it is told: its line of the list, then its steps; `None` where it has told nothing.
+#[doc(hidden)]
+pub fn job_in_words(root: &Path, model: &str) -> Result<Option<String>> {
+    let told = |status: Value| format!("{}\n{}", table(&[job_line(&status)]), steps_in_words(&status));
+    Ok(job(root, model)?.map(told))
+}
+
+fn steps_in_words(status: &Value) -> String {
+    let head = ["step", "name", "in/s", "out/s", "in", "out", "dropped", "pending", "state", "watermark", "late", ""];
+    let mut lines = vec![head.map(str::to_string)];
+    lines.extend(steps(status).into_iter().map(step_line));
+    format!("{}\n{}", headline(status), table(&lines))
 }
 
 /// What is known of a job; `None` where it has told nothing.
 fn job(root: &Path, model: &str) -> Result<Option<Value>> {
     if let Some(address) = DataDir::owner_address(root) {
         let reply = exchange(root, &address, "GET", "/v1/status", "")?;
-        let mut status: Value = serde_json::from_str(&reply)
-            .map_err(|e| Error::unavailable(format!("http://{address}/v1/status: no JSON: {e}")))?;
+        let mut status = serde_json::from_str(&reply)
+            .map(Value::Object)
+            .map_err(|e| Error::unavailable(format!("http://{address}/v1/status: no JSON object: {e}")))?;
         let beside = status["beside"].as_array_mut().into_iter().flatten().find(|other| other["model"] == model);
         if let Some(other) = beside.map(Value::take) {
             status = other;
@@ -110,7 +120,7 @@ fn job(root: &Path, model: &str) -> Result<Option<Value>> {
         status["state"] = "killed".into();
     }
     let as_of_ms = status["as_of_ms"].as_i64().unwrap_or(0);
-    status["told_ms_ago"] = json!((SystemClock::new().wall_ms() - as_of_ms).max(0));
+    status["told_ms_ago"] = json!(SystemClock::new().wall_ms().saturating_sub(as_of_ms).max(0));
     Ok(Some(status))
 }
 
@@ -142,7 +152,7 @@ fn headline(status: &Value) -> String {
 fn job_line(status: &Value) -> [String; 8] {
     let steps = steps(status);
     let late = steps.iter().filter_map(|step| step["lateness"]["p99_ms"].as_u64()).max();
-    let bytes: u64 = steps.iter().filter_map(|step| step["state_bytes"].as_u64()).sum();
+    let bytes = steps.iter().filter_map(|step| step["state_bytes"].as_u64()).fold(0, u64::saturating_add);
     let waits: Vec<String> = steps
         .iter()
         .filter(|step| step["step"] == "source")
@@ -232,6 +242,27 @@ mod tests {
         ] {
             assert_eq!(time_in_words(seconds * 1000), text);
         }
+    }
+
+    /// Whatever lies where figures are kept: it is told, or refused with the file's name.
+    #[test]
+    fn kept_figures_that_nobody_wrote_are_no_end_of_the_program() {
+        let root = std::env::temp_dir().join(format!("tidemill-jobs-{}", std::process::id()));
+        let job = root.join("models/ctr/job");
+        std::fs::create_dir_all(&job).unwrap();
+        let told = |text: &str| {
+            std::fs::write(job.join("status.json"), text).unwrap();
+            job_in_words(&root, "ctr")
+        };
+        for text in ["[]", "3", "\"running\"", "null", "{"] {
+            let e = told(text).unwrap_err();
+            assert_eq!(e.kind(), tidemill_base::Kind::Corrupt);
+            assert!(e.message().contains("status.json"), "{e}");
+        }
+        let step = format!(r#"{{"step":"source","state_bytes":{}}}"#, u64::MAX);
+        let far = format!(r#"{{"as_of_ms":{},"line":{{"steps":[{step},{step}]}}}}"#, i64::MIN);
+        assert!(told(&far).unwrap().unwrap().contains("killed"));
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

@@ -18,14 +18,14 @@ pub(super) fn keep(job_dir: &Path, status: &Value) {
     }
 }
 
-/// What was kept last; `None` where nothing was.
+/// What was kept last, an object; `None` where nothing was.
 pub fn read(job_dir: &Path) -> Result<Option<Value>> {
     let path = job_dir.join(NAME);
     match fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("read", &path, e)),
         Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(status) => Ok(Some(status)),
+            Ok(status) => Ok(Some(Value::Object(status))),
             Err(e) => Err(Error::corrupt(format!("{}: {e}; it comes again with the next run", path.display()))),
         },
     }
