@@ -3,7 +3,7 @@
 //! In: rows. Out: for the same rows always the same bytes. Values are written as the sources of this crate read them: a NULL
 //! is `null` in JSON and nothing in CSV.
 
-use std::io::{self, Cursor};
+use std::io::Cursor;
 
 use arrow::{
     array::RecordBatch,
@@ -15,6 +15,7 @@ use arrow::{
 use tidemill_base::{Error, Result};
 
 use super::RowFormat;
+use crate::{contained::contained, source::Within};
 
 fn failed(e: ArrowError) -> Error {
     Error::internal(format!("rows of a sink: {e}"))
@@ -70,15 +71,56 @@ pub(super) fn ipc(rows: &RecordBatch) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Gives the rows of [`ipc`] streams, one behind the other, to `take`.
-pub(super) fn each_ipc(bytes: &[u8], mut take: impl FnMut(RecordBatch) -> io::Result<()>) -> io::Result<()> {
-    let broken = |e: ArrowError| io::Error::new(io::ErrorKind::InvalidData, e);
+/// Gives the rows of [`ipc`] streams, one behind the other, to `take`. Bytes that are none are damage of `place`.
+pub(super) fn each_ipc(bytes: &[u8], place: &str, mut take: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+    let broken = |e: ArrowError| Error::corrupt(format!("{place}: {e}"));
     let mut from = Cursor::new(bytes);
-    while from.position() < bytes.len() as u64 {
-        let mut reader = StreamReader::try_new(&mut from, None).map_err(broken)?;
-        for rows in &mut reader {
-            take(rows.map_err(broken)?)?;
+    contained(&place, || {
+        while from.position() < bytes.len() as u64 {
+            let left = bytes.len() as u64 - from.position();
+            let reader = StreamReader::try_new(Within::new(&mut from, left), None).map_err(broken)?;
+            for rows in reader {
+                take(rows.map_err(broken)?)?;
+            }
         }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use tidemill_base::Kind;
+
+    use super::*;
+
+    /// Rows that wait for their file have no checksums: whatever a disk makes of a byte, it is rows or it is told.
+    #[test]
+    fn damaged_rows_are_told_and_end_nothing() {
+        let users: ArrayRef = Arc::new(StringArray::from(vec![Some("ann"), None, Some("bob")]));
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(5), None, Some(7)]));
+        let rows = RecordBatch::try_from_iter([("user", users), ("x", numbers)]).unwrap();
+        let bytes = [ipc(&rows).unwrap(), ipc(&rows.slice(1, 2)).unwrap()].concat();
+        let read = |bytes: &[u8]| {
+            let mut count = 0;
+            each_ipc(bytes, "sink 'out'", |rows| {
+                count += rows.num_rows();
+                Ok(())
+            })
+            .map(|()| count)
+        };
+        assert_eq!(read(&bytes).unwrap(), 5);
+        let mut refused = 0;
+        for (at, value) in (0..bytes.len()).flat_map(|at| [0, 1, 0x7f, 0xff].map(|value| (at, value))) {
+            let mut bytes = bytes.clone();
+            bytes[at] = value;
+            if let Err(e) = read(&bytes) {
+                assert_eq!((e.kind(), e.message().contains("sink 'out'")), (Kind::Corrupt, true), "byte {at}: {e}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 100);
     }
-    Ok(())
 }

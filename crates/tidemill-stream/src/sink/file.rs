@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow::datatypes::SchemaRef;
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use parquet::{arrow::ArrowWriter, basic::Compression, file::properties::WriterProperties};
 use serde_json::json;
 use tidemill_base::{
@@ -199,8 +199,9 @@ impl FileOutlet {
             .build();
         let mut out = Vec::new();
         let mut writer = ArrowWriter::try_new(&mut out, self.columns.clone(), Some(properties)).map_err(failed)?;
-        each_ipc(bytes, |rows| writer.write(&rows).map_err(std::io::Error::other))
-            .map_err(|e| Error::corrupt(format!("sink '{}': rows that wait to be written: {e}", self.name)))?;
+        let place = format!("sink '{}': rows that wait to be written", self.name);
+        let write = |rows: RecordBatch| writer.write(&rows).map_err(|e| Error::corrupt(format!("{place}: {e}")));
+        each_ipc(bytes, &place, write)?;
         writer.close().map_err(failed)?;
         Ok(out)
     }
@@ -276,7 +277,7 @@ impl Outlet for FileOutlet {
             Ok(file)
         };
         let file = cut().map_err(|e| Error::io("open", &path, e))?;
-        self.passed = from.max(begin - 1);
+        self.passed = from.max(begin.saturating_sub(1));
         self.open = Some(Open { begin, file, bytes: kept.bytes, rows: kept.rows });
         Ok(())
     }

@@ -15,7 +15,7 @@ use arrow::{
 };
 use tidemill_base::{Error, Result};
 
-use self::within::Within;
+pub(crate) use self::within::Within;
 use super::{
     CHUNK_ROWS_MAX, Partition, Print, Read,
     origin::{Origin, Stored},

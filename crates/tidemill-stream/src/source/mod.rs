@@ -31,6 +31,7 @@ use arrow::datatypes::SchemaRef;
 use tidemill_base::Result;
 
 use crate::{Chunk, Position};
+pub(crate) use arrow_ipc::Within;
 pub use external::{Begin, KafkaSettings, NatsSettings, ObjectSettings, OnGap, Reading, parse_properties};
 pub(crate) use external::{PROPERTIES, PROPERTIES_FILE};
 pub use generator::{Impression, World, generator_columns};

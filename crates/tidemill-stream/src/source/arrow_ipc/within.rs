@@ -14,7 +14,7 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 const TRAILER_BYTES: usize = 10;
 
 /// A stream of messages that lie within what there is.
-pub(super) struct Within<R> {
+pub(crate) struct Within<R> {
     inner: R,
     left: u64,
     next: Next,
@@ -35,7 +35,7 @@ impl Next {
 
 impl<R: Read> Within<R> {
     /// Of so many bytes.
-    pub(super) fn new(inner: R, bytes: u64) -> Self {
+    pub(crate) fn new(inner: R, bytes: u64) -> Self {
         Self { inner, left: bytes, next: Next::length(false) }
     }
 
