@@ -15,6 +15,19 @@ use tidemill_base::{
 pub fn log(bytes: &[u8]) -> bool {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     let path = PATH.get_or_init(|| std::env::temp_dir().join(format!("tidemill-fuzz-{}.log", std::process::id())));
+    let bytes = sealed_log(bytes);
+    fs::write(path, &bytes).expect("room for a small file");
+    let Ok(mut reader) = LogReader::open_at(path, HEADER_BYTES) else { return false };
+    let mut records = 0;
+    while let Ok(Some(_)) = reader.next() {
+        records += 1;
+        assert!(records <= bytes.len(), "it does not end");
+    }
+    records > 0
+}
+
+/// The same log with right checksums, as far as the bytes go.
+pub fn sealed_log(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut at = HEADER_BYTES as usize;
     while let Some(length) = bytes.get(at..).and_then(|frame| frame.first_chunk::<4>()).copied() {
@@ -24,14 +37,7 @@ pub fn log(bytes: &[u8]) -> bool {
         bytes[at + 4..at + 8].copy_from_slice(&check.to_le_bytes());
         at += 8 + length;
     }
-    fs::write(path, &bytes).expect("room for a small file");
-    let Ok(mut reader) = LogReader::open_at(path, HEADER_BYTES) else { return false };
-    let mut records = 0;
-    while let Ok(Some(_)) = reader.next() {
-        records += 1;
-        assert!(records <= bytes.len(), "it does not end");
-    }
-    records > 0
+    bytes
 }
 
 /// A commit of a bucket, with the checksum of its bytes.
@@ -43,19 +49,23 @@ pub fn commit(bytes: &[u8]) -> bool {
     true
 }
 
+/// A log of these records, without checksums.
+pub fn log_of(format: u32, records: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut out = Encoder::new();
+    b"TIDELOG\n".iter().for_each(|byte| _ = out.put_u8(*byte));
+    out.put_u32(format).put_u32(0);
+    for record in records.iter().map(AsRef::as_ref) {
+        out.put_u32(record.len() as u32).put_u32(0);
+        record.iter().for_each(|byte| _ = out.put_u8(*byte));
+    }
+    out.finish()
+}
+
 pub fn log_seeds() -> Vec<Vec<u8>> {
-    let log = |format: u32, records: &[&[u8]]| {
-        let mut out = Encoder::new();
-        b"TIDELOG\n".iter().for_each(|byte| _ = out.put_u8(*byte));
-        out.put_u32(format).put_u32(0);
-        for record in records {
-            out.put_u32(record.len() as u32).put_u32(0);
-            record.iter().for_each(|byte| _ = out.put_u8(*byte));
-        }
-        out.finish()
-    };
     let long = [7; 600];
-    vec![log(1, &[b"one", b"", b"three"]), log(4, &[&long, &[0; 20]]), [log(3, &[b"whole"]), vec![0; 600]].concat()]
+    let records: [&[u8]; 3] = [b"one", b"", b"three"];
+    let whole = [log_of(3, &[b"whole"]), vec![0; 600]].concat();
+    vec![log_of(1, &records), log_of(4, &[&long[..], &[0; 20]]), whole]
 }
 
 /// Without their checksums.

@@ -3,15 +3,22 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::TcpListener,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        mpsc::{Sender, channel},
+    },
+    time::Duration,
 };
 
 use tidemill_base::{Kind, StateHash, hash64};
 use tidemill_model::{delta::Delta, entries::Entries, snapshot::Snapshot};
 use tidemill_serve::{
     follow::{
-        Ask, Mark, Start,
+        Ask, CONTENT_TYPE, Mark, Start,
+        client::{Connection, Upstream},
         decided::Decided,
         frame::{CHECK_BYTES, Frame, HEAD_BYTES, Hello, Views},
     },
@@ -41,6 +48,57 @@ pub fn frame(bytes: &[u8]) -> bool {
         assert_eq!(Decided::parse(&decided.to_text()).expect("what was read can be written"), decided);
     }
     true
+}
+
+/// What the process at the other end answers a replica: its head, then frames whose checksums are made right.
+pub fn follow(bytes: &[u8]) -> bool {
+    static TRAINER: OnceLock<(Upstream, Mutex<Sender<Vec<u8>>>)> = OnceLock::new();
+    let (upstream, answers) = TRAINER.get_or_init(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it listens").to_string();
+        let (send, answers) = channel::<Vec<u8>>();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let Ok((mut socket, _)) = listener.accept() else { return };
+                // All of the question, and no answer after it is waited for.
+                let mut question = [0; 4096];
+                let _ = socket.read(&mut question);
+                let _ = socket.write_all(&answer);
+            }
+        });
+        (Upstream::new(&address, Some("t"), None).expect("a good token"), Mutex::new(send))
+    });
+    answers.lock().expect("nobody panics with it").send(sealed_frames(bytes)).expect("it listens");
+    let mut connection = match Connection::open(upstream, "ctr", Ask::default()) {
+        Ok(connection) => connection,
+        Err(e) => {
+            assert_ne!(e.kind(), Kind::Internal, "{e}");
+            return false;
+        }
+    };
+    let mut frames = 0;
+    while let Ok(Some(_)) = connection.next(Duration::from_secs(5)) {
+        frames += 1;
+        assert!(frames <= bytes.len(), "it does not end");
+    }
+    frames > 0
+}
+
+/// Frames behind a head, as far as the bytes go.
+fn sealed_frames(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return bytes };
+    let mut at = head + 4;
+    while let Some(length) = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied() {
+        let check = at + HEAD_BYTES + u32::from_le_bytes(length) as usize;
+        if bytes.len() < check + CHECK_BYTES {
+            break;
+        }
+        let sum = hash64(&bytes[at + 4..check], FRAME_SEED).to_le_bytes();
+        bytes[check..check + CHECK_BYTES].copy_from_slice(&sum);
+        at = check + CHECK_BYTES;
+    }
+    bytes
 }
 
 /// What a follower says in the query of its request.
@@ -147,6 +205,17 @@ pub fn frame_seeds() -> Vec<Vec<u8>> {
         bytes[HEAD_BYTES - 1..bytes.len() - CHECK_BYTES].to_vec()
     };
     frames.iter().map(unsealed).collect()
+}
+
+pub fn follow_seeds() -> Vec<Vec<u8>> {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE}\r\n\r\n");
+    let sealed = |unsealed: Vec<u8>| {
+        let length = (unsealed.len() - 1) as u32;
+        [&length.to_le_bytes(), &unsealed[..], &[0; CHECK_BYTES]].concat()
+    };
+    let frames: Vec<u8> = frame_seeds().into_iter().flat_map(sealed).collect();
+    let refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\n\r\n{\"error\":{\"message\":\"no\"}}";
+    vec![[head.as_bytes(), &frames].concat(), refusal.to_vec()]
 }
 
 pub fn ask_seeds() -> Vec<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! Rows as sources bring them: every byte is in a row, in a refused row, or between two.
 
-use std::{fs, path::PathBuf, sync::Arc, sync::OnceLock};
+use std::{fs, io::Write, path::PathBuf, sync::Arc, sync::OnceLock};
 
 use arrow::{
     array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray},
@@ -17,8 +17,11 @@ use tidemill_stream::source::{
     Connector, FileFormat, FileSettings, OnGap, Partition, Read, SourceSpec,
     feed::{Fed, Feed, FeedPartition},
     json::JsonDecoder,
-    open, sparse_type,
+    open, parse_properties, sparse_type,
 };
+
+/// Reads of a compressed file at most: a few bytes may stand for many rows, and not for any number.
+const READS_MAX: usize = 1 << 20;
 
 fn columns(sparse: bool) -> SchemaRef {
     let mut fields = vec![
@@ -65,6 +68,24 @@ pub fn parquet(bytes: &[u8]) -> bool {
 /// An Arrow IPC file or stream.
 pub fn arrow_file(bytes: &[u8]) -> bool {
     file(bytes, FileFormat::Arrow, columns(false))
+}
+
+/// The number of a way to compress, and a text between commas behind it.
+pub fn compressed(bytes: &[u8]) -> bool {
+    let Some((way, bytes)) = bytes.split_first() else { return false };
+    let name = if way % 2 == 0 { "csv.gz" } else { "csv.zst" };
+    let format = FileFormat::Delimited { delimiter: b',', header: true, null: String::new() };
+    file_named(name, bytes, format, columns(false), READS_MAX)
+}
+
+/// Pairs for a client of a server, as a setting or a file has them.
+pub fn properties(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(pairs) = parse_properties(text) else { return false };
+    // What begins with # would say nothing.
+    let written: String = pairs.iter().map(|(name, value)| format!(";{name}={value}")).collect();
+    assert_eq!(parse_properties(&written).expect("what was read can be written"), pairs);
+    !pairs.is_empty()
 }
 
 /// Events of a server, between bytes 255 that no text has; an empty one has no value, and 254 in front of one is a hole in
@@ -138,25 +159,29 @@ fn spec(connector: Connector, columns: SchemaRef) -> SourceSpec {
 }
 
 fn file(bytes: &[u8], format: FileFormat, columns: SchemaRef) -> bool {
+    // No row is empty, so there are no more reads than bytes.
+    file_named("txt", bytes, format, columns, bytes.len() + 1)
+}
+
+fn file_named(end: &str, bytes: &[u8], format: FileFormat, columns: SchemaRef, reads_max: usize) -> bool {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         let dir = std::env::temp_dir().join(format!("tidemill-fuzz-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("a place for files");
         dir
     });
-    let path = dir.join(format!("{:?}.txt", std::thread::current().id()));
+    let path = dir.join(format!("{:?}.{end}", std::thread::current().id()));
     fs::write(&path, bytes).expect("room for a small file");
     let file = FileSettings { path: path.display().to_string(), format, follow: false };
     let spec = spec(Connector::File(file), columns);
     let Ok(opened) = open(&spec, &[]) else { return false };
     let mut taken = 0;
     for mut one in opened {
-        // No row is empty, so there are no more reads than bytes.
         let mut reads = 0;
         while let Ok(Read::Chunk(chunk)) = one.partition.read() {
             taken += chunk.rows.num_rows();
             reads += 1;
-            assert!(reads <= bytes.len() + 1, "it does not end");
+            assert!(reads <= reads_max, "it does not end");
         }
     }
     taken > 0
@@ -180,6 +205,18 @@ pub fn csv_seeds() -> Vec<Vec<u8>> {
     ]
     .map(|s| s.as_bytes().to_vec())
     .to_vec()
+}
+
+pub fn compressed_seeds() -> Vec<Vec<u8>> {
+    let text = &csv_seeds()[0];
+    let mut gzip = flate2::write::GzEncoder::new(vec![0], flate2::Compression::default());
+    gzip.write_all(text).expect("memory");
+    let zstd = zstd::encode_all(&text[..], 3).expect("memory");
+    vec![gzip.finish().expect("memory"), [&[1], &zstd[..]].concat()]
+}
+
+pub fn property_seeds() -> Vec<Vec<u8>> {
+    ["a=1; b.c = x=y ;", "# words\nsasl.username=me\r\nsasl.password=p;q=\n"].map(|s| s.as_bytes().to_vec()).to_vec()
 }
 
 pub fn sparse_seeds() -> Vec<Vec<u8>> {

@@ -6,12 +6,19 @@ mod base;
 #[path = "../rooms/http.rs"]
 #[allow(dead_code, reason = "the targets use the rest")]
 mod http;
+#[cfg(feature = "sql")]
+#[path = "../rooms/job.rs"]
+#[allow(dead_code, reason = "the targets use the rest")]
+mod job;
 #[path = "../rooms/kept.rs"]
 #[allow(dead_code, reason = "the targets use the rest")]
 mod kept;
 #[path = "../rooms/model.rs"]
 #[allow(dead_code, reason = "the targets use the rest")]
 mod model;
+#[path = "../rooms/rows.rs"]
+#[allow(dead_code, reason = "the targets use the rest")]
+mod rows;
 #[path = "../rooms/serve.rs"]
 #[allow(dead_code, reason = "the targets use the rest")]
 mod serve;
@@ -45,6 +52,7 @@ fn main() -> io::Result<()> {
         ("jwt", http::jwt_seeds()),
         ("frame", kept::frame_seeds()),
         ("ask", kept::ask_seeds()),
+        ("follow", kept::follow_seeds()),
         ("registry", kept::registry_seeds()),
         ("snapshot", model::snapshots()),
         ("delta", model::deltas()),
@@ -55,6 +63,10 @@ fn main() -> io::Result<()> {
         ("parquet", stream::parquet_seeds()),
         ("arrow_file", stream::arrow_seeds()),
         ("feed", stream::feed_seeds()),
+        ("compressed", stream::compressed_seeds()),
+        ("properties", stream::property_seeds()),
+        ("push_log", rows::push_seeds()),
+        ("sink", rows::sink_seeds()),
         ("journal", state::journal_seeds()),
         ("label_join", state::join_seeds()),
         ("feature_views", state::view_seeds()),
@@ -66,6 +78,16 @@ fn main() -> io::Result<()> {
         ("commit", base::commit_seeds()),
         #[cfg(feature = "sql")]
         ("sql", sql::seeds()),
+        #[cfg(feature = "sql")]
+        ("checkpoint", job::checkpoint_seeds()),
+        #[cfg(feature = "sql")]
+        ("part", job::part_seeds()),
+        #[cfg(feature = "sql")]
+        ("lessons", job::lesson_seeds()),
+        #[cfg(feature = "sql")]
+        ("replay", job::replay_seeds()),
+        #[cfg(feature = "sql")]
+        ("kept", job::kept_seeds()),
     ] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         fs::create_dir_all(&dir)?;

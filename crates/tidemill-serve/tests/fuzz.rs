@@ -74,3 +74,8 @@ fn ask() {
 fn registry() {
     mutate::drive(13, &kept::registry_seeds(), 1000, kept::registry);
 }
+
+#[test]
+fn follow() {
+    mutate::drive(14, &kept::follow_seeds(), 2000, kept::follow);
+}

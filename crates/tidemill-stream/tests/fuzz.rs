@@ -1,8 +1,13 @@
 //! The short form of the fuzz targets of this room: seeds, changed a little, over and over, the same in every run. The long
 //! form is in `fuzz/`.
 
+#[path = "../../../fuzz/rooms/base.rs"]
+#[allow(dead_code, reason = "its own short form drives the rest")]
+mod base;
 #[path = "../../../fuzz/rooms/mutate.rs"]
 mod mutate;
+#[path = "../../../fuzz/rooms/rows.rs"]
+mod rows;
 #[path = "../../../fuzz/rooms/state.rs"]
 mod state;
 #[path = "../../../fuzz/rooms/stream.rs"]
@@ -61,4 +66,24 @@ fn feature_views() {
 #[test]
 fn positions() {
     mutate::drive(11, &state::position_seeds(), 10000, state::positions);
+}
+
+#[test]
+fn compressed() {
+    mutate::drive(12, &stream::compressed_seeds(), 1000, stream::compressed);
+}
+
+#[test]
+fn properties() {
+    mutate::drive(13, &stream::property_seeds(), 10000, stream::properties);
+}
+
+#[test]
+fn push_log() {
+    mutate::drive(14, &rows::push_seeds(), 2000, rows::push_log);
+}
+
+#[test]
+fn sink() {
+    mutate::drive(15, &rows::sink_seeds(), 300, rows::sink);
 }

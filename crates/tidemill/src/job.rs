@@ -71,7 +71,8 @@ use inputs::{add_partition, check_passes, check_program, keep_prints, realtime_s
 pub use inputs::{inputs, open_partitions};
 pub use journal::{Journal, Past};
 use meter::{Meter, Phase};
-use replicas::{Lineage, Restored};
+pub use replicas::Lineage;
+use replicas::Restored;
 use save::{Body, Saver};
 use together::{Opening, check_leader, clear, newest_common};
 

@@ -86,7 +86,7 @@ pub(super) fn check_leader(job_dir: &Path, model: &str, leader: Option<&str>) ->
 }
 
 /// Why the model of this directory has stopped, if it has.
-pub(super) fn why_stopped(job_dir: &Path) -> Result<Option<String>> {
+pub fn why_stopped(job_dir: &Path) -> Result<Option<String>> {
     let path = job_dir.join(STOPPED);
     match std::fs::read(&path) {
         Ok(bytes) => {
