@@ -19,7 +19,10 @@ use crate::{
     Position, Refused,
     flow::{Flow, Held, Reading},
     journal::{CutRecord, PartitionId, Record},
-    source::{Partition, Print, SwitchAt},
+    source::{
+        Partition, Print, SwitchAt,
+        ahead::{Ahead, Permits},
+    },
     window::{Watermarks, Window},
 };
 use lane::{Extent, Lane, Seen};
@@ -77,6 +80,8 @@ pub struct Sequencer {
     /// What the clock says, if anybody asked it.
     clock_ms: Option<i64>,
     pause: Option<Pause>,
+    /// For partitions that are read ahead.
+    permits: Option<Permits>,
 }
 
 struct Input {
@@ -117,7 +122,14 @@ impl Sequencer {
             is_waiting: false,
             clock_ms: None,
             pause: None,
+            permits: None,
         }
+    }
+
+    /// From now on up to so many of the partitions that are added, and whose rows are all there, are read ahead at once, each
+    /// on a thread of its own. What is cut is the same.
+    pub fn read_ahead(&mut self, partitions_max: usize) {
+        self.permits = Some(Permits::new(partitions_max));
     }
 
     /// From now on an event of a live partition of this input is refused when it is farther ahead of the clock. Where
@@ -142,6 +154,10 @@ impl Sequencer {
     pub fn add_partition(&mut self, input: usize, partition: Box<dyn Partition>, ordered: bool) -> PartitionId {
         let lanes = &mut self.inputs[input].lanes;
         let id = PartitionId { input: input as u32, partition: lanes.len() as u32 };
+        let partition = match &self.permits {
+            Some(permits) if partition.is_all_there() => Box::new(Ahead::new(partition, permits.clone())),
+            _ => partition,
+        };
         let mut lane = Lane::new(partition, ordered);
         lane.pause.clone_from(&self.pause);
         lanes.push(lane);

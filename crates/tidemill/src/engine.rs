@@ -87,7 +87,11 @@ impl Engine {
     /// An engine that has seen nothing; partitions are added to its sequencer.
     pub fn new(job: &TrainJob, spec: &TrainSpec, threads: usize) -> Result<Self> {
         let line = Line::new(job, spec, threads)?;
-        Ok(Self::of_line(job, spec, line))
+        let mut engine = Self::of_line(job, spec, line);
+        if threads > 1 {
+            engine.sequencer.read_ahead(threads);
+        }
+        Ok(engine)
     }
 
     /// An engine that learns beside another one: it reads nothing and joins nothing.

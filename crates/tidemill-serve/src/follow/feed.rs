@@ -108,6 +108,8 @@ struct Kept {
     since: Option<u64>,
     asked: bool,
     mark: Mark,
+    /// Where the last version of this start stands, and its manifest.
+    version: Option<(Mark, String)>,
 }
 
 struct Item {
@@ -139,7 +141,15 @@ impl Feed {
         let begin = first_position(origin.starts);
         let bases = base.map_or(Vec::new(), |base| base.frames(begin));
         let since = (!bases.is_empty()).then_some(begin + 1);
-        let kept = Kept { items: VecDeque::new(), first: 0, bytes: 0, since, asked: false, mark: Mark::default() };
+        let kept = Kept {
+            items: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            since,
+            asked: false,
+            mark: Mark::default(),
+            version: None,
+        };
         Self {
             origin,
             shell,
@@ -222,12 +232,19 @@ impl Feed {
     pub(crate) fn version(&self, mark: Mark, manifest: String) {
         let mut kept = self.kept();
         kept.mark = mark;
+        kept.version = Some((mark, manifest.clone()));
         if kept.since.is_none() {
             return;
         }
         let bytes = Bytes::from(Frame::Version(mark, manifest).encode());
         kept.add(Item { position: mark.position, is_delta: false, is_views: false, bytes }, self.kept_bytes_max);
         self.news.notify_one();
+    }
+
+    /// The frame of the version that stands at a position, if one does.
+    pub(super) fn version_at(&self, position: u64) -> Option<Bytes> {
+        let (mark, manifest) = self.kept().version.clone().filter(|(mark, _)| mark.position == position)?;
+        Some(Frame::Version(mark, manifest).encode().into())
     }
 
     /// Somebody follows: from now on deltas are kept. `mark` is where the writer stands.

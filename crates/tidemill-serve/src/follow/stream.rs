@@ -199,6 +199,10 @@ async fn whole(
         released.changed().await.map_err(|_| Ended)?;
     }
     put(out, Frame::Whole(mark).encode().into()).await?;
+    // Nothing may change for a long time: what is whole now is kept as this version.
+    if let Some(version) = feed.version_at(mark.position) {
+        put(out, version).await?;
+    }
     Ok(Some(mark.position))
 }
 

@@ -179,6 +179,10 @@ impl Partition for ArrowPartition {
     }
 
     /// Always of the whole file: one that has grown is another.
+    fn is_all_there(&self) -> bool {
+        true
+    }
+
     fn print(&self, _bytes: Option<u64>) -> Result<Option<Print>> {
         self.origin.open()?.print(&self.origin, None)
     }

@@ -71,4 +71,8 @@ impl Partition for Renamed {
     fn may_grow(&self) -> bool {
         self.partition.may_grow()
     }
+
+    fn is_all_there(&self) -> bool {
+        self.partition.is_all_there()
+    }
 }

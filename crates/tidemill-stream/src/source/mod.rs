@@ -4,6 +4,7 @@
 //! read again from a [`Position`] gives the same rows with the same offsets; that is the whole contract, and all of
 //! recovery rests on it.
 
+pub(crate) mod ahead;
 mod arrow_ipc;
 mod columns;
 mod compress;
@@ -102,6 +103,12 @@ pub trait Partition: Send {
     /// Whether rows may come behind its end.
     fn may_grow(&self) -> bool {
         true
+    }
+
+    /// Whether all its rows were there when it was opened and only [`Partition::read`], [`Partition::seek`] and
+    /// [`Partition::print`] mean anything: it may be read ahead on another thread.
+    fn is_all_there(&self) -> bool {
+        false
     }
 
     /// Whether it is ordered and yet of a source that never ends: its times are bounded by the clock, and [`Read::Pending`]

@@ -150,6 +150,10 @@ impl Partition for ParquetPartition {
     }
 
     /// Always of the whole file: one that has grown is another.
+    fn is_all_there(&self) -> bool {
+        true
+    }
+
     fn print(&self, _bytes: Option<u64>) -> Result<Option<Print>> {
         self.origin.open()?.print(&self.origin, None)
     }

@@ -247,6 +247,10 @@ impl Partition for TextPartition {
         Ok(())
     }
 
+    fn is_all_there(&self) -> bool {
+        self.lines.bounded()
+    }
+
     fn print(&self, bytes: Option<u64>) -> Result<Option<Print>> {
         self.lines.bytes().print(bytes)
     }

@@ -1,7 +1,7 @@
 //! `tidemill bench join`: impressions and delayed clicks become labelled samples, and nothing is learned from them.
 //!
 //! Each case binds a SQL text and takes the events through steps 1 to 3 of the line, on one thread: read, order, cut, join,
-//! SELECT. Two cases have a window of an hour, so that half of all impressions wait: once in memory, once with their rows in
+//! SELECT; those of two cores read on others. Two cases have a window of an hour, so that half of all impressions wait: once in memory, once with their rows in
 //! spill files but for a few MiB; their peak is that before the last mini-batch, with which all leave that still wait. The
 //! samples are counted, and the count is compared with what is known to be right before any speed is told. The
 //! ceiling is reading the same bytes once and finding the lines in them.
@@ -51,6 +51,8 @@ struct Layout {
     saves: bool,
     /// How much waits, and where.
     waits: Waits,
+    /// With two, files are read ahead on another thread.
+    threads: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,24 +65,78 @@ enum Waits {
 /// Bytes of rows in memory where they spill.
 const SPILL_BEYOND: &str = "8MiB";
 
-const LAYOUTS: [Layout; 10] = [
-    Layout { name: "csv, two files", extension: "csv", merged: false, saves: false, waits: Waits::TenMinutes },
+const LAYOUTS: [Layout; 13] = [
+    Layout {
+        name: "csv, two files",
+        extension: "csv",
+        merged: false,
+        saves: false,
+        waits: Waits::TenMinutes,
+        threads: 1,
+    },
     Layout {
         name: "csv, two files, checkpoint every second",
         extension: "csv",
         merged: false,
         saves: true,
         waits: Waits::TenMinutes,
+        threads: 1,
     },
-    Layout { name: "csv, as they arrived", extension: "csv", merged: true, saves: false, waits: Waits::TenMinutes },
-    Layout { name: "parquet, two files", extension: "parquet", merged: false, saves: false, waits: Waits::TenMinutes },
-    Layout { name: "json lines, two files", extension: "jsonl", merged: false, saves: false, waits: Waits::TenMinutes },
+    Layout {
+        name: "csv, as they arrived",
+        extension: "csv",
+        merged: true,
+        saves: false,
+        waits: Waits::TenMinutes,
+        threads: 1,
+    },
+    Layout {
+        name: "parquet, two files",
+        extension: "parquet",
+        merged: false,
+        saves: false,
+        waits: Waits::TenMinutes,
+        threads: 1,
+    },
+    Layout {
+        name: "csv, two files, two cores",
+        extension: "csv",
+        merged: false,
+        saves: false,
+        waits: Waits::TenMinutes,
+        threads: 2,
+    },
+    Layout {
+        name: "parquet, two files, two cores",
+        extension: "parquet",
+        merged: false,
+        saves: false,
+        waits: Waits::TenMinutes,
+        threads: 2,
+    },
+    Layout {
+        name: "json lines, two files, two cores",
+        extension: "jsonl",
+        merged: false,
+        saves: false,
+        waits: Waits::TenMinutes,
+        threads: 2,
+    },
+    Layout {
+        name: "json lines, two files",
+        extension: "jsonl",
+        merged: false,
+        saves: false,
+        waits: Waits::TenMinutes,
+        threads: 1,
+    },
     Layout {
         name: "json lines, as they arrived",
         extension: "jsonl",
         merged: true,
         saves: false,
         waits: Waits::TenMinutes,
+        threads: 1,
     },
     Layout {
         name: "csv, an hour waits in memory",
@@ -88,6 +144,7 @@ const LAYOUTS: [Layout; 10] = [
         merged: false,
         saves: false,
         waits: Waits::AnHour,
+        threads: 1,
     },
     Layout {
         name: "csv, an hour waits in memory, checkpoint every second",
@@ -95,6 +152,7 @@ const LAYOUTS: [Layout; 10] = [
         merged: false,
         saves: true,
         waits: Waits::AnHour,
+        threads: 1,
     },
     Layout {
         name: "csv, an hour waits in spill files",
@@ -102,6 +160,7 @@ const LAYOUTS: [Layout; 10] = [
         merged: false,
         saves: false,
         waits: Waits::AnHourSpilled,
+        threads: 1,
     },
     Layout {
         name: "csv, an hour waits in spill files, checkpoint every second",
@@ -109,6 +168,7 @@ const LAYOUTS: [Layout; 10] = [
         merged: false,
         saves: true,
         waits: Waits::AnHourSpilled,
+        threads: 1,
     },
 ];
 
@@ -180,7 +240,7 @@ fn measure(plan: &Plan, scratch: &Path, tell: &mut dyn FnMut(&str)) -> Result<Ve
 
 /// The events in two files of JSON lines, joined and counted: events a second.
 pub(super) fn json_lines_per_second(events: &Events) -> Result<f64> {
-    let layout = LAYOUTS.iter().find(|layout| layout.extension == "jsonl" && !layout.merged);
+    let layout = LAYOUTS.iter().find(|layout| layout.extension == "jsonl" && !layout.merged && layout.threads == 1);
     let joined = joined(events, layout.expect("there is such a layout"), &events.dir)?;
     Ok(joined.events as f64 / joined.seconds)
 }
@@ -207,7 +267,7 @@ fn join(events: &Events, layout: &Layout, scratch: &Path) -> Result<Joined> {
     let begin = clock.elapsed();
     let job = bind(&program_of(events, layout))?;
     let spec = TrainSpec::from_settings(&job.learner, &job.settings)?;
-    let mut engine = Engine::new(&job, &spec, 1)?;
+    let mut engine = Engine::new(&job, &spec, layout.threads)?;
     engine.line.spill_to(&SpillDir::open(&scratch.join("spill"))?);
     let push = PushHub::reading(&events.dir);
     open_partitions(&mut engine, &job, &Past::default(), &push, &mut Connections::default(), None)?;

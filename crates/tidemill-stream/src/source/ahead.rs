@@ -1,0 +1,238 @@
+//! Reading a partition ahead, on a thread of its own: rows are decoded while those before them are joined and learned.
+//!
+//! In: a partition whose rows are there from the start. Out: the same chunks in the same order, and the same errors behind
+//! the same rows. At most [`AHEAD_MAX`] chunks wait for who takes them. A permit says how many partitions are read so at
+//! once; one that has none is read by who asks, as before.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, sync_channel},
+    },
+    thread::{Builder, JoinHandle},
+};
+
+use tidemill_base::{Error, Result};
+
+use super::{Partition, Print, Read};
+use crate::Position;
+
+/// Chunks that wait.
+const AHEAD_MAX: usize = 2;
+
+/// How many more partitions may be read ahead.
+#[derive(Clone)]
+pub(crate) struct Permits(Arc<AtomicUsize>);
+
+/// Given back when dropped.
+struct Permit(Permits);
+
+/// A partition that is read ahead while it has a permit.
+pub(crate) struct Ahead {
+    name: String,
+    is_plain: bool,
+    may_grow: bool,
+    partition: Arc<Mutex<Box<dyn Partition>>>,
+    permits: Permits,
+    reading: Option<Reading>,
+}
+
+struct Reading {
+    /// `None` only while it is dropped.
+    chunks: Option<Receiver<Result<Read>>>,
+    thread: Option<JoinHandle<()>>,
+    _permit: Permit,
+}
+
+impl Permits {
+    pub fn new(count: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(count)))
+    }
+
+    fn take(&self) -> Option<Permit> {
+        let less = |left: usize| left.checked_sub(1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
+        Some(Permit(self.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Ahead {
+    /// Of a partition of which [`Partition::is_all_there`] is true.
+    pub fn new(partition: Box<dyn Partition>, permits: Permits) -> Self {
+        Self {
+            name: partition.name().to_string(),
+            is_plain: partition.is_plain(),
+            may_grow: partition.may_grow(),
+            partition: Arc::new(Mutex::new(partition)),
+            permits,
+            reading: None,
+        }
+    }
+
+    fn partition(&self) -> MutexGuard<'_, Box<dyn Partition>> {
+        self.partition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reading {
+    /// Reads to the end, or until nobody wants to know.
+    fn start(partition: Arc<Mutex<Box<dyn Partition>>>, permit: Permit) -> Result<Self> {
+        let (send, chunks) = sync_channel(AHEAD_MAX);
+        let read = move || {
+            loop {
+                let read = partition.lock().unwrap_or_else(PoisonError::into_inner).read();
+                let goes_on = matches!(read, Ok(Read::Chunk(_)));
+                if send.send(read).is_err() || !goes_on {
+                    return;
+                }
+            }
+        };
+        let thread = Builder::new().name("reader".into()).spawn(read);
+        let thread = thread.map_err(|e| Error::unavailable(format!("cannot start a thread: {e}")))?;
+        Ok(Self { chunks: Some(chunks), thread: Some(thread), _permit: permit })
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // Who reads finds that nobody listens.
+        self.chunks = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Partition for Ahead {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&mut self) -> Result<Read> {
+        if self.reading.is_none() {
+            let Some(permit) = self.permits.take() else { return self.partition().read() };
+            self.reading = Some(Reading::start(self.partition.clone(), permit)?);
+        }
+        let chunks = self.reading.as_ref().and_then(|reading| reading.chunks.as_ref());
+        let read = chunks.and_then(|chunks| chunks.recv().ok());
+        let read = read.unwrap_or_else(|| Err(Error::internal("a bug in tidemill ended the reading")));
+        if !matches!(read, Ok(Read::Chunk(_))) {
+            self.reading = None;
+        }
+        read
+    }
+
+    fn seek(&mut self, to: Position) -> Result<()> {
+        self.reading = None;
+        self.partition().seek(to)
+    }
+
+    fn print(&self, bytes: Option<u64>) -> Result<Option<Print>> {
+        self.partition().print(bytes)
+    }
+
+    fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    fn may_grow(&self) -> bool {
+        self.may_grow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{Int64Array, RecordBatch},
+        datatypes::Int64Type,
+    };
+
+    use super::*;
+    use crate::Chunk;
+
+    /// One row a chunk; fails behind row `fails_at`, once.
+    struct Rows {
+        next: u64,
+        end: u64,
+        fails_at: Option<u64>,
+    }
+
+    impl Partition for Rows {
+        fn name(&self) -> &str {
+            "rows"
+        }
+
+        fn read(&mut self) -> Result<Read> {
+            if self.fails_at.take_if(|at| *at == self.next).is_some() {
+                return Err(Error::corrupt(format!("behind row {}", self.next)));
+            }
+            if self.next == self.end {
+                return Ok(Read::End);
+            }
+            let place = |offset| Position { offset, bytes: offset };
+            let row: arrow::array::ArrayRef = Arc::new(Int64Array::from(vec![self.next as i64]));
+            let rows = RecordBatch::try_from_iter([("row", row)]).unwrap();
+            let start = place(self.next);
+            self.next += 1;
+            Ok(Read::Chunk(Chunk { rows, offsets: None, start, end: place(self.next), refused: Vec::new() }))
+        }
+
+        fn seek(&mut self, to: Position) -> Result<()> {
+            self.next = to.offset;
+            Ok(())
+        }
+
+        fn print(&self, bytes: Option<u64>) -> Result<Option<Print>> {
+            Ok(bytes.map(|bytes| Print { bytes, hash: 7 }))
+        }
+    }
+
+    fn row(read: Read) -> Option<i64> {
+        match read {
+            Read::Chunk(chunk) => {
+                Some(arrow::array::AsArray::as_primitive::<Int64Type>(chunk.rows.column(0).as_ref()).value(0))
+            }
+            Read::End => None,
+            Read::Pending => panic!("it is all there"),
+        }
+    }
+
+    /// Whoever has a permit and whoever has none: rows, errors and the end come in the same order, from any place on, and a
+    /// permit is given back at the end.
+    #[test]
+    fn what_is_read_ahead_is_what_is_read() {
+        let permits = Permits::new(1);
+        let open = || Ahead::new(Box::new(Rows { next: 0, end: 9, fails_at: Some(5) }), permits.clone());
+        let (mut first, mut second) = (open(), open());
+        for partition in [&mut first, &mut second] {
+            assert_eq!((0..5).map(|_| row(partition.read().unwrap()).unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        }
+        assert!(first.reading.is_some() && second.reading.is_none(), "there was one permit");
+        for partition in [&mut first, &mut second] {
+            assert_eq!(partition.read().unwrap_err().message(), "behind row 5");
+            assert_eq!(row(partition.read().unwrap()), Some(5));
+            assert_eq!(partition.print(Some(3)).unwrap(), Some(Print { bytes: 3, hash: 7 }));
+            partition.seek(Position { offset: 2, bytes: 2 }).unwrap();
+            let rows: Vec<i64> = std::iter::from_fn(|| row(partition.read().unwrap())).collect();
+            assert_eq!(rows, [2, 3, 4, 5, 6, 7, 8]);
+            assert!(partition.reading.is_none(), "the end gives the permit back");
+            assert_eq!(row(partition.read().unwrap()), None, "and stays the end");
+        }
+        // One that is let go of while its reader waits for room.
+        first.seek(Position::default()).unwrap();
+        assert_eq!(row(first.read().unwrap()), Some(0));
+        drop(first);
+        second.seek(Position::default()).unwrap();
+        assert_eq!(row(second.read().unwrap()), Some(0));
+        assert!(second.reading.is_some());
+    }
+}
