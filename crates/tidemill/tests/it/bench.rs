@@ -34,8 +34,8 @@ fn the_join_gives_every_sample_once_and_tells_its_speed() {
     let lines = bench(&["join", "--rows", "3000"]);
     check(&lines, "join");
     let cases = lines.iter().filter(|line| line["unit"] == "events/s").count();
-    let expected = "two files, an hour that waits in memory and in spill files, each with checkpoints too, and one as they arrived";
-    assert_eq!(cases, 7, "{expected}");
+    let expected = "two files on one core and on two, an hour that waits in memory and in spill files, each with checkpoints too, and one as they arrived";
+    assert_eq!(cases, 8, "{expected}");
 }
 
 #[test]
