@@ -10,7 +10,7 @@ mod show;
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -55,6 +55,8 @@ pub struct Versions {
     ended: Condvar,
     /// What could not be restored.
     troubles: Mutex<Vec<String>>,
+    /// The version to which the model had been rolled back, where it could not be read at the start, and why.
+    damaged: OnceLock<(u64, String)>,
 }
 
 /// A change that is going on.
@@ -100,6 +102,7 @@ impl Versions {
             rollout: Mutex::default(),
             ended: Condvar::new(),
             troubles: Mutex::default(),
+            damaged: OnceLock::new(),
         });
         if let Live::Pinned(version) = versions.registry.live() {
             let loaded = versions.load_or_earlier(version)?;
@@ -110,20 +113,28 @@ impl Versions {
     }
 
     /// The version to which the model was rolled back. Where that is damaged, the next one before it: those after it are what
-    /// the operator did not want, and without any the process would not learn either.
+    /// the operator did not want; one of them only where there is no other, since without any the process would not learn
+    /// either.
     fn load_or_earlier(&self, version: u64) -> Result<Arc<ServedVersion>> {
         let damaged = match self.load(version) {
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => e,
             loaded => return loaded,
         };
-        let earlier = self.registry.list().into_iter().rev().filter(|meta| meta.version < version);
-        let Some(loaded) = earlier.filter_map(|meta| self.load(meta.version).ok()).next() else { return Err(damaged) };
-        lock(&self.troubles).push(format!(
-            "version {} answers instead of version {version}, to which the model was rolled back: {}",
-            loaded.version,
-            damaged.message()
-        ));
+        let (earlier, later): (Vec<u64>, Vec<u64>) =
+            self.registry.list().iter().map(|meta| meta.version).partition(|other| *other < version);
+        let others = earlier.into_iter().rev().chain(later);
+        let Some(loaded) = others.filter_map(|other| self.load(other).ok()).next() else { return Err(damaged) };
+        let _ = self.damaged.set((version, damaged.message().to_string()));
         Ok(loaded)
+    }
+
+    /// Why another version answers than the one to which the model was rolled back, while one does.
+    pub fn gave_way(&self) -> Option<String> {
+        let (version, why) = self.damaged.get()?;
+        let answers = self.live.routes().pinned.as_ref()?.version;
+        (self.registry.live() == Live::Pinned(*version) && answers != *version).then(|| {
+            format!("version {answers} answers instead of version {version}, to which the model was rolled back: {why}")
+        })
     }
 
     fn restore(self: &Arc<Self>) -> Result<()> {

@@ -121,9 +121,15 @@ fn a_damaged_version_that_was_rolled_back_to_gives_way_to_the_one_before() {
     assert_eq!((&json["version"], &json["live"]), (&json!(1), &json!("pinned 2")));
     host.served.promote().unwrap();
     assert_eq!(host.served.predict(body().as_bytes(), None).unwrap().version, 3);
+    assert_eq!(host.served.to_json().get("troubles"), None, "it is over");
     host.served.rollback(1).unwrap();
     drop(host);
     fs::write(dir.join("000001.snapshot"), "short").unwrap();
+    // None before it can be read: the next one behind it, rather than none.
+    let host = FakeHost::open_in(&dir);
+    assert_eq!(host.served.predict(body().as_bytes(), None).unwrap().version, 3);
+    drop(host);
+    fs::write(dir.join("000003.snapshot"), "short").unwrap();
     let refused = std::panic::catch_unwind(|| FakeHost::open_in(&dir)).err().unwrap();
     let said = refused.downcast_ref::<String>().unwrap();
     assert!(said.contains("restore it from a copy or roll back to another version"), "{said}");

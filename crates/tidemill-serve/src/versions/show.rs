@@ -42,9 +42,10 @@ impl Versions {
         if let Some(shadow) = self.shadow() {
             json["shadow"] = json!({"version": shadow.version(), "figures": shadow.figures().to_json()});
         }
-        let troubles = lock(&self.troubles);
+        let mut troubles = lock(&self.troubles).clone();
+        troubles.extend(self.gave_way());
         if !troubles.is_empty() {
-            json["troubles"] = json!(*troubles);
+            json["troubles"] = json!(troubles);
         }
         json
     }

@@ -178,11 +178,11 @@ impl Partition for ArrowPartition {
         Ok(())
     }
 
-    /// Always of the whole file: one that has grown is another.
     fn is_all_there(&self) -> bool {
         true
     }
 
+    /// Always of the whole file: one that has grown is another.
     fn print(&self, _bytes: Option<u64>) -> Result<Option<Print>> {
         self.origin.open()?.print(&self.origin, None)
     }

@@ -75,8 +75,9 @@ pub(super) fn take_over(inner: &Inner, name: &str) {
             // An operator has decided something here since, which counts.
             taken.is_whole(text);
         }
-        // What was taken over before is so already, or was until somebody changed it here.
-        let done = if *text == taken.text { Ok(()) } else { one(inner, name, text, &mut taken) };
+        // What was taken over before is so already, or was until somebody changed it here; or until it was damaged here.
+        let gave_way = || inner.following(name).served.as_ref().is_some_and(|served| gave_way(served, text));
+        let done = if *text == taken.text && !gave_way() { Ok(()) } else { one(inner, name, text, &mut taken) };
         let done = done.and_then(|()| taken.keep(inner, name));
         counted = decided_here();
         inner.following(name).not_decided = done.as_ref().err().map(|e| e.message().to_string());
@@ -84,6 +85,12 @@ pub(super) fn take_over(inner: &Inner, name: &str) {
             wanted = None;
         }
     }
+}
+
+/// Whether another version answers here than the one that was decided, because that cannot be read.
+fn gave_way(served: &ServedModel, text: &str) -> bool {
+    let is_decided = || Decided::parse(text).is_ok_and(|decided| decided.live == served.registry().live());
+    served.versions().gave_way().is_some() && is_decided()
 }
 
 /// Takes over what was decided.

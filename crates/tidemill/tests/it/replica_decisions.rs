@@ -204,6 +204,16 @@ fn a_version_is_the_one_that_the_trainer_means() {
     agrees(&trainer, &replica);
     assert!(std::fs::read(damaged).unwrap() == good);
     eventually("nothing is left to tell", || (follows(&replica)["warning"] == Value::Null).then_some(()));
+
+    // The same while nobody looks: it starts with another version, and does not stay with that.
+    let means = |replica: &Serving| model(replica)["version"] == second;
+    eventually("it answers by it", || means(&replica).then_some(()));
+    send_signal(&replica.child, "-KILL");
+    drop(replica);
+    damage(&pair, "replica", second);
+    let replica = pair.replica(&trainer.address);
+    eventually("it answers by it again", || (means(&replica) && model(&replica)["troubles"].is_null()).then_some(()));
+    assert_eq!(probability(&replica, "i0"), probability(&trainer, "i0"));
 }
 
 /// Where the trainer begins another history, the versions of the one before stand in nobody's way: those of the new one, whose
