@@ -2,7 +2,8 @@
 //! core.
 //!
 //! In: events that make the model learn a hundred times a second: lines that are appended to a file which the job follows, or
-//! bodies that are pushed over HTTP, and so are requests to the same server themselves. Out: figures of short slices, at rest and
+//! bodies that are pushed over HTTP, and so are requests to the same server themselves. Who asks also appends, and meanwhile
+//! takes no replies; at rest it appends as much to a file that nobody follows. Out: figures of short slices, at rest and
 //! learning in turns. A slice has its own p50 and p99, and what is told is the median of the slices. A pause of the machine
 //! spoils the slice it falls into and no other; what such pauses add up to is told beside it, as the share of requests that
 //! took more than a millisecond, over all slices.
@@ -56,18 +57,27 @@ pub(super) struct Learner {
     pub server: Server,
     pub load: Load,
     parts: Vec<Vec<u8>>,
-    file: Option<File>,
+    files: Option<Files>,
     next: usize,
+}
+
+/// What is appended to.
+struct Files {
+    followed: File,
+    unread: File,
 }
 
 impl Learner {
     /// A server whose job follows a file in `dir`.
     pub fn that_follows(dir: &Path, rng: &mut Rng) -> Result<Self> {
         let path = dir.join("clicks.jsonl");
-        let file = File::options().append(true).create_new(true).open(&path);
-        let file = file.map_err(|e| Error::io("create", &path, e))?;
+        let new = |path: &Path| {
+            let file = File::options().append(true).create_new(true).open(path);
+            file.map_err(|e| Error::io("create", path, e))
+        };
+        let files = Files { followed: new(&path)?, unread: new(&dir.join("unread.jsonl"))? };
         let source = format!("connector = 'file', path = '{}', format = 'json', follow = true", path.display());
-        Self::open(dir, &source, Some(file), rng)
+        Self::open(dir, &source, Some(files), rng)
     }
 
     /// A server that takes pushed events.
@@ -75,16 +85,16 @@ impl Learner {
         Self::open(dir, "connector = 'http'", None, rng)
     }
 
-    fn open(dir: &Path, source: &str, file: Option<File>, rng: &mut Rng) -> Result<Self> {
+    fn open(dir: &Path, source: &str, files: Option<Files>, rng: &mut Rng) -> Result<Self> {
         let (program, data) = (program(source), dir.join("data").display().to_string());
         let server = Server::start(&["run", "-e", &program, "--data-dir", &data, "--port", "0", "--threads", "1"])?;
         let parts = (0..PARTS).map(|_| events(rng));
-        let parts = match file {
+        let parts = match files {
             Some(_) => parts.map(String::into_bytes).collect(),
             None => parts.map(|text| post(server.address, "/v1/sources/clicks", text.as_bytes())).collect(),
         };
         let load = Load::open(server.address, CONNECTIONS)?;
-        let mut learner = Self { server, load, parts, file, next: 0 };
+        let mut learner = Self { server, load, parts, files, next: 0 };
         learner.learn()?;
         Ok(learner)
     }
@@ -92,8 +102,8 @@ impl Learner {
     /// Gives it all there is and waits until it has learned something.
     fn learn(&mut self) -> Result<()> {
         for part in &self.parts {
-            match &mut self.file {
-                Some(file) => std::io::Write::write_all(file, part)
+            match &mut self.files {
+                Some(files) => std::io::Write::write_all(&mut files.followed, part)
                     .map_err(|e| Error::unavailable(format!("append events: {e}")))?,
                 None => _ = self.load.ask(part)?,
             }
@@ -114,13 +124,15 @@ impl Learner {
 
     /// `request` at a rate, slices at rest and slices while it learns in turns, into its [`CASES`].
     pub fn half_load(&mut self, request: &[u8], rate: f64, seconds: f64, cases: &mut [Case]) -> Result<()> {
-        let cases = if self.file.is_some() { &mut cases[..WAY] } else { &mut cases[WAY..2 * WAY] };
+        let cases = if self.files.is_some() { &mut cases[..WAY] } else { &mut cases[WAY..2 * WAY] };
         let slices = (seconds / SLICE_SECONDS).ceil().max(2.0) as usize;
         let mut all: [Measured; 2] = Default::default();
+        let every = Duration::from_secs(1) / PARTS_PER_SECOND;
         for _ in 0..slices {
-            let rest = self.load.open_loop(request, rate, SLICE_SECONDS, None)?;
-            let every = Duration::from_secs(1) / PARTS_PER_SECOND;
-            let mut beside = Beside { parts: &self.parts, file: self.file.as_ref(), next: self.next, every };
+            let beside = |file, next| Beside { parts: &self.parts, file, next, every };
+            let mut unread = self.files.as_ref().map(|files| beside(Some(&files.unread), 0));
+            let rest = self.load.open_loop(request, rate, SLICE_SECONDS, unread.as_mut())?;
+            let mut beside = beside(self.files.as_ref().map(|files| &files.followed), self.next);
             let learning = self.load.open_loop(request, rate, SLICE_SECONDS, Some(&mut beside))?;
             self.next = beside.next;
             for (i, share) in [0.5, 0.99].into_iter().enumerate() {
