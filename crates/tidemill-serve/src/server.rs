@@ -6,6 +6,7 @@
 //! refused. A panic in a handler costs its request, nothing else.
 
 mod access;
+mod admin;
 mod assets;
 mod body;
 mod border;
@@ -126,6 +127,7 @@ struct Shared {
     events: events::Broadcast,
     keys: Arc<idempotency::Keys>,
     stop: watch::Receiver<bool>,
+    admin: axum::Router,
 }
 
 /// Whether a body is an inference request as the Open Inference Protocol has it; `bytes` follow the JSON.
@@ -182,7 +184,9 @@ pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, bo
     let events = events::Broadcast::new();
     let (load, keys) = (Arc::new(load::Load::default()), Arc::default());
     runtime.spawn(load.clone().watch());
-    let shared = Arc::new(Shared { host, limits, border, load, loopback, metrics, events, keys, stop: stopped });
+    let (admin, stop_seen) = (admin::routes(), stopped);
+    let shared =
+        Arc::new(Shared { host, limits, border, load, loopback, metrics, events, keys, stop: stop_seen, admin });
     let accepting = runtime.spawn(connection::accept(listener, shared));
     Ok(Running { address, stop, stop_timeout, accepting: Some(accepting), runtime: Some(runtime) })
 }

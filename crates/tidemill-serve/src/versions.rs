@@ -21,7 +21,7 @@ use tidemill_base::{Clock, Error, Kind, Result, SystemClock};
 use tidemill_model::{snapshot::Snapshot, weights::WeightTable};
 
 pub use adopt::LeftOut;
-pub(crate) use show::rollout_metrics;
+pub(crate) use show::metrics as version_metrics;
 
 use crate::{
     live::{LiveModel, ServedVersion},

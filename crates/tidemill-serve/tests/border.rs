@@ -301,6 +301,43 @@ fn good() -> String {
     json!({"rows": [row()]}).to_string()
 }
 
+/// What tells or changes something is open to nobody without a token, and to nobody whose role it is not; and each route says
+/// which methods it takes.
+#[test]
+fn every_route_of_the_administration_wants_a_token_and_the_role() {
+    let (site, _) = with_tokens("administration", &tokens());
+    for path in ["/", "/assets/app.js", "/healthz"] {
+        assert_eq!(site.get(path).status, 200, "{path}");
+    }
+    let told = ["/metrics", "/v1/status", "/v1/events", "/v1/feed", "/v1/models", "/v1/models/ctr", "/v1/models/ctr@1"];
+    let rankings = ["/v1/models/ctr/rankings", "/v1/models/ctr/rankings/feed"];
+    let verbs = ["rollback", "promote", "label", "split", "rollout"].map(|verb| format!("/v1/models/ctr:{verb}"));
+    let read = told.iter().chain(&rankings).map(|path| format!("GET {path}"));
+    let changed = verbs.iter().map(|path| format!("POST {path}"));
+    let kept = ["PUT", "DELETE"].map(|method| format!("{method} {}", rankings[1]));
+    for request in read.chain(changed.clone()).chain(kept.clone()) {
+        assert_eq!(site.send(&request, "", "{}").status, 401, "{request}");
+    }
+    for request in changed.chain(kept) {
+        assert_eq!(site.send(&request, &bearer("web"), "{}").status, 403, "{request}");
+    }
+    for path in &told[..4] {
+        assert_eq!(site.send(&format!("GET {path}"), &bearer("boss"), "").status, 403, "{path}");
+    }
+    let takes = |path: &str, allow: &str| {
+        let answer = site.send(&format!("PATCH {path}"), &bearer("operator"), "");
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{path}");
+    };
+    told.iter().chain(&["/", "/assets/app.js", "/healthz", rankings[0]]).for_each(|path| takes(path, "GET, HEAD"));
+    verbs.iter().for_each(|path| takes(path, "POST"));
+    takes(rankings[1], "GET, HEAD, PUT, DELETE");
+    for path in
+        ["/assets/nothing.js", "/v1/models/ctr:explode", "/v1/models/", "/v1/models/a/b", "/v1/models/ctr/rankings/a/b"]
+    {
+        assert_eq!(site.send(&format!("GET {path}"), &bearer("operator"), "").status, 404, "{path}");
+    }
+}
+
 /// B53, B73, B74, B77, B78, B79: status, sentence, and for 401 how to do it; then the next good request.
 #[test]
 fn who_may_not_is_told_why_and_no_more() {

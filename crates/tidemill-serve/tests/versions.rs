@@ -7,11 +7,15 @@ use std::{fs, sync::Arc};
 use serde_json::{Value, json};
 use support::{
     FakeHost, meta, row,
-    site::{Site, open},
+    site::{Site, of, open},
     snapshot, temp_dir,
 };
 use tidemill_base::Kind;
-use tidemill_serve::{live::Which, registry::Registry};
+use tidemill_serve::{
+    live::Which,
+    registry::Registry,
+    server::{Border, Limits},
+};
 
 fn body() -> String {
     json!({"rows": [row()]}).to_string()
@@ -119,6 +123,8 @@ fn a_damaged_version_that_was_rolled_back_to_gives_way_to_the_one_before() {
     let trouble = "version 1 answers instead of version 2, to which the model was rolled back: ";
     assert!(json["troubles"][0].as_str().unwrap().starts_with(trouble), "{json}");
     assert_eq!((&json["version"], &json["live"]), (&json!(1), &json!("pinned 2")));
+    let metrics = of(host.clone(), Limits::default(), Border::default()).get("/metrics").body;
+    assert!(metrics.contains("tidemill_version_troubles{model=\"ctr\"} 1"), "{metrics}");
     host.served.promote().unwrap();
     assert_eq!(host.served.predict(body().as_bytes(), None).unwrap().version, 3);
     assert_eq!(host.served.to_json().get("troubles"), None, "it is over");

@@ -15,7 +15,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use hyper::{HeaderMap, Method, StatusCode, Uri, header};
+use hyper::{HeaderMap, StatusCode, Uri, header};
 use ring::digest::{SHA256, digest};
 use tidemill_base::{Error, Result};
 
@@ -87,7 +87,7 @@ struct Pattern {
 }
 
 /// What a request needs of its caller.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Need<'a> {
     /// Anybody may ask.
     Nothing,
@@ -305,28 +305,26 @@ fn any(patterns: &[Pattern], name: &str) -> bool {
 }
 
 impl<'a> Need<'a> {
-    /// What a route needs.
-    pub fn of(route: &Route<'a>, method: &Method) -> Self {
+    /// What a route of the data needs.
+    pub fn of(route: &Route<'a>) -> Self {
         match *route {
-            // The page itself tells nothing; what it shows it asks for.
-            Route::Page(_) | Route::Health | Route::Oip(Oip::Server | Oip::Live | Oip::Ready) => Self::Nothing,
-            Route::Models => Self::Token,
-            Route::Model(model) | Route::Oip(Oip::Model(model) | Oip::ModelReady(model)) => Self::See(model.name),
+            Route::Oip(Oip::Server | Oip::Live | Oip::Ready) => Self::Nothing,
+            Route::Oip(Oip::Model(model) | Oip::ModelReady(model)) => Self::See(model.name),
             Route::Predict(model) => Self::Model(Role::Predict, "predict", model.name),
             Route::Explain(model) => Self::Model(Role::Predict, "explain", model.name),
             Route::Rank(model) => Self::Model(Role::Predict, "rank", model.name),
             Route::Oip(Oip::Infer(model)) => Self::Model(Role::Predict, "infer", model.name),
-            Route::Rankings(model, _) if matches!(*method, Method::GET | Method::HEAD) => Self::See(model),
-            Route::Rankings(model, _) => Self::Model(Role::Admin, "change rankings", model),
-            Route::Rollback(model) => Self::Model(Role::Admin, "rollback", model),
-            Route::Promote(model) => Self::Model(Role::Admin, "promote", model),
-            Route::Change(model, what) => Self::Model(Role::Admin, what.verb(), model),
             // Who follows a model has all its weights.
             Route::Follow(model) => Self::Model(Role::Admin, "follow", model.name),
             Route::Push(source) => Self::Ingest(source),
-            Route::Metrics => Self::Everything("read metrics"),
-            Route::Status | Route::Events => Self::Everything("read status"),
-            Route::Feed => Self::Everything("read feed"),
+        }
+    }
+
+    /// The model that is asked, if one is.
+    pub fn model(&self) -> Option<&'a str> {
+        match self {
+            Self::See(model) | Self::Model(_, _, model) => Some(model),
+            Self::Nothing | Self::Token | Self::Ingest(_) | Self::Everything(_) => None,
         }
     }
 }
@@ -372,38 +370,22 @@ fn unauthorized(message: &str, challenge: &'static str) -> Refusal {
 mod tests {
     use super::*;
 
-    /// Every route says what it needs: what changes or tells something is not open.
+    /// What tells something of a model or asks it is not open.
     #[test]
     fn routes_need_roles() {
-        let need = |method: Method, path: &'static str| Need::of(&Route::parse(path).unwrap(), &method);
-        let get = |path| need(Method::GET, path);
-        let post = |path| need(Method::POST, path);
-        for path in ["/", "/healthz", "/v2", "/v2/health/live", "/v2/health/ready"] {
-            assert_eq!(get(path), Need::Nothing, "{path}");
+        let need = |path: &'static str| Need::of(&Route::parse(path).unwrap().unwrap());
+        for path in ["/v2", "/v2/health/live", "/v2/health/ready"] {
+            assert_eq!(need(path), Need::Nothing, "{path}");
         }
-        assert_eq!(get("/v1/models"), Need::Token);
-        for path in
-            ["/v1/models/ctr", "/v1/models/ctr@3", "/v2/models/ctr", "/v2/models/ctr/ready", "/v1/models/ctr/rankings"]
-        {
-            assert_eq!(get(path), Need::See("ctr"), "{path}");
+        for path in ["/v2/models/ctr", "/v2/models/ctr/ready"] {
+            assert_eq!(need(path), Need::See("ctr"), "{path}");
         }
-        assert_eq!(post("/v1/models/ctr@3:predict"), Need::Model(Role::Predict, "predict", "ctr"));
-        assert_eq!(post("/v1/models/ctr:explain"), Need::Model(Role::Predict, "explain", "ctr"));
-        assert_eq!(post("/v1/models/ctr:rank"), Need::Model(Role::Predict, "rank", "ctr"));
-        assert_eq!(post("/v2/models/ctr/infer"), Need::Model(Role::Predict, "infer", "ctr"));
-        assert_eq!(post("/v1/models/ctr:rollback"), Need::Model(Role::Admin, "rollback", "ctr"));
-        assert_eq!(post("/v1/models/ctr:promote"), Need::Model(Role::Admin, "promote", "ctr"));
-        for verb in ["label", "split", "rollout"] {
-            let route = format!("/v1/models/ctr:{verb}");
-            assert_eq!(Need::of(&Route::parse(&route).unwrap(), &Method::POST), Need::Model(Role::Admin, verb, "ctr"));
-        }
-        let change = Need::Model(Role::Admin, "change rankings", "ctr");
-        assert_eq!(need(Method::PUT, "/v1/models/ctr/rankings/feed"), change);
-        assert_eq!(need(Method::DELETE, "/v1/models/ctr/rankings/feed"), change);
-        assert_eq!(post("/v1/sources/clicks"), Need::Ingest("clicks"));
-        for path in ["/metrics", "/v1/status", "/v1/events", "/v1/feed"] {
-            assert!(matches!(get(path), Need::Everything(_)), "{path}");
-        }
+        assert_eq!(need("/v1/models/ctr@3:predict"), Need::Model(Role::Predict, "predict", "ctr"));
+        assert_eq!(need("/v1/models/ctr:explain"), Need::Model(Role::Predict, "explain", "ctr"));
+        assert_eq!(need("/v1/models/ctr:rank"), Need::Model(Role::Predict, "rank", "ctr"));
+        assert_eq!(need("/v2/models/ctr/infer"), Need::Model(Role::Predict, "infer", "ctr"));
+        assert_eq!(need("/v1/models/ctr:follow"), Need::Model(Role::Admin, "follow", "ctr"));
+        assert_eq!(need("/v1/sources/clicks"), Need::Ingest("clicks"));
     }
 
     #[test]

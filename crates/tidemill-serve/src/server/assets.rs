@@ -8,7 +8,6 @@ use hyper::{
 use super::reply::{self, Reply};
 
 /// One file of the page.
-#[derive(Debug, PartialEq)]
 pub(super) struct Asset {
     path: &'static str,
     content_type: &'static str,

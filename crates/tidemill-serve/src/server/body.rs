@@ -1,6 +1,7 @@
 //! Request bodies: read up to a bound, in a bounded time; what is beyond is never held.
 
 use std::{
+    fmt::Display,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
@@ -24,7 +25,10 @@ const DISCARD_BYTES_MAX: usize = 256 << 20;
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The whole body, and the place it has for as long as it is needed.
-pub(super) async fn read(headers: &HeaderMap, mut body: Incoming, shared: &Shared) -> Result<(Bytes, Held), Refusal> {
+pub(super) async fn read<B>(headers: &HeaderMap, mut body: B, shared: &Shared) -> Result<(Bytes, Held), Refusal>
+where
+    B: Body<Data = Bytes, Error: Display + Send> + Unpin + Send + 'static,
+{
     let limits = &shared.limits;
     if let Some(encoding) = headers::find(headers, &header::CONTENT_ENCODING).filter(|v| v.as_bytes() != b"identity") {
         let encoding = super::reply::shown(&String::from_utf8_lossy(encoding.as_bytes()));
@@ -75,7 +79,10 @@ enum Collected {
     TooMuch,
 }
 
-async fn collect(body: &mut Incoming, limits: &Limits, held: &mut Held) -> Result<Collected, hyper::Error> {
+async fn collect<B>(body: &mut B, limits: &Limits, held: &mut Held) -> Result<Collected, B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -148,7 +155,10 @@ fn too_large(limits: &Limits) -> Refusal {
 }
 
 /// The refusal, with the rest of the body thrown away beside it.
-pub(super) fn discard(headers: &HeaderMap, mut body: Incoming, refusal: Refusal) -> Refusal {
+pub(super) fn discard<B>(headers: &HeaderMap, mut body: B, refusal: Refusal) -> Refusal
+where
+    B: Body<Data = Bytes, Error: Send> + Unpin + Send + 'static,
+{
     // A caller that waits for `100 Continue` has sent nothing, and is told not to.
     if !body.is_end_stream() && !headers.contains_key(header::EXPECT) {
         tokio::spawn(tokio::time::timeout(DISCARD_TIME_MAX, async move {

@@ -369,7 +369,7 @@ impl ServedModel {
 pub fn no_model(host: &(impl Host + ?Sized), name: &str) -> Error {
     let names = host.names();
     match names.iter().any(|n| n == name) {
-        true => Error::unavailable(format!("model '{name}' is not here yet; try again")),
+        true => Error::unavailable(format!("model '{name}' is not here yet")),
         false => no_model_of(&names, name),
     }
 }

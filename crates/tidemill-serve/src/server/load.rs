@@ -168,6 +168,11 @@ impl Deadline {
         Ok(Some(Self { at: Instant::now() + allowed, allowed }))
     }
 
+    /// The refusal of a request that was not there in time.
+    pub fn late(&self) -> Refusal {
+        self.refusal(Verdict::Past, Duration::ZERO).closing()
+    }
+
     /// The refusal of a request there is no time for.
     pub fn refusal(&self, verdict: Verdict, expected: Duration) -> Refusal {
         let allowed = self.allowed;

@@ -31,12 +31,18 @@ pub(super) enum ReplyBody {
     Whole(Bytes),
     Events(EventStream),
     Frames(mpsc::Receiver<Bytes>),
+    /// Any of these, as axum hands it over.
+    Boxed(axum::body::Body),
 }
 
 impl ReplyBody {
     /// Whether it is all there.
     pub fn is_whole(&self) -> bool {
-        matches!(self, Self::Whole(_))
+        match self {
+            Self::Whole(_) => true,
+            Self::Events(_) | Self::Frames(_) => false,
+            Self::Boxed(body) => body.size_hint().exact().is_some(),
+        }
     }
 }
 
@@ -244,17 +250,24 @@ impl Body for ReplyBody {
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Events(stream) => stream.poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
             Self::Frames(frames) => frames.poll_recv(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
+            // None of what is in it has errors.
+            Self::Boxed(body) => Pin::new(body).poll_frame(cx).map(|next| next.and_then(Result::ok).map(Ok)),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Events(_) | Self::Frames(_) => false,
+            Self::Boxed(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Events(_) | Self::Frames(_) => SizeHint::default(),
+            Self::Boxed(body) => body.size_hint(),
         }
     }
 }

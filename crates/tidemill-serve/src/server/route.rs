@@ -1,37 +1,21 @@
-//! Paths to routes: a pure function, so that every path is one line of a test.
+//! Paths of the data to routes: a pure function, so that every path is one line of a test. All others are administration.
 
 use std::borrow::Cow;
 
 use super::{
-    assets::{self, Asset},
     oip::{Oip, is_oip},
     reply::{Refusal, shown},
-    versions::Change,
 };
 use crate::{live::Which, registry::check_label};
 
-/// What a path asks for.
+/// What a path asks for where data comes and predictions go.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Route<'a> {
-    Page(&'static Asset),
-    Health,
-    Metrics,
-    Status,
-    Events,
-    Feed,
-    Models,
-    Model(ModelName<'a>),
     Predict(ModelName<'a>),
     Rank(ModelName<'a>),
     Explain(ModelName<'a>),
-    /// Of a model, all or one.
-    Rankings(&'a str, Option<&'a str>),
-    Rollback(&'a str),
-    Promote(&'a str),
     /// What a replica reads: what is learned, or one version.
     Follow(ModelName<'a>),
-    /// Labels, split and rollout.
-    Change(&'a str, Change),
     Push(&'a str),
     /// A path of the Open Inference Protocol.
     Oip(Oip<'a>),
@@ -44,65 +28,35 @@ pub(super) struct ModelName<'a> {
     pub which: Which<'a>,
 }
 
-const READ: &str = "GET, HEAD";
-const SEND: &str = "POST";
-const KEEP: &str = "GET, HEAD, PUT, DELETE";
+/// Methods, as `Allow` lists them.
+pub(super) const READ: &str = "GET, HEAD";
+pub(super) const SEND: &str = "POST";
 
 impl<'a> Route<'a> {
-    /// The route of a path without its query, percent-decoded by the caller.
-    pub fn parse(path: &'a str) -> Result<Self, Refusal> {
+    /// The route of a path without its query, percent-decoded by the caller; `None` for administration.
+    pub fn parse(path: &'a str) -> Result<Option<Self>, Refusal> {
         if is_oip(path) {
-            return Oip::parse(path).map(Route::Oip);
-        }
-        let fixed = match path {
-            "/healthz" => Some(Route::Health),
-            "/metrics" => Some(Route::Metrics),
-            "/v1/status" => Some(Route::Status),
-            "/v1/events" => Some(Route::Events),
-            "/v1/feed" => Some(Route::Feed),
-            "/v1/models" => Some(Route::Models),
-            _ => assets::find(path).map(Route::Page),
-        };
-        if let Some(route) = fixed {
-            return Ok(route);
+            return Oip::parse(path).map(|oip| Some(Route::Oip(oip)));
         }
         let one = |prefix| path.strip_prefix(prefix).filter(|name: &&str| !name.is_empty() && !name.contains('/'));
         if let Some(source) = one("/v1/sources/") {
-            return Ok(Route::Push(source));
+            return Ok(Some(Route::Push(source)));
         }
-        if let Some((model, rankings)) = path.strip_prefix("/v1/models/").and_then(|rest| rest.split_once('/')) {
-            let name = rankings.strip_prefix("rankings/").filter(|name| !name.is_empty() && !name.contains('/'));
-            return match (rankings, name) {
-                ("rankings", _) => Ok(Route::Rankings(model, None)),
-                (_, Some(name)) => Ok(Route::Rankings(model, Some(name))),
-                _ => Err(no_route(path)),
-            };
-        }
-        let Some(model) = one("/v1/models/") else { return Err(no_route(path)) };
-        let (name, verb) = model.split_once(':').map_or((model, None), |(name, verb)| (name, Some(verb)));
-        match verb {
-            None => Ok(Route::Model(ModelName::parse(name)?)),
-            Some("predict") => Ok(Route::Predict(ModelName::parse(name)?)),
-            Some("explain") => Ok(Route::Explain(ModelName::parse(name)?)),
-            Some("rank") => Ok(Route::Rank(ModelName::parse(name)?)),
-            Some("rollback") => Ok(Route::Rollback(name)),
-            Some("promote") => Ok(Route::Promote(name)),
-            Some("follow") => Ok(Route::Follow(ModelName::parse(name)?)),
-            Some("label") => Ok(Route::Change(name, Change::Label)),
-            Some("split") => Ok(Route::Change(name, Change::Split)),
-            Some("rollout") => Ok(Route::Change(name, Change::Rollout)),
-            Some(_) => Err(no_route(path)
-                .hint("a model knows :predict, :explain, :rank, :rollback, :promote, :label, :split and :rollout")),
-        }
+        let Some((name, verb)) = one("/v1/models/").and_then(|model| model.split_once(':')) else { return Ok(None) };
+        let route = match verb {
+            "predict" => Route::Predict,
+            "explain" => Route::Explain,
+            "rank" => Route::Rank,
+            "follow" => Route::Follow,
+            _ => return Ok(None),
+        };
+        ModelName::parse(name).map(|name| Some(route(name)))
     }
 
     /// The methods it takes, as `Allow` lists them.
     pub fn allow(&self) -> &'static str {
         match self {
-            Route::Predict(_) | Route::Explain(_) | Route::Rank(_) => SEND,
-            Route::Rollback(_) | Route::Promote(_) | Route::Push(_) => SEND,
-            Route::Change(..) => SEND,
-            Route::Rankings(_, Some(_)) => KEEP,
+            Route::Predict(_) | Route::Explain(_) | Route::Rank(_) | Route::Push(_) => SEND,
             Route::Oip(oip) if oip.is_post() => SEND,
             _ => READ,
         }
@@ -111,10 +65,7 @@ impl<'a> Route<'a> {
     /// The model it asks, if any.
     pub fn model(&self) -> Option<ModelName<'a>> {
         match self {
-            Route::Model(model) | Route::Predict(model) | Route::Rank(model) | Route::Explain(model) => Some(*model),
-            Route::Rankings(name, _) | Route::Rollback(name) | Route::Promote(name) | Route::Change(name, _) => {
-                Some(ModelName { name, which: Which::Live })
-            }
+            Route::Predict(model) | Route::Rank(model) | Route::Explain(model) => Some(*model),
             Route::Oip(Oip::Model(model) | Oip::ModelReady(model) | Oip::Infer(model)) => Some(*model),
             _ => None,
         }
@@ -123,24 +74,10 @@ impl<'a> Route<'a> {
     /// Its name in metrics.
     pub fn label(&self) -> &'static str {
         match self {
-            Route::Page(_) => "page",
-            Route::Health => "healthz",
-            Route::Metrics => "metrics",
-            Route::Status => "status",
-            Route::Events => "events",
-            Route::Feed => "feed",
-            Route::Models => "models",
-            Route::Model(_) => "model",
             Route::Predict(_) => "predict",
             Route::Rank(_) => "rank",
             Route::Explain(_) => "explain",
-            Route::Rankings(..) => "rankings",
-            Route::Rollback(_) => "rollback",
-            Route::Promote(_) => "promote",
             Route::Follow(_) => "follow",
-            Route::Change(_, Change::Label) => "label",
-            Route::Change(_, Change::Split) => "split",
-            Route::Change(_, Change::Rollout) => "rollout",
             Route::Push(_) => "push",
             Route::Oip(Oip::Infer(_)) => "infer",
             Route::Oip(_) => "oip",
@@ -207,43 +144,37 @@ mod tests {
     fn every_path_has_one_meaning() {
         let ctr = ModelName { name: "ctr", which: Which::Live };
         for (path, route) in [
-            ("/healthz", Some(Route::Health)),
-            ("/v1/models", Some(Route::Models)),
-            ("/v1/models/ctr", Some(Route::Model(ctr))),
-            ("/v1/models/ctr@42", Some(Route::Model(ModelName { name: "ctr", which: Which::Version(42) }))),
-            ("/v1/models/ctr:predict", Some(Route::Predict(ctr))),
-            ("/v1/models/ctr@42:predict", Some(Route::Predict(ModelName { name: "ctr", which: Which::Version(42) }))),
-            ("/v1/models/ctr:explain", Some(Route::Explain(ctr))),
-            ("/v1/models/ctr:rank", Some(Route::Rank(ctr))),
-            ("/v1/models/ctr@42:rank", Some(Route::Rank(ModelName { name: "ctr", which: Which::Version(42) }))),
-            ("/v1/models/ctr:rollback", Some(Route::Rollback("ctr"))),
-            ("/v1/models/ctr:promote", Some(Route::Promote("ctr"))),
-            ("/v1/models/ctr:follow", Some(Route::Follow(ctr))),
-            ("/v1/models/ctr@42:follow", Some(Route::Follow(ModelName { name: "ctr", which: Which::Version(42) }))),
-            ("/v1/sources/clicks", Some(Route::Push("clicks"))),
-            ("/v1/modles", None),
-            ("/v1/models/", None),
-            ("/v1/models/a/b", None),
-            ("/v1/models/ctr/rankings", Some(Route::Rankings("ctr", None))),
-            ("/v1/models/ctr/rankings/feed", Some(Route::Rankings("ctr", Some("feed")))),
-            ("/v1/models/ctr/rankings/", None),
-            ("/v1/models/ctr/rankings/a/b", None),
-            ("/v1/models/ctr:explode", None),
-            ("/v1/models/ctr@new:predict", Some(Route::Predict(ModelName { name: "ctr", which: Which::Label("new") }))),
-            ("/v1/models/ctr@New:predict", None),
-            ("/v1/models/ctr@042:predict", None),
-            ("/v1/models/ctr@+42", None),
-            ("/v1/models/ctr:label", Some(Route::Change("ctr", Change::Label))),
-            ("/v1/models/ctr:split", Some(Route::Change("ctr", Change::Split))),
-            ("/v1/models/ctr:rollout", Some(Route::Change("ctr", Change::Rollout))),
-            ("/v1/sources/", None),
-            ("/assets/../Cargo.toml", None),
-            ("", None),
+            ("/v1/models/ctr:predict", Route::Predict(ctr)),
+            ("/v1/models/ctr@42:predict", Route::Predict(ModelName { name: "ctr", which: Which::Version(42) })),
+            ("/v1/models/ctr:explain", Route::Explain(ctr)),
+            ("/v1/models/ctr:rank", Route::Rank(ctr)),
+            ("/v1/models/ctr@42:rank", Route::Rank(ModelName { name: "ctr", which: Which::Version(42) })),
+            ("/v1/models/ctr:follow", Route::Follow(ctr)),
+            ("/v1/models/ctr@42:follow", Route::Follow(ModelName { name: "ctr", which: Which::Version(42) })),
+            ("/v1/sources/clicks", Route::Push("clicks")),
+            ("/v1/models/ctr@new:predict", Route::Predict(ModelName { name: "ctr", which: Which::Label("new") })),
         ] {
-            assert_eq!(Route::parse(path).ok(), route, "{path}");
+            assert_eq!(Route::parse(path).unwrap(), Some(route), "{path}");
         }
-        assert!(matches!(Route::parse("/"), Ok(Route::Page(_))));
-        assert_eq!(Route::parse("/v1/modles").unwrap_err().message, "no route /v1/modles");
+        for path in ["/v1/models/ctr@New:predict", "/v1/models/ctr@042:predict", "/v1/models/ctr@+42:rank"] {
+            assert!(Route::parse(path).is_err(), "{path}");
+        }
+        for path in [
+            "/healthz",
+            "/v1/models",
+            "/v1/models/",
+            "/v1/models/ctr",
+            "/v1/models/ctr@42",
+            "/v1/models/ctr:rollback",
+            "/v1/models/ctr:explode",
+            "/v1/models/a/b:predict",
+            "/v1/models/ctr/rankings",
+            "/v1/sources/",
+            "/v1/modles",
+            "",
+        ] {
+            assert_eq!(Route::parse(path).unwrap(), None, "{path}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! From a request to its reply: who may ask, what is asked, the body, the handler.
+//! From a request to its reply: who may ask, what is asked, the body, the handler. What is not about data goes on to `admin.rs`.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc};
 
 use bytes::Bytes;
 use hyper::{
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Shared,
     access::{Grant, Need, no_source, refuse_token_in_url},
-    body, contained, guard, headers,
+    admin, body, contained, guard, headers,
     host::{PushReply, ServedModel, no_model},
     idempotency::Begun,
     load::{Deadline, Verdict},
@@ -30,7 +30,6 @@ use crate::{
     follow::{Ask, stream},
     live::Which,
     predict::ARROW_STREAM,
-    versions::rollout_metrics,
 };
 
 /// Refused lines that a reply lists at most; all are counted.
@@ -53,23 +52,24 @@ const UTF_8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
 /// Answers one request, whatever it is.
 pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
+    // Where there was a length as well, a proxy may have taken what follows for another request than we do: nothing follows.
+    let chunked = headers::find(&head.headers, &header::TRANSFER_ENCODING).is_some();
+    let place = shared.load.enter(shared.limits.requests_max);
     let path = percent_decoded(head.uri.path());
     let route = match &path {
         Some(path) => Route::parse(path),
         None => Err(no_route(head.uri.path())),
     };
-    let label = route.as_ref().map_or("none", Route::label);
-    // Where there was a length as well, a proxy may have taken what follows for another request than we do: nothing follows.
-    let chunked = headers::find(&head.headers, &header::TRANSFER_ENCODING).is_some();
-    let mut reply = match dispatch(shared, route, &head, body).await {
-        Ok(reply) => reply,
-        Err(refusal) => {
-            shared.metrics.refusal(refusal.status.as_u16(), refusal.code);
-            let refusal = refusal.within(shared.host.home());
-            match oip::is_oip(head.uri.path()) {
-                true => refusal.into_oip_reply(),
-                false => refusal.into_reply(),
-            }
+    let (label, mut reply) = match route.transpose() {
+        Some(route) => {
+            let label = route.as_ref().map_or("none", Route::label);
+            let is_oip = oip::is_oip(head.uri.path());
+            (label, replied_as(shared, dispatch(shared, place.is_some(), route, &head, body).await, is_oip))
+        }
+        // In a box, so that it does not make the future of every request as large as its own.
+        None => {
+            drop(path);
+            Box::pin(admin::answer(shared, Request::from_parts(head, body), place.is_some())).await
         }
     };
     shared.metrics.request(label, reply.status().as_u16());
@@ -79,48 +79,54 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     reply
 }
 
+/// The reply, be it a refusal.
+pub(super) fn replied(shared: &Shared, answered: Result<Reply, Refusal>) -> Reply {
+    replied_as(shared, answered, false)
+}
+
+fn replied_as(shared: &Shared, answered: Result<Reply, Refusal>, is_oip: bool) -> Reply {
+    answered.unwrap_or_else(|refusal| {
+        shared.metrics.refusal(refusal.status.as_u16(), refusal.code);
+        let refusal = refusal.within(shared.host.home());
+        if is_oip { refusal.into_oip_reply() } else { refusal.into_reply() }
+    })
+}
+
 async fn dispatch(
     shared: &Arc<Shared>,
+    has_place: bool,
     route: Result<Route<'_>, Refusal>,
     head: &Parts,
     body: Incoming,
 ) -> Result<Reply, Refusal> {
-    let place = shared.load.enter(shared.limits.requests_max);
-    let entry = match &place {
-        Some(_) => let_in(shared, route, head),
-        None => Err(too_many(shared)),
-    };
-    let Entry { route, caller, deadline } = match entry {
+    let Entry { route, caller, deadline } = match enter(shared, has_place, route, head) {
         Ok(entry) => entry,
         // A body nobody wants is not read, unless it is small enough to keep the connection.
         Err(refusal) if head.method == Method::GET || head.method == Method::HEAD => return Err(refusal),
         Err(refusal) => return Err(body::discard(&head.headers, body, refusal)),
     };
     if matches!(head.method, Method::GET | Method::HEAD) {
-        load(shared, &route).await?;
-        if let (Route::Follow(model), &Method::GET) = (&route, &head.method) {
-            return follow(shared, *model, head.uri.query().unwrap_or_default());
-        }
-        if matches!(route, Route::Status | Route::Metrics | Route::Events)
-            && let Some(renewed) = contained(|| shared.host.renewed())?
-        {
-            renewed.await;
-        }
-        return read_only(shared, route, caller.as_deref());
+        load_for(shared, &route).await?;
+        return match route {
+            Route::Follow(model) if head.method == Method::GET => {
+                follow(shared, model, head.uri.query().unwrap_or_default())
+            }
+            Route::Oip(route) => oip::read_only(shared, route),
+            _ => Err(our_mistake()),
+        };
     }
     let Some(deadline) = deadline else {
         let (body, _held) = body::read(&head.headers, body, shared).await?;
-        load(shared, &route).await?;
+        load_for(shared, &route).await?;
         return handle(shared, route, caller, head, body).await;
     };
     // In a box: most requests have no deadline, and their future stays as small as it was.
     Box::pin(async move {
-        let late = || deadline.refusal(Verdict::Past, Duration::ZERO).closing();
         let ready = async {
             let body = body::read(&head.headers, body, shared).await?;
-            load(shared, &route).await.map(|()| body)
+            load_for(shared, &route).await.map(|()| body)
         };
-        let (body, _held) = timeout_at(deadline.at, ready).await.map_err(|_| late())??;
+        let (body, _held) = timeout_at(deadline.at, ready).await.map_err(|_| deadline.late())??;
         let bytes = if costs(&route) { body.len() } else { 0 };
         let began = Instant::now();
         match shared.load.judge(deadline, bytes, began) {
@@ -155,14 +161,6 @@ async fn handle(
     body: Bytes,
 ) -> Result<Reply, Refusal> {
     match route {
-        Route::Rankings(model, Some(name)) => {
-            let (name, put) = (name.to_string(), head.method == Method::PUT);
-            let run = move |model: &ServedModel| match put {
-                true => model.put_ranking(&name, &body).and_then(|()| model.rankings_to_json(Some(&name))),
-                false => model.remove_ranking(&name).and_then(|()| model.rankings_to_json(None)),
-            };
-            Box::pin(blocking(shared, model, run)).await
-        }
         Route::Predict(model) if is_arrow(&head.headers) => {
             Box::pin(predict_arrow(shared, model, &head.headers, body)).await
         }
@@ -173,17 +171,7 @@ async fn handle(
             Ok(reply::json(&served.explain(&body, which)?.to_json()))
         })?,
         Route::Rank(model) => rank(shared, model, &head.headers, &body),
-        // In boxes, so that they do not make the future of every request as large as theirs.
-        Route::Rollback(model) => Box::pin(rollback(shared, model, &body)).await,
-        Route::Promote(model) => Box::pin(promote(shared, model, &body)).await,
-        Route::Change(model, what) => {
-            let asked = shared.clone();
-            let run = move |model: &ServedModel| {
-                versions::change(model, what, &body)?;
-                Ok(reply::within(model.to_json(), asked.host.home()))
-            };
-            Box::pin(blocking(shared, model, run)).await
-        }
+        // In a box, so that it does not make the future of every request as large as its own.
         Route::Push(source) => Box::pin(push(shared, source, &head.headers, body)).await.map_err(|refusal| {
             // What sources there are is not for everybody who has a token.
             if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
@@ -193,12 +181,14 @@ async fn handle(
     }
 }
 
-/// Waits for the model that a request asks, where it is not in memory.
-async fn load(shared: &Shared, route: &Route<'_>) -> Result<(), Refusal> {
+async fn load_for(shared: &Shared, route: &Route<'_>) -> Result<(), Refusal> {
     let Some(model) = route.model() else { return Ok(()) };
-    // Of a version, what is known of it is on disk and needs no weights.
-    let version = if matches!(route, Route::Model(_)) { None } else { model.which.version() };
-    match contained(|| shared.host.load(model.name, version))? {
+    load(shared, model.name, model.which.version()).await
+}
+
+/// Waits for the model that a request asks, where it is not in memory, or for a version of it.
+pub(super) async fn load(shared: &Shared, model: &str, version: Option<u64>) -> Result<(), Refusal> {
+    match contained(|| shared.host.load(model, version))? {
         Some(loading) => Ok(loading.await?),
         None => Ok(()),
     }
@@ -212,33 +202,53 @@ struct Entry<'a> {
     deadline: Option<Deadline>,
 }
 
-fn let_in<'a>(shared: &Shared, route: Result<Route<'a>, Refusal>, head: &Parts) -> Result<Entry<'a>, Refusal> {
+fn enter<'a>(
+    shared: &Shared,
+    has_place: bool,
+    route: Result<Route<'a>, Refusal>,
+    head: &Parts,
+) -> Result<Entry<'a>, Refusal> {
+    let_near(shared, has_place, head)?;
     let (method, headers) = (&head.method, &head.headers);
-    guard::check(head.version, method, headers, shared.loopback)?;
-    refuse_token_in_url(&head.uri)?;
     let route = route?;
     let allow = route.allow();
     if allow != method.as_str() && !allow.split(", ").any(|m| m == method.as_str()) {
-        let message = format!("{} is not taken here; use {}", shown(method.as_str()), allow.replace(", ", " or "));
-        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
-        return Err(Refusal { allow: Some(allow), ..refusal });
+        return Err(not_taken(method, allow));
     }
-    let caller = match Need::of(&route, method) {
-        Need::Nothing => None,
-        need => caller(shared, headers)?.map(|grant| grant.check(&need, &*shared.host).map(|()| grant)).transpose()?,
-    };
+    let caller = let_in(shared, headers, &Need::of(&route))?;
     match route {
         Route::Predict(_) if is_arrow(headers) => {}
         Route::Predict(_) => check_json_type(headers, " or application/vnd.apache.arrow.stream")?,
         Route::Explain(_) | Route::Rank(_) => check_json_type(headers, "")?,
-        Route::Rollback(_) | Route::Promote(_) | Route::Change(..) => check_json_type(headers, "")?,
-        Route::Rankings(..) if *method == Method::PUT => check_json_type(headers, "")?,
         Route::Push(_) => check_lines_type(headers)?,
         // Bytes behind the JSON have a type of their own, which clients name as they like.
         Route::Oip(oip::Oip::Infer(_)) if !oip::has_bytes(headers) => check_json_type(headers, "")?,
         _ => {}
     }
     Ok(Entry { route, caller, deadline: Deadline::of(headers)? })
+}
+
+/// Refuses what is not looked at any further, whatever it asks.
+pub(super) fn let_near(shared: &Shared, has_place: bool, head: &Parts) -> Result<(), Refusal> {
+    if !has_place {
+        return Err(too_many(shared));
+    }
+    guard::check(head.version, &head.method, &head.headers, shared.loopback)?;
+    refuse_token_in_url(&head.uri)
+}
+
+/// The caller, who may do what it needs; `None` where nobody is asked for a token.
+pub(super) fn let_in(shared: &Shared, headers: &HeaderMap, need: &Need<'_>) -> Result<Option<Arc<Grant>>, Refusal> {
+    match need {
+        Need::Nothing => Ok(None),
+        need => caller(shared, headers)?.map(|grant| grant.check(need, &*shared.host).map(|()| grant)).transpose(),
+    }
+}
+
+pub(super) fn not_taken(method: &Method, allow: &'static str) -> Refusal {
+    let message = format!("{} is not taken here; use {}", shown(method.as_str()), allow.replace(", ", " or "));
+    let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+    Refusal { allow: Some(allow), ..refusal }
 }
 
 /// Who asks, and may ask now; `None` where nobody is asked for a token.
@@ -255,7 +265,7 @@ fn is_arrow(headers: &HeaderMap) -> bool {
 }
 
 /// `or`: what else is taken there.
-fn check_json_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
+pub(super) fn check_json_type(headers: &HeaderMap, or: &str) -> Result<(), Refusal> {
     check_type(headers, &JSON_TYPES, &format_args!("application/json{or}"))
 }
 
@@ -281,42 +291,6 @@ fn check_type(headers: &HeaderMap, types: &[&str], send: &dyn Display) -> Result
     match charset.find(|(_, set)| !UTF_8.iter().any(|utf_8| utf_8.eq_ignore_ascii_case(set.trim().trim_matches('"')))) {
         Some((_, set)) => refused(format!("charset '{}' is not understood; send UTF-8", shown(set.trim()))),
         None => Ok(()),
-    }
-}
-
-fn read_only(shared: &Shared, route: Route<'_>, caller: Option<&Grant>) -> Result<Reply, Refusal> {
-    let host = &shared.host;
-    match route {
-        Route::Page(asset) => Ok(asset.reply()),
-        Route::Health => Ok(reply::bytes(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")),
-        Route::Metrics => {
-            let tenants = shared.border.access.as_ref().map_or(Vec::new(), |access| access.tenants());
-            let text = contained(|| host.metrics() + &rollout_metrics(&host.models()))?;
-            let text = text + &shared.metrics.to_text(&shared.load, &tenants);
-            Ok(reply::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
-        }
-        Route::Status => Ok(reply::json(&contained(|| reply::within(host.status(), host.home()))?)),
-        Route::Events => Ok(reply::events(shared.events.watch(&**host, shared.stop.clone())?)),
-        Route::Feed => match contained(|| host.feed())? {
-            Some(feed) => Ok(reply::json(&feed)),
-            None => Err(Error::not_found("no feed is shown here; the demo has one").into()),
-        },
-        Route::Models => contained(|| {
-            let models: Vec<Value> = host.models_json(&|name| caller.is_none_or(|grant| grant.sees(name)));
-            reply::json(&reply::within(json!({ "models": models }), host.home()))
-        }),
-        Route::Model(ModelName { name, which }) => contained(|| {
-            let model = find(shared, name)?;
-            let told = match which {
-                Which::Version(version) => model.version_to_json(version)?,
-                Which::Label(label) => model.label_to_json(label)?,
-                Which::Live | Which::Key(_) => model.to_json(),
-            };
-            Ok(reply::json(&reply::within(told, host.home())))
-        })?,
-        Route::Rankings(model, name) => contained(|| Ok(reply::json(&find(shared, model)?.rankings_to_json(name)?)))?,
-        Route::Oip(route) => oip::read_only(shared, route),
-        _ => Err(our_mistake()),
     }
 }
 
@@ -392,41 +366,6 @@ fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) 
     })??;
     shared.metrics.ranked(candidates, began.elapsed());
     Ok(reply::bytes(StatusCode::OK, reply::JSON, text))
-}
-
-async fn rollback(shared: &Arc<Shared>, model: &str, body: &[u8]) -> Result<Reply, Refusal> {
-    let version = versions::rolled_back_to(body)?;
-    change(shared, model, move |shared, model| shared.host.rollback(model, version)).await
-}
-
-async fn promote(shared: &Arc<Shared>, model: &str, body: &[u8]) -> Result<Reply, Refusal> {
-    versions::promoted(body)?;
-    change(shared, model, |shared, model| shared.host.promote(model)).await
-}
-
-/// Changes what is live; the model as it is then.
-async fn change(
-    shared: &Arc<Shared>,
-    model: &str,
-    run: impl FnOnce(&Shared, &str) -> Result<()> + Send + 'static,
-) -> Result<Reply, Refusal> {
-    let asked = shared.clone();
-    blocking(shared, model, move |model| {
-        run(&asked, model.name())?;
-        Ok(reply::within(find(&asked, model.name())?.to_json(), asked.host.home()))
-    })
-    .await
-}
-
-/// Runs what may wait for the disk on a thread that may; it goes on when the caller is gone.
-async fn blocking(
-    shared: &Arc<Shared>,
-    model: &str,
-    run: impl FnOnce(&ServedModel) -> Result<Value> + Send + 'static,
-) -> Result<Reply, Refusal> {
-    let model = find(shared, model)?;
-    let done = tokio::task::spawn_blocking(move || run(&model));
-    Ok(reply::json(&done.await.map_err(|_| our_mistake())??))
 }
 
 async fn push(shared: &Arc<Shared>, source: &str, headers: &HeaderMap, lines: Bytes) -> Result<Reply, Refusal> {

@@ -20,13 +20,35 @@ pub(super) enum Change {
     Rollout,
 }
 
-impl Change {
-    /// As the path and refusals say it.
+/// What an operator may do to a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Rollback,
+    Promote,
+    Change(Change),
+}
+
+impl Act {
+    const ALL: [Self; 5] = [
+        Self::Rollback,
+        Self::Promote,
+        Self::Change(Change::Label),
+        Self::Change(Change::Split),
+        Self::Change(Change::Rollout),
+    ];
+
+    pub fn parse(verb: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|act| act.verb() == verb)
+    }
+
+    /// As the path, refusals and metrics say it.
     pub fn verb(self) -> &'static str {
         match self {
-            Change::Label => "label",
-            Change::Split => "split",
-            Change::Rollout => "rollout",
+            Act::Rollback => "rollback",
+            Act::Promote => "promote",
+            Act::Change(Change::Label) => "label",
+            Act::Change(Change::Split) => "split",
+            Act::Change(Change::Rollout) => "rollout",
         }
     }
 }

@@ -42,12 +42,16 @@ impl Versions {
         if let Some(shadow) = self.shadow() {
             json["shadow"] = json!({"version": shadow.version(), "figures": shadow.figures().to_json()});
         }
-        let mut troubles = lock(&self.troubles).clone();
-        troubles.extend(self.gave_way());
+        let troubles = self.troubles();
         if !troubles.is_empty() {
             json["troubles"] = json!(troubles);
         }
         json
+    }
+
+    /// What operators decided and does not hold.
+    fn troubles(&self) -> Vec<String> {
+        lock(&self.troubles).iter().cloned().chain(self.gave_way()).collect()
     }
 
     /// What the label `shadow` points at, as it is watched.
@@ -93,8 +97,8 @@ impl Versions {
     }
 }
 
-/// Rollouts and verdicts of all models. A model without a rollout has stage 0 and nothing else.
-pub(crate) fn rollout_metrics(models: &[Arc<ServedModel>]) -> String {
+/// Rollouts, verdicts, shadows and troubles of all models. A model without a rollout has stage 0 and nothing else.
+pub(crate) fn metrics(models: &[Arc<ServedModel>]) -> String {
     let models: Vec<(&str, &Versions)> = models.iter().map(|m| (m.name(), &**m.versions())).collect();
     let mut out = String::new();
     let moments: Vec<(&str, Option<Moment>)> = models.iter().map(|(name, v)| (*name, v.moment())).collect();
@@ -144,6 +148,11 @@ pub(crate) fn rollout_metrics(models: &[Arc<ServedModel>]) -> String {
     guards(&mut out, &going);
     verdicts(&mut out, &models);
     shadows(&mut out, &models);
+    let help = "Decisions about versions that do not hold, as `troubles` of the model tells.";
+    let _ = writeln!(out, "# HELP tidemill_version_troubles {help}\n# TYPE tidemill_version_troubles gauge");
+    for (model, versions) in &models {
+        let _ = writeln!(out, "tidemill_version_troubles{{model=\"{model}\"}} {}", versions.troubles().len());
+    }
     out
 }
 

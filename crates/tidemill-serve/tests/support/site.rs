@@ -52,7 +52,10 @@ pub fn open_with(name: &str, limits: Limits) -> Site {
 }
 
 pub fn open_behind(name: &str, limits: Limits, border: Border) -> Site {
-    let host = FakeHost::open(name);
+    of(FakeHost::open(name), limits, border)
+}
+
+pub fn of(host: Arc<FakeHost>, limits: Limits, border: Border) -> Site {
     let server = start_behind(ANY.parse().unwrap(), Arc::new(Handle(host.clone())), limits, border).unwrap();
     Site { host, server }
 }
