@@ -36,6 +36,8 @@ mod stream;
 #[allow(dead_code, reason = "the targets use the rest")]
 mod train;
 
+// Built with the targets, it is instrumented as they are, and what counts is in there.
+use libfuzzer_sys as _;
 use std::{fs, io, path::Path};
 
 fn main() -> io::Result<()> {

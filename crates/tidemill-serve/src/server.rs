@@ -159,6 +159,8 @@ pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, bo
     listener.set_nonblocking(true).map_err(unavailable)?;
     let address = listener.local_addr().map_err(unavailable)?;
     let (workers, started) = (limits.threads.max(1), AtomicUsize::new(0));
+    let turns = Arc::new(turns::Turns::default());
+    let turns_of_threads = turns.clone();
     let runtime = Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(8)
@@ -166,7 +168,7 @@ pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, bo
         .on_thread_start(move || {
             // Those that start later are for calls that take long.
             if started.fetch_add(1, Relaxed) < workers {
-                turns::take_short_turns();
+                turns_of_threads.come_first();
             }
         })
         .enable_io()
@@ -183,7 +185,7 @@ pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, bo
     let metrics = metrics::Metrics::default();
     let events = events::Broadcast::new();
     let (load, keys) = (Arc::new(load::Load::default()), Arc::default());
-    runtime.spawn(load.clone().watch());
+    runtime.spawn(load.clone().watch(turns));
     let (admin, stop_seen) = (admin::routes(), stopped);
     let shared =
         Arc::new(Shared { host, limits, border, load, loopback, metrics, events, keys, stop: stop_seen, admin });

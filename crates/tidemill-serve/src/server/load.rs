@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::{
     headers,
     reply::{Refusal, shown},
+    turns::Turns,
 };
 
 /// The header with which a request over HTTP says how many milliseconds it is worth waiting for.
@@ -93,9 +94,10 @@ impl Load {
         Held { load: self.clone(), bytes: 0 }
     }
 
-    /// Measures how late a timer is, for as long as the server runs.
-    pub async fn watch(self: Arc<Self>) {
+    /// Measures how late a timer is, and lets `turns` see who takes too much, for as long as the server runs.
+    pub async fn watch(self: Arc<Self>, turns: Arc<Turns>) {
         let began = Instant::now();
+        let mut before = began;
         let mut tick = interval_at(began + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -103,6 +105,8 @@ impl Load {
             let late = now.saturating_duration_since(due).saturating_sub(LATENESS_USUAL);
             self.lateness_us.store(late.as_micros() as u64, Relaxed);
             self.set_clock_ms((now - began).as_millis() as u64);
+            turns.look(now - before);
+            before = now;
         }
     }
 
