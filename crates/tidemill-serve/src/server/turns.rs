@@ -1,10 +1,10 @@
 //! How soon the threads that answer get a processor that others compute on.
 //!
 //! In: a thread of the server, as it starts, and twenty times a second how much of a processor it took. Out: on Linux, where the
-//! process may (root, `CAP_SYS_NICE`), it goes before all that compute (`SCHED_RR`), so that a request
-//! waits for nobody's turn to end; for as long as it leaves a tenth of the processor to others. One that takes more is one among
-//! others for a second at least, three to one before those that compute (a niceness 5 below what it was started with): whoever
-//! learns keeps a quarter of a core that answers all the time.
+//! process may (root, `CAP_SYS_NICE`), it goes before all that compute (`SCHED_RR`), so that a request waits for nobody's turn to
+//! end; for as long as it leaves a tenth of the processor to others. One that takes more is one among others for a second at
+//! least, three to one before those that compute (a niceness 5 below what it was started with): whoever learns keeps a quarter
+//! of a core that answers all the time.
 //!
 //! Among others it has its share of the processor in the shortest turns there are (from 6.12 on). Whoever asks for short turns is let in as
 //! soon as something comes for it, where it has not used up its share; otherwise the thread that learns, or another program,
@@ -198,8 +198,14 @@ mod linux {
                 turns.come_first();
                 let first = of_this_thread();
                 let started = std::thread::spawn(of_this_thread).join().unwrap();
-                turns.threads().iter_mut().for_each(|thread| thread.used = Duration::ZERO);
-                turns.look(Duration::from_nanos(1));
+                // As one that has taken all of three milliseconds.
+                turns.threads().iter_mut().for_each(|thread| {
+                    thread.used = Duration::ZERO;
+                    while used(thread.clock).unwrap() < Duration::from_millis(3) {
+                        std::hint::spin_loop();
+                    }
+                });
+                turns.look(Duration::from_millis(3));
                 before.zip(first).zip(of_this_thread()).zip(started)
             });
             // A sandbox may keep both calls from everybody.
