@@ -186,9 +186,8 @@ pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, bo
     let events = events::Broadcast::new();
     let (load, keys) = (Arc::new(load::Load::default()), Arc::default());
     runtime.spawn(load.clone().watch(turns));
-    let (admin, stop_seen) = (admin::routes(), stopped);
-    let shared =
-        Arc::new(Shared { host, limits, border, load, loopback, metrics, events, keys, stop: stop_seen, admin });
+    let admin = admin::routes();
+    let shared = Arc::new(Shared { host, limits, border, load, loopback, metrics, events, keys, stop: stopped, admin });
     let accepting = runtime.spawn(connection::accept(listener, shared));
     Ok(Running { address, stop, stop_timeout, accepting: Some(accepting), runtime: Some(runtime) })
 }

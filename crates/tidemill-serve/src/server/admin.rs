@@ -27,7 +27,7 @@ use super::{
     load::{Deadline, Verdict},
     our_mistake,
     reply::{self, Refusal, Reply, ReplyBody},
-    route::{ModelName, READ, SEND, no_route},
+    route::{ModelName, READ, SEND, no_route, percent_decoded},
     router::{self, find},
     versions::{self, Act},
 };
@@ -169,12 +169,10 @@ impl Door {
     /// Refuses a request, whoever asks.
     async fn refuse(self, label: &'static str, because: impl FnOnce(&str) -> Refusal) -> Answer {
         let shared = self.asked.shared.clone();
-        let path = super::route::percent_decoded(self.head.uri.path());
         let refusal = match router::let_near(&shared, self.asked.has_place, &self.head) {
-            Ok(()) => because(path.as_deref().unwrap_or_default()),
+            Ok(()) => because(&percent_decoded(self.head.uri.path()).unwrap_or_default()),
             Err(refusal) => refusal,
         };
-        drop(path);
         labelled(label, router::replied(&shared, Err(self.close(refusal))))
     }
 
@@ -279,22 +277,15 @@ async fn act(Path(target): Path<String>, door: Door) -> Answer {
     let run = async |open: Open| {
         let Open { shared, body, .. } = open;
         blocking(&shared.clone(), name, move |model| {
-            let model = match act {
-                Act::Change(change) => {
-                    versions::change(model, change, &body)?;
-                    return Ok(reply::within(model.to_json(), shared.host.home()));
-                }
-                Act::Rollback => {
-                    shared.host.rollback(model.name(), versions::rolled_back_to(&body)?)?;
-                    model.name()
-                }
+            match act {
+                Act::Change(change) => versions::change(model, change, &body)?,
+                Act::Rollback => shared.host.rollback(model.name(), versions::rolled_back_to(&body)?)?,
                 Act::Promote => {
                     versions::promoted(&body)?;
                     shared.host.promote(model.name())?;
-                    model.name()
                 }
-            };
-            Ok(reply::within(find(&shared, model)?.to_json(), shared.host.home()))
+            }
+            Ok(reply::within(find(&shared, model.name())?.to_json(), shared.host.home()))
         })
         .await
     };
