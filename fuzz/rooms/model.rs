@@ -77,7 +77,7 @@ fn serve_mapped(bytes: &[u8], slots: usize) -> Option<WeightTable> {
     let (mapped, _) = WeightTable::map(Arc::new(Bytes(aligned, bytes.len())), "fuzz").ok()??;
     // Damage inside is found when it is touched, and then told.
     let features = rows(slots, &[1, 977, 1 << 63, u64::MAX]);
-    mapped.score(&features, &mut ScoreScratch::default(), &mut Vec::new());
+    let _ = mapped.score(&features, &mut ScoreScratch::default(), &mut Vec::new());
     Some(mapped)
 }
 
@@ -95,7 +95,7 @@ fn score(table: &WeightTable, snapshot: &Snapshot) -> Vec<f32> {
     let mut scores = Vec::new();
     let keys = &snapshot.entries.keys;
     let keys: Vec<u64> = keys.iter().copied().take(40).chain([5, 1 << 60]).collect();
-    table.score(&rows(snapshot.slots.len(), &keys), &mut ScoreScratch::default(), &mut scores);
+    table.score(&rows(snapshot.slots.len(), &keys), &mut ScoreScratch::default(), &mut scores).unwrap();
     scores
 }
 

@@ -24,7 +24,7 @@ use crate::{
     snapshot::{Head, Layout, Snapshot},
 };
 use mapped::Mapped;
-pub use mapped::{SharedBytes, SnapshotBytes};
+pub use mapped::{SharedBytes, SnapshotBytes, here_only};
 use places::Places;
 use rows::Rows;
 
@@ -98,9 +98,7 @@ impl WeightTable {
         Ok(Some((table, root)))
     }
 
-    /// What is wrong with the bytes that parameters were read from since the table was made: scores may lack some then, and
-    /// must not be used.
-    #[inline(always)]
+    /// What is wrong with the bytes that parameters were read from since the table was made.
     pub fn damage(&self) -> Option<Error> {
         self.mapped.as_ref().and_then(|mapped| mapped.damage())
     }
@@ -176,13 +174,17 @@ impl WeightTable {
 
     /// Appends the scores of all samples of `features` to `scores`, [`WeightTable::outputs`] each. Keys the model has
     /// never seen contribute nothing.
-    pub fn score(&self, features: &Features, scratch: &mut ScoreScratch, scores: &mut Vec<f32>) {
+    ///
+    /// An error says that scores lack parameters: the bytes they are read from are damaged, or were to be left alone
+    /// ([`here_only`]).
+    pub fn score(&self, features: &Features, scratch: &mut ScoreScratch, scores: &mut Vec<f32>) -> Result<()> {
         let mut begin = 0;
         while begin < features.len() {
             let end = features.len().min(begin + SLICE_SAMPLES);
             self.score_slice(features, begin..end, scratch, scores);
             begin = end;
         }
+        self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.check_read())
     }
 
     fn score_slice(&self, features: &Features, rows: Range<usize>, scratch: &mut ScoreScratch, scores: &mut Vec<f32>) {

@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tidemill_base::{Clock, Rng, SystemClock, rng::mix64};
+use tidemill_base::{Clock, Result, Rng, SystemClock, rng::mix64};
 use tidemill_model::{
     Delta, Features, Snapshot, WeightTable,
     entries::Entries,
     model::{LearnerSpec, ModelSpec},
     precision::Precision,
-    weights::{ScoreScratch, SnapshotBytes},
+    weights::{ScoreScratch, SnapshotBytes, here_only},
 };
 
 const SLOTS: usize = 39;
@@ -91,9 +91,34 @@ fn rounded(mut snapshot: Snapshot) -> Snapshot {
 }
 
 fn scores(table: &WeightTable, features: &Features) -> Vec<f32> {
+    score(table, features).unwrap()
+}
+
+fn score(table: &WeightTable, features: &Features) -> Result<Vec<f32>> {
     let mut scores = Vec::new();
-    table.score(features, &mut ScoreScratch::default(), &mut scores);
-    scores
+    table.score(features, &mut ScoreScratch::default(), &mut scores).map(|()| scores)
+}
+
+/// A thread on which others wait scores what is in memory, and gives up over a page that nobody has touched.
+#[test]
+fn what_nobody_has_touched_is_left_alone_where_others_wait() {
+    let fm = LearnerSpec::Fm { factors: 8, spread: 0.1, dropout: 0.0 };
+    for learner in [LearnerSpec::Linear, fm] {
+        let mapped = map(&snapshot(learner, 100_000).encode());
+        let (few, many) = (features(1, 10, 3), features(200, 100_000, 4));
+        let untouched = mapped.bytes();
+        for _ in 0..2 {
+            assert!(here_only(|| score(&mapped, &few).is_err()).is_none());
+        }
+        assert_eq!(mapped.bytes(), untouched);
+        let expected = scores(&mapped, &few);
+        assert!(here_only(|| scores(&mapped, &few)) == Some(expected), "touched by the thread that may wait");
+        assert!(here_only(|| score(&mapped, &many).is_err()).is_none(), "others lie on other pages");
+        // What fails within does not stay: neither a refusal nor a panic.
+        assert!(std::panic::catch_unwind(|| here_only(|| panic!("within"))).is_err());
+        assert!(here_only(|| here_only(|| score(&mapped, &many).is_ok()).is_none()) == Some(true));
+        assert_eq!(scores(&mapped, &many).len(), 200);
+    }
 }
 
 #[test]
@@ -224,7 +249,7 @@ fn speed_of_mapped_parameters_beside_the_table() {
                 let begin = clock.elapsed();
                 for batch in &batches {
                     out.clear();
-                    weights.score(batch, &mut scratch, &mut out);
+                    weights.score(batch, &mut scratch, &mut out).unwrap();
                 }
                 rates.push((200 * 64) as f64 / (clock.elapsed() - begin).as_secs_f64());
             }

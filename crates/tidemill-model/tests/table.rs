@@ -41,7 +41,7 @@ fn keys_are_found_whatever_came_before_them() {
     let mut features = Features::new();
     samples.iter().for_each(|key| features.push(&[(0, *key, 2.0)]));
     let mut scores = Vec::new();
-    table.score(&features, &mut ScoreScratch::default(), &mut scores);
+    table.score(&features, &mut ScoreScratch::default(), &mut scores).unwrap();
     let sums: Vec<f32> = samples.iter().map(|key| 2.0 * expected.get(key).copied().unwrap_or(0.0)).collect();
     assert_eq!(scores, sums);
 }

@@ -188,8 +188,7 @@ impl Predictor {
         self.extract(rows, work, 0)?;
         // As late as possible: what was learned while the request was read is in.
         let served = self.live.pick(which)?;
-        let predictions = predictions(&served, work);
-        served.weights.damage().map_or(Ok(()), Err)?;
+        let predictions = predictions(&served, work)?;
         self.recent.note(&work.features);
         self.mirror(which, &served, work, || predictions.iter().map(Prediction::number));
         Ok(PredictReply {
@@ -304,9 +303,9 @@ fn all_nullable(columns: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn predictions(served: &ServedVersion, work: &mut Work) -> Vec<Prediction> {
+fn predictions(served: &ServedVersion, work: &mut Work) -> Result<Vec<Prediction>> {
     work.scores.clear();
-    served.weights.score(&work.features, &mut work.scratch, &mut work.scores);
+    served.weights.score(&work.features, &mut work.scratch, &mut work.scores)?;
     let loss = served.weights.loss();
     let mut out = vec![0.0; loss.outputs()];
     let one = |scores: &[f32]| {
@@ -317,7 +316,7 @@ fn predictions(served: &ServedVersion, work: &mut Work) -> Vec<Prediction> {
             Loss::Softmax { .. } => Prediction::Classes(out.iter().map(|p| f64::from(*p)).collect()),
         }
     };
-    work.scores.chunks_exact(loss.outputs()).map(one).collect()
+    Ok(work.scores.chunks_exact(loss.outputs()).map(one).collect())
 }
 
 /// The class with the largest probability; the first of several.

@@ -137,7 +137,10 @@ impl Watched {
         let (mut scratch, mut scores) = (ScoreScratch::default(), Vec::new());
         while let Ok(Mirrored { features, said, other, is_candidate }) = mirrored.recv() {
             scores.clear();
-            other.weights.score(&features, &mut scratch, &mut scores);
+            if other.weights.score(&features, &mut scratch, &mut scores).is_err() {
+                self.figures().paired.passed_over += 1;
+                continue;
+            }
             let numbers = numbers(&other.weights, &scores);
             let is_probability =
                 !matches!(other.weights.loss(), Loss::Squared | Loss::Huber { .. } | Loss::Bounded { .. });

@@ -79,7 +79,7 @@ impl Drawn {
         let mut features = Features::new();
         features.push(&some);
         let mut scores = Vec::new();
-        WeightTable::from_snapshot(&self.snapshot).score(&features, &mut ScoreScratch::default(), &mut scores);
+        WeightTable::from_snapshot(&self.snapshot).score(&features, &mut ScoreScratch::default(), &mut scores).unwrap();
         scores.iter().map(|x| f64::from(*x)).collect()
     }
 

@@ -62,6 +62,8 @@ fn damage_in_a_mapped_version_is_told_to_whoever_touches_it() {
     host.live.keep(weights, 2, 200);
     let refused = host.served.predict(body.as_bytes(), Some(2)).unwrap_err();
     assert!(refused.message().contains("000002.snapshot: section lines (bytes"), "{refused}");
+    let explained = host.served.explain(body.as_bytes(), Some(2)).unwrap_err();
+    assert!(explained.message().contains("000002.snapshot: section lines (bytes"), "{explained}");
     assert_eq!(host.served.predict(body.as_bytes(), None).unwrap().version, 3);
     bytes.pop();
     std::fs::write(&path, &bytes).unwrap();

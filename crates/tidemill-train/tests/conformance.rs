@@ -193,7 +193,7 @@ fn scores(table: &WeightTable, samples: &[Vec<Feature>]) -> Vec<f32> {
     let mut features = Features::new();
     samples.iter().for_each(|f| features.push(f));
     let mut scores = Vec::new();
-    table.score(&features, &mut ScoreScratch::default(), &mut scores);
+    table.score(&features, &mut ScoreScratch::default(), &mut scores).unwrap();
     scores
 }
 

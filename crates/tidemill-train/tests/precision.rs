@@ -76,7 +76,7 @@ fn learn(trainer: &mut Trainer, rows: &Rows, mut each: impl FnMut(&mut Trainer))
 
 fn logloss(snapshot: &Snapshot, rows: &Rows) -> f64 {
     let (table, mut scores) = (WeightTable::from_snapshot(snapshot), Vec::new());
-    table.score(&rows.features, &mut ScoreScratch::default(), &mut scores);
+    table.score(&rows.features, &mut ScoreScratch::default(), &mut scores).unwrap();
     let loss = |(score, label): (&f32, &f32)| {
         (if *label > 0.0 { -f64::from(*score) } else { f64::from(*score) }).exp().ln_1p()
     };

@@ -191,7 +191,7 @@ fn deltas_make_the_snapshot_and_servers_predict_as_the_trainer() {
         let mut features = Features::new();
         rows.features[9 * BATCH..].iter().for_each(|row| features.push(row));
         let mut scores = Vec::new();
-        served.score(&features, &mut ScoreScratch::default(), &mut scores);
+        served.score(&features, &mut ScoreScratch::default(), &mut scores).unwrap();
         feed(&mut trainer, &rows, 9 * BATCH, 10 * BATCH);
         let mut predicted = [0.0];
         for (score, own) in scores.iter().zip(trainer.predictions(BATCH)) {

@@ -50,7 +50,9 @@ fn score(trainer: &Trainer, sample: &[Feature]) -> f32 {
     let mut features = Features::new();
     features.push(sample);
     let mut scores = Vec::new();
-    WeightTable::from_snapshot(&trainer.snapshot()).score(&features, &mut ScoreScratch::default(), &mut scores);
+    WeightTable::from_snapshot(&trainer.snapshot())
+        .score(&features, &mut ScoreScratch::default(), &mut scores)
+        .unwrap();
     scores[0]
 }
 

@@ -106,7 +106,8 @@ impl Catalog {
             None => inner.load(name)?,
         };
         version.map_or(Ok(()), |version| served.load_version(version))?;
-        inner.models().make_room(name, inner.bytes_max, inner.clock.elapsed());
+        // Bound to a name: gigabytes are given back behind the lock, not while requests wait for it.
+        let _gone = inner.models().make_room(name, inner.bytes_max, inner.clock.elapsed());
         Ok(())
     }
 
@@ -172,19 +173,21 @@ pub fn open_model(data: &DataDir, name: &str) -> Result<Arc<ServedModel>> {
 }
 
 impl Models {
-    /// Lets models go until the others have room; `kept` stays, and whatever was loaded for a request that is on its way.
-    fn make_room(&mut self, kept: &str, bytes_max: u64, now: Duration) {
+    /// Takes out models until the others have room; `kept` stays, and whatever was loaded for a request that is on its way.
+    fn make_room(&mut self, kept: &str, bytes_max: u64, now: Duration) -> Vec<Arc<ServedModel>> {
+        let mut gone = Vec::new();
         let mut bytes: u64 = self.places.values().map(Place::bytes).sum();
         while bytes > bytes_max {
             let others = self.places.iter_mut().filter(|(name, place)| {
                 let awaited = place.fresh.is_some_and(|loaded| now - loaded < AWAITED_MAX);
                 place.served.is_some() && !awaited && *name != kept
             });
-            let Some((_, place)) = others.min_by_key(|(_, place)| place.asked) else { return };
+            let Some((_, place)) = others.min_by_key(|(_, place)| place.asked) else { break };
             bytes -= place.bytes();
-            place.served = None;
+            gone.extend(place.served.take());
             self.evictions += 1;
         }
+        gone
     }
 
     /// Models in memory, and their bytes.

@@ -89,7 +89,7 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
             let labels = engine::labels(rows.rows.column(job.label), weights.loss(), &mut bad)?;
             extractor.extract(&rows.rows, &mut features)?;
             scores.clear();
-            weights.score(&features, &mut scratch, &mut scores);
+            weights.score(&features, &mut scratch, &mut scores)?;
             weights.loss().bring_within(&mut scores);
             bad.extend(features.refused.iter().cloned());
             bad.sort();

@@ -160,8 +160,7 @@ impl Scorer {
         let transformed = self.request.apply(&rows)?;
         self.extractor.extract(&transformed.rows, &mut self.features)?;
         self.scores.clear();
-        self.weights.score(&self.features, &mut self.scratch, &mut self.scores);
-        self.weights.damage().map_or(Ok(()), Err)?;
+        self.weights.score(&self.features, &mut self.scratch, &mut self.scores)?;
 
         let loss = self.weights.loss();
         let width = loss.outputs();

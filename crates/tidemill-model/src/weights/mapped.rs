@@ -4,8 +4,12 @@
 //! (and the row, where entries have more than one parameter). Each page is compared with its checksum when it is touched
 //! first. One that is not what was written gives nothing, and from then on [`Mapped::damage`] names it: whoever scores asks
 //! for that before the scores are used.
+//!
+//! To touch a page first takes microseconds, or as long as a disk takes. A thread on which others wait scores within
+//! [`here_only`], which gives up instead.
 
 use std::{
+    cell::Cell,
     ops::Range,
     sync::{
         Arc, OnceLock,
@@ -29,6 +33,45 @@ pub type SharedBytes = Arc<dyn SnapshotBytes>;
 pub trait SnapshotBytes: AsRef<[u8]> + Send + Sync {
     /// Says which bytes will be read next, without waiting for them: a disk brings many pages in the time of one.
     fn will_need(&self, _range: Range<usize>) {}
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Touch {
+    /// Pages that nobody has touched are read.
+    Any,
+    /// They are left alone.
+    Seen,
+    /// One was left alone that was needed.
+    Missed,
+}
+
+thread_local! {
+    static TOUCH: Cell<Touch> = const { Cell::new(Touch::Any) };
+}
+
+/// Runs something that scores, without touching pages of mapped snapshots that were not touched before. `None`: one of them
+/// was needed, so that what was scored is worth nothing; it is to be run on a thread that may wait.
+pub fn here_only<T>(run: impl FnOnce() -> T) -> Option<T> {
+    struct AsBefore(Touch);
+    impl Drop for AsBefore {
+        fn drop(&mut self) {
+            TOUCH.set(self.0);
+        }
+    }
+    let _as_before = AsBefore(TOUCH.replace(Touch::Seen));
+    let done = run();
+    (TOUCH.get() != Touch::Missed).then_some(done)
+}
+
+/// Whether a page may be touched first; that it was needed is remembered.
+fn may_touch() -> bool {
+    match TOUCH.get() {
+        Touch::Any => true,
+        Touch::Seen | Touch::Missed => {
+            TOUCH.set(Touch::Missed);
+            false
+        }
+    }
 }
 
 const LINES_PER_PAGE: usize = PAGE_BYTES / LINE_BYTES;
@@ -69,6 +112,14 @@ impl Mapped {
     /// What is wrong with a page that was touched.
     pub fn damage(&self) -> Option<Error> {
         self.damage.get().map(|why| Error::corrupt(why.clone()))
+    }
+
+    /// Refuses where what was read since the table was opened is not all there is.
+    pub fn check_read(&self) -> Result<()> {
+        if TOUCH.get() == Touch::Missed {
+            return Err(Error::unavailable("parameters that this needs are not in memory yet"));
+        }
+        self.damage().map_or(Ok(()), Err)
     }
 
     /// All of it, read and checked.
@@ -165,6 +216,9 @@ impl Mapped {
 
     #[cold]
     fn bring(&self, page: usize) {
+        if !may_touch() {
+            return;
+        }
         self.bytes.will_need(self.layout.page(page).1);
     }
 
@@ -179,6 +233,9 @@ impl Mapped {
 
     #[cold]
     fn look_at(&self, bytes: &[u8], page: usize) -> Option<()> {
+        if !may_touch() {
+            return None;
+        }
         match self.layout.check(bytes, page) {
             Ok(()) => {
                 self.seen[page / 64].fetch_or(1 << (page % 64), Relaxed);

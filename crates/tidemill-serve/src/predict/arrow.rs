@@ -68,7 +68,7 @@ impl Predictor {
                 self.extract(&self.own_columns(&rows)?, work, first + begin)?;
                 let before = values.len();
                 work.scores.clear();
-                served.weights.score(&work.features, &mut work.scratch, &mut work.scores);
+                served.weights.score(&work.features, &mut work.scratch, &mut work.scores)?;
                 values.resize(before + work.scores.len(), 0.0);
                 let loss = served.weights.loss();
                 let width = loss.outputs();

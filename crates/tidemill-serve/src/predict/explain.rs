@@ -108,7 +108,7 @@ impl Predictor {
             variants.push(&others);
         }
         work.scores.clear();
-        served.weights.score(&variants, &mut work.scratch, &mut work.scores);
+        served.weights.score(&variants, &mut work.scratch, &mut work.scores)?;
         let (loss, width) = (served.weights.loss(), served.weights.outputs());
         let score = |variant: usize| work.scores[variant * width..][..width].iter().map(|x| f64::from(*x));
         let (whole, base): (Vec<f64>, Vec<f64>) = (score(0).collect(), score(1).collect());

@@ -104,8 +104,7 @@ impl Predictor {
         };
         // As late as possible: what was learned while the request was read is in.
         let served = self.live.pick(which)?;
-        let (width, values) = values(&served, work);
-        served.weights.damage().map_or(Ok(()), Err)?;
+        let (width, values) = values(&served, work)?;
         self.recent.note(&work.features);
         self.mirror(which, &served, work, || values.chunks_exact(width).map(|p| f64::from(p[likeliest(p)])));
         Ok(Inferred { version: served.version, mini_batch: served.mini_batch, rows, width, values })
@@ -119,14 +118,14 @@ impl Inferred {
     }
 }
 
-fn values(served: &ServedVersion, work: &mut Work) -> (usize, Vec<f32>) {
+fn values(served: &ServedVersion, work: &mut Work) -> Result<(usize, Vec<f32>)> {
     work.scores.clear();
-    served.weights.score(&work.features, &mut work.scratch, &mut work.scores);
+    served.weights.score(&work.features, &mut work.scratch, &mut work.scores)?;
     let loss = served.weights.loss();
     let width = loss.outputs();
     let mut values = vec![0.0; work.scores.len()];
     for (scores, out) in work.scores.chunks_exact(width).zip(values.chunks_exact_mut(width)) {
         loss.predict(scores, out);
     }
-    (width, values)
+    Ok((width, values))
 }

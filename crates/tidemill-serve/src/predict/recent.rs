@@ -69,8 +69,7 @@ impl Recent {
             features.ends.push(features.keys.len() as u32);
         }
         let mut scores = Vec::new();
-        weights.score(&features, &mut ScoreScratch::default(), &mut scores);
-        weights.damage().map_or(Ok(()), Err)?;
+        weights.score(&features, &mut ScoreScratch::default(), &mut scores)?;
         match scores.iter().all(|score| score.is_finite()) {
             true => Ok(features.len()),
             false => Err(Error::corrupt("a score of a recent request is not a number")),

@@ -14,6 +14,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 use hyper::{Request, Response, body::Incoming, header};
 use prost::Message;
 use tidemill_base::Error;
+use tidemill_model::weights::here_only;
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code, Status,
@@ -30,7 +31,7 @@ use super::{
     host::ServedModel,
     load::{Deadline, Verdict},
     metrics::Reason,
-    oip,
+    oip, our_mistake,
     reply::Refusal,
     route::ModelName,
     router::{self, find},
@@ -83,15 +84,17 @@ async fn call(
     };
     let unary = Unary { shared, caller: caller.as_deref(), deadline };
     match method.as_str() {
-        "ServerLive" => unary.call(request, |_, ServerLiveRequest {}| Ok(ServerLiveResponse { live: true })).await,
+        "ServerLive" => {
+            unary.call(request, |_: &Shared, ServerLiveRequest {}: &_| Ok(ServerLiveResponse { live: true })).await
+        }
         "ServerReady" => {
-            let ready = |shared: &Shared, ServerReadyRequest {}| {
+            let ready = |shared: &Shared, ServerReadyRequest {}: &_| {
                 Ok(ServerReadyResponse { ready: contained(|| oip::is_ready(shared))? })
             };
             unary.call(request, ready).await
         }
         "ServerMetadata" => {
-            let metadata = |_: &Shared, ServerMetadataRequest {}| {
+            let metadata = |_: &Shared, ServerMetadataRequest {}: &_| {
                 Ok(ServerMetadataResponse {
                     name: oip::SERVER.into(),
                     version: env!("CARGO_PKG_VERSION").into(),
@@ -159,7 +162,7 @@ fn check(shared: &Shared, caller: Option<&Grant>, name: &str, ask: Ask) -> Resul
     grant.check(&need, &*shared.host)
 }
 
-fn model_ready(shared: &Shared, request: ModelReadyRequest) -> Result<ModelReadyResponse, Refusal> {
+fn model_ready(shared: &Shared, request: &ModelReadyRequest) -> Result<ModelReadyResponse, Refusal> {
     contained(|| {
         let name = model_name(&request.name, &request.version)?;
         let (_, ready) = oip::model_ready(shared, name)?;
@@ -167,7 +170,7 @@ fn model_ready(shared: &Shared, request: ModelReadyRequest) -> Result<ModelReady
     })?
 }
 
-fn model_metadata(shared: &Shared, request: ModelMetadataRequest) -> Result<ModelMetadataResponse, Refusal> {
+fn model_metadata(shared: &Shared, request: &ModelMetadataRequest) -> Result<ModelMetadataResponse, Refusal> {
     let metadata = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.name, &request.version)?;
         Ok(oip::metadata(shared, name)?)
@@ -188,11 +191,11 @@ fn model_metadata(shared: &Shared, request: ModelMetadataRequest) -> Result<Mode
     })
 }
 
-fn model_infer(shared: &Shared, request: ModelInferRequest) -> Result<ModelInferResponse, Refusal> {
+fn model_infer(shared: &Shared, request: &ModelInferRequest) -> Result<ModelInferResponse, Refusal> {
     let began = Instant::now();
     let (rows, reply) = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.model_name, &request.model_version)?;
-        Ok(infer(&*find(shared, name.name)?, name.which, &request)?)
+        Ok(infer(&*find(shared, name.name)?, name.which, request)?)
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)
@@ -255,27 +258,23 @@ struct Unary<'a> {
 }
 
 impl Unary<'_> {
-    async fn call<M, N>(
-        &self,
-        request: Request<Incoming>,
-        run: impl Fn(&Shared, M) -> Result<N, Refusal>,
-    ) -> Response<tonic::body::Body>
+    async fn call<M, N>(&self, request: Request<Incoming>, run: impl Answers<M, N>) -> Response<tonic::body::Body>
     where
-        M: prost::Message + Asks + Default + Send + 'static,
-        N: prost::Message + Send + 'static,
+        M: prost::Message + Asks + Default + 'static,
+        N: prost::Message + 'static,
     {
         let bytes_max = self.shared.limits.body_bytes_max;
         let request = request.map(|body| Counted::new(body, self.shared.clone()));
         let mut grpc = tonic::server::Grpc::new(Messages::<M, N>::default()).max_decoding_message_size(bytes_max);
-        grpc.unary(Call(|message| self.in_time(message, &run)), request).await
+        grpc.unary(Call(|message| self.in_time(message, run)), request).await
     }
 
     /// Runs what there is time for; what came too late for its caller is not passed off as an answer.
-    async fn in_time<M: prost::Message + Asks, N>(
-        &self,
-        message: M,
-        run: impl Fn(&Shared, M) -> Result<N, Refusal>,
-    ) -> Result<tonic::Response<N>, Status> {
+    async fn in_time<M, N>(&self, message: M, run: impl Answers<M, N>) -> Result<tonic::Response<N>, Status>
+    where
+        M: prost::Message + Asks + 'static,
+        N: Send + 'static,
+    {
         let shared = &**self.shared;
         let refused = |refusal| status(shared, refusal);
         let Some(deadline) = self.deadline else {
@@ -297,11 +296,11 @@ impl Unary<'_> {
     }
 
     /// Answers whoever may ask, when the model that is asked is in memory.
-    async fn answer<M: Asks, N>(
-        &self,
-        message: M,
-        run: impl Fn(&Shared, M) -> Result<N, Refusal>,
-    ) -> Result<N, Refusal> {
+    async fn answer<M, N>(&self, message: M, run: impl Answers<M, N>) -> Result<N, Refusal>
+    where
+        M: Asks + Send + 'static,
+        N: Send + 'static,
+    {
         let loading = match message.asks() {
             Some((ask, name, version)) => {
                 check(self.shared, self.caller, name, ask)?;
@@ -313,9 +312,20 @@ impl Unary<'_> {
         if let Some(loading) = loading {
             loading.await?;
         }
-        run(self.shared, message)
+        if let Some(reply) = here_only(|| run(self.shared, &message)) {
+            return reply;
+        }
+        // On a thread that may wait for a disk, so that no other call does.
+        let shared = self.shared.clone();
+        let running = tokio::task::spawn_blocking(move || run(&shared, &message));
+        running.await.map_err(|_| our_mistake())?
     }
 }
+
+/// What answers a message.
+trait Answers<M, N>: Fn(&Shared, &M) -> Result<N, Refusal> + Copy + Send + 'static {}
+
+impl<M, N, F: Fn(&Shared, &M) -> Result<N, Refusal> + Copy + Send + 'static> Answers<M, N> for F {}
 
 /// A function as tonic calls it.
 struct Call<F>(F);

@@ -11,6 +11,7 @@ use hyper::{
 };
 use serde_json::{Map, Value, json};
 use tidemill_base::{Error, Result};
+use tidemill_model::weights::here_only;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -164,21 +165,42 @@ async fn handle(
         Route::Predict(model) if is_arrow(&head.headers) => {
             Box::pin(predict_arrow(shared, model, &head.headers, body)).await
         }
-        Route::Predict(model) => predict(shared, model, &head.headers, &body),
-        Route::Explain(model) => contained(|| {
-            let served = find(shared, model.name)?;
-            let which = served.by_key(model.which, || versions::routing_key(&head.headers, &body));
-            Ok(reply::json(&served.explain(&body, which)?.to_json()))
-        })?,
-        Route::Rank(model) => rank(shared, model, &head.headers, &body),
         // In a box, so that it does not make the future of every request as large as its own.
         Route::Push(source) => Box::pin(push(shared, source, &head.headers, body)).await.map_err(|refusal| {
             // What sources there are is not for everybody who has a token.
             if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
         }),
-        Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, &head.headers, &body),
+        _ => match here_only(|| score(shared, route, &head.headers, &body)) {
+            Some(reply) => reply,
+            None => Box::pin(score_aside(shared, head, body)).await,
+        },
+    }
+}
+
+/// What a model answers from memory.
+fn score(shared: &Shared, route: Route<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
+    match route {
+        Route::Predict(model) => predict(shared, model, headers, body),
+        Route::Explain(model) => contained(|| {
+            let served = find(shared, model.name)?;
+            let which = served.by_key(model.which, || versions::routing_key(headers, body));
+            Ok(reply::json(&served.explain(body, which)?.to_json()))
+        })?,
+        Route::Rank(model) => rank(shared, model, headers, body),
+        Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, headers, body),
         _ => Err(our_mistake()),
     }
+}
+
+/// The same on a thread that may wait for a disk, so that no other request does.
+async fn score_aside(shared: &Arc<Shared>, head: &Parts, body: Bytes) -> Result<Reply, Refusal> {
+    let (shared, uri, headers) = (shared.clone(), head.uri.clone(), head.headers.clone());
+    let scoring = tokio::task::spawn_blocking(move || {
+        let path = percent_decoded(uri.path()).ok_or_else(our_mistake)?;
+        let route = Route::parse(&path)?.ok_or_else(our_mistake)?;
+        score(&shared, route, &headers, &body)
+    });
+    scoring.await.map_err(|_| our_mistake())?
 }
 
 async fn load_for(shared: &Shared, route: &Route<'_>) -> Result<(), Refusal> {

@@ -2,8 +2,8 @@
 //!
 //! In: a thread of the server, as it starts, and twenty times a second how much of a processor it took. Out: on Linux, where the
 //! process may (root, `CAP_SYS_NICE`), it goes before all that compute (`SCHED_RR`), so that a request waits for nobody's turn to
-//! end; for as long as it leaves a tenth of the processor to others. One that takes more is one among others for a second at
-//! least, three to one before those that compute (a niceness 5 below what it was started with): whoever learns keeps a quarter
+//! end; for as long as it leaves a tenth of the processor to others. One that takes more in two looks running (one may be a
+//! pause of the machine, which counts as taken) is one among others for a second at least, three to one before those that compute (a niceness 5 below what it was started with): whoever learns keeps a quarter
 //! of a core that answers all the time.
 //!
 //! Among others it has its share of the processor in the shortest turns there are (from 6.12 on). Whoever asks for short turns is let in as
@@ -34,6 +34,8 @@ pub(super) struct Turns {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     First,
+    /// It does, and took too much in the last look.
+    FirstStill,
     /// For so many looks more at least.
     AmongOthers(u32),
 }
@@ -42,11 +44,16 @@ impl Turn {
     /// What follows where it took this share of a processor.
     fn after(self, share: f64) -> Self {
         match self {
-            Turn::First if share > SHARE_MAX => Turn::AmongOthers(LOOKS),
+            Turn::First if share > SHARE_MAX => Turn::FirstStill,
+            Turn::FirstStill if share > SHARE_MAX => Turn::AmongOthers(LOOKS),
             Turn::AmongOthers(0) if share < SHARE_AGAIN => Turn::First,
             Turn::AmongOthers(looks) => Turn::AmongOthers(looks.saturating_sub(1)),
-            Turn::First => Turn::First,
+            Turn::First | Turn::FirstStill => Turn::First,
         }
+    }
+
+    fn is_first(self) -> bool {
+        !matches!(self, Turn::AmongOthers(_))
     }
 }
 
@@ -145,9 +152,8 @@ mod linux {
             let share = used.saturating_sub(self.used).as_secs_f64() / passed.as_secs_f64().max(1e-3);
             self.used = used;
             let turn = self.turn.after(share);
-            let is_first = turn == Turn::First;
-            if is_first != (self.turn == Turn::First) {
-                set(self.id, if is_first { &self.first } else { &self.among_others });
+            if turn.is_first() != self.turn.is_first() {
+                set(self.id, if turn.is_first() { &self.first } else { &self.among_others });
             }
             self.turn = turn;
         }
@@ -198,18 +204,22 @@ mod linux {
                 turns.come_first();
                 let first = of_this_thread();
                 let started = std::thread::spawn(of_this_thread).join().unwrap();
-                // As one that has taken all of three milliseconds.
-                turns.threads().iter_mut().for_each(|thread| {
-                    thread.used = Duration::ZERO;
-                    while used(thread.clock).unwrap() < Duration::from_millis(3) {
-                        std::hint::spin_loop();
-                    }
+                // As one that has taken all of three milliseconds, twice.
+                let [once, twice] = [(); 2].map(|()| {
+                    turns.threads().iter_mut().for_each(|thread| {
+                        thread.used = used(thread.clock).unwrap();
+                        while used(thread.clock).unwrap() < thread.used + Duration::from_millis(3) {
+                            std::hint::spin_loop();
+                        }
+                    });
+                    turns.look(Duration::from_millis(3));
+                    of_this_thread()
                 });
-                turns.look(Duration::from_millis(3));
-                before.zip(first).zip(of_this_thread()).zip(started)
+                before.zip(first).zip(once).zip(twice).zip(started)
             });
             // A sandbox may keep both calls from everybody.
-            let Some((((before, first), busy), started)) = scheduled.join().unwrap() else { return };
+            let Some(((((before, first), once), busy), started)) = scheduled.join().unwrap() else { return };
+            assert_eq!(once.sched_policy, first.sched_policy, "it may have been a pause of the machine");
             let ahead = (before.sched_nice - STEPS_AHEAD).max(NICE_MIN);
             if first.sched_policy == SCHED_RR as u32 {
                 assert_eq!((first.sched_priority, busy.sched_nice), (1, ahead));
@@ -234,6 +244,8 @@ mod tests {
     fn who_takes_too_much_is_one_among_others_for_a_while() {
         let mut turn = Turn::First.after(0.89);
         assert_eq!(turn, Turn::First);
+        turn = turn.after(0.91);
+        assert_eq!((turn.is_first(), turn.after(0.89)), (true, Turn::First), "once may be a pause of the machine");
         turn = turn.after(0.91);
         for left in (0..LOOKS).rev() {
             turn = turn.after(0.1);

@@ -61,7 +61,9 @@ impl Pairs {
         let features = &head(features, self.samples_max);
         for (weights, scores) in [(live, &mut self.live), (other, &mut self.other)] {
             scores.clear();
-            weights.score(features, &mut self.scratch, scores);
+            if weights.score(features, &mut self.scratch, scores).is_err() {
+                return; // Whoever asks it is told.
+            }
             self.loss.bring_within(scores);
         }
         let outputs = self.loss.outputs();

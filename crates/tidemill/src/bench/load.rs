@@ -150,7 +150,8 @@ impl Load {
     }
 
     /// So many requests a second, due at even distances whether or not those before are answered. A request that finds
-    /// every connection busy waits, and its time runs.
+    /// every connection busy waits, and its time runs. Goes on beyond `seconds` for as long as the reply to what was sent
+    /// beside it takes.
     pub fn open_loop(
         &mut self,
         request: &[u8],
@@ -164,7 +165,7 @@ impl Load {
         let (mut sent, mut at, mut pushed) = (0, 0, 0u32);
         let mut measured = Measured::default();
         let mut last = began;
-        while measured.replies < count || self.own.due.is_some() {
+        while measured.replies < sent.max(count) || self.own.due.is_some() {
             let n = self.connections.len();
             for connection in self.connections.iter_mut().filter(|c| c.due.is_some()) {
                 if connection.poll()?.is_some() {
@@ -172,7 +173,7 @@ impl Load {
                 }
             }
             let now = self.clock.elapsed();
-            while sent < count && due(sent) <= now {
+            while (sent < count || self.own.due.is_some()) && due(sent) <= now {
                 let Some(free) = (0..n).map(|i| (at + i) % n).find(|i| self.connections[*i].due.is_none()) else {
                     break;
                 };

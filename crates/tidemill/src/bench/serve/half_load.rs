@@ -44,7 +44,7 @@ pub(super) const CASES: [(&str, &str); 2 * WAY] = [
 const WAY: usize = 7;
 
 /// Two deltas, long enough for a p99, and short enough that most are without a pause of the machine.
-const SLICE_SECONDS: f64 = 0.02;
+pub(super) const SLICE_SECONDS: f64 = 0.02;
 /// Each leads to a delta.
 const PARTS_PER_SECOND: u32 = 100;
 /// Different parts, sent in turns.

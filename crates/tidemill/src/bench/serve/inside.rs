@@ -31,6 +31,7 @@ const CASES: [(&str, &str); 4] = [
     ("mlp 400-400 in process, 64 at once", "samples/s"),
 ];
 
+const IN_MEMORY: &str = "a table in memory has nothing to wait for";
 /// What is popular, as long as it is new: a gauss of the age times the popularity.
 const EXPRESSION: &str = r#"{"functions": {"simple_gauss": {"base": "decay_gauss", "scale": "5d", "offset": "1d",
     "decay": 0.3}}, "defaults": {"popularity": 1}, "score": "simple_gauss(time) * popularity"}"#;
@@ -169,7 +170,7 @@ impl LookUps {
                     at += 1;
                     scores.clear();
                     match which {
-                        0 => self.weights.score(features, &mut scratch, &mut scores),
+                        0 => self.weights.score(features, &mut scratch, &mut scores).expect(IN_MEMORY),
                         _ => self.flat.score(features, &mut scores),
                     }
                     scores.iter_mut().for_each(|score| *score = sigmoid(*score));
@@ -237,7 +238,7 @@ impl Mlp {
         per_second(seconds, || {
             let begin = clock.elapsed();
             scores.clear();
-            self.weights.score(&self.samples[at % MLP_SAMPLES], &mut scratch, &mut scores);
+            self.weights.score(&self.samples[at % MLP_SAMPLES], &mut scratch, &mut scores).expect(IN_MEMORY);
             std::hint::black_box(sigmoid(scores[0]));
             times.count(clock.elapsed() - begin);
             at += 1;
@@ -251,7 +252,7 @@ impl Mlp {
         let mut at = 0;
         let batches = per_second(seconds, || {
             scores.clear();
-            self.weights.score(&self.batches[at % self.batches.len()], &mut scratch, &mut scores);
+            self.weights.score(&self.batches[at % self.batches.len()], &mut scratch, &mut scores).expect(IN_MEMORY);
             scores.iter_mut().for_each(|score| *score = sigmoid(*score));
             std::hint::black_box(&scores);
             at += 1;

@@ -1,7 +1,9 @@
 //! What a request feels while versions of gigabytes come and go beside it.
 //!
-//! In: a directory to write in. Out: inference of a small model at a rate, at rest and while large ones, of which only one has
-//! room, are asked for in turns: each time one is loaded and another leaves.
+//! In: a directory to write in. Out: inference of a small model at a rate, in short slices: at rest, and while a large model is
+//! asked for, of which only one has room, so that it is loaded and another leaves. Such a slice begins with the load and is
+//! not over before it. As with learning (`half_load.rs`), what is told is the median of the slices, and what took longer
+//! than a millisecond over all of them.
 
 use std::{
     fs,
@@ -14,9 +16,12 @@ use tidemill_model::{Snapshot, entries::Entries};
 use tidemill_serve::registry::{Registry, VersionMeta};
 
 use super::{
-    super::load::{Beside, Load, Measured, get, post},
+    super::{
+        Case,
+        load::{Beside, Load, Measured, get, post},
+    },
     CONNECTIONS,
-    over_http::TURNS,
+    half_load::SLICE_SECONDS,
     process::Server,
     requests::{columns, events, infer_body},
 };
@@ -30,6 +35,13 @@ const LARGE: [&str; 3] = ["large0", "large1", "large2"];
 const LOAD_EVERY: Duration = Duration::from_millis(400);
 /// The small model and one large: of a mapped one counts what is kept beside the file.
 const MODEL_BYTES_MAX: &str = "1MiB";
+
+/// Name and unit of each case.
+pub(super) const CASES: [(&str, &str); 3] = [
+    ("infer at half load while 1 GiB is loaded, p50", "us"),
+    ("infer at half load while 1 GiB is loaded, p99", "us"),
+    ("infer at half load while 1 GiB is loaded, beyond 1 ms", "%"),
+];
 
 /// A server of all models, and what is sent.
 pub(super) struct Large {
@@ -56,23 +68,38 @@ impl Large {
         let of = |model: &str| post(server.address, &format!("/v2/models/{model}/infer"), body.as_bytes());
         let loads = LARGE.map(of).into();
         let (infer, metrics) = (of("small"), get(server.address, "/metrics"));
-        let load = Load::open(server.address, CONNECTIONS)?;
+        let mut load = Load::open(server.address, CONNECTIONS)?;
+        // Loaded with the first request, too.
+        load.ask(&infer)?;
         Ok(Self { load, infer, loads, metrics, next: 0, _server: server })
     }
 
-    /// Inference at a rate, at rest and while large models are loaded: those are counted beside it.
-    pub fn half_load(&mut self, rate: f64, seconds: f64) -> Result<[Measured; 2]> {
+    /// Inference at a rate, a slice at rest and one with a load in turns, into its [`CASES`].
+    pub fn half_load(&mut self, rate: f64, seconds: f64, cases: &mut [Case]) -> Result<()> {
+        let loads = (seconds / LOAD_EVERY.as_secs_f64()).ceil();
+        let between = LOAD_EVERY.as_secs_f64() - 2.0 * SLICE_SECONDS;
         let mut all: [Measured; 2] = Default::default();
-        let seconds = seconds / TURNS as f64;
-        for _ in 0..TURNS {
-            all[0].add(&self.load.open_loop(&self.infer, rate, seconds, None)?);
-            let before = self.loaded()?;
+        let before = self.loaded()?;
+        for _ in 0..loads as u64 {
+            self.load.open_loop(&self.infer, rate, between, None)?;
+            let rest = self.load.open_loop(&self.infer, rate, SLICE_SECONDS, None)?;
             let mut beside = Beside { parts: &self.loads, file: None, next: self.next, every: LOAD_EVERY };
-            let loading = self.load.open_loop(&self.infer, rate, seconds, Some(&mut beside))?;
+            let loading = self.load.open_loop(&self.infer, rate, SLICE_SECONDS, Some(&mut beside))?;
             self.next = beside.next;
-            all[1].add(&Measured { beside: self.loaded()? - before, ..loading });
+            for (i, share) in [0.5, 0.99].into_iter().enumerate() {
+                cases[i].put(loading.times.quantile_us(share), rest.times.quantile_us(share));
+            }
+            all[0].add(&rest);
+            all[1].add(&loading);
         }
-        Ok(all)
+        let loaded = self.loaded()? - before;
+        if loaded != all[1].beside {
+            return Err(Error::internal(format!("{loaded} models were loaded where {} were asked for", all[1].beside)));
+        }
+        let [rest, loading] = all.map(|all| all.times.share_beyond(Duration::from_millis(1)) * 100.0);
+        cases[2].put(loading, rest);
+        cases.iter_mut().for_each(|case| case.compares_medians = true);
+        Ok(())
     }
 
     /// Models that the server has loaded so far.

@@ -12,6 +12,7 @@ use super::{
     },
     CONNECTIONS, Group, Stage, half_load,
     half_load::Learner,
+    large,
     large::Large,
     process::{Server, cpu_seconds},
     requests::{candidates, floats, infer_body},
@@ -20,8 +21,8 @@ use super::{
 pub(super) const GROUP: Group = Group { cases: &CASES, usual: LARGE, measure };
 
 /// Name and unit of each case.
-const CASES: [(&str, &str); LARGE + 3] = {
-    let mut all = [("", ""); LARGE + 3];
+const CASES: [(&str, &str); LARGE + large::CASES.len()] = {
+    let mut all = [("", ""); LARGE + large::CASES.len()];
     all[SPEED] = ("infer, 39 floats", "requests/s");
     all[SPEED + 1] = ("predict, a row of 39 floats", "requests/s");
     // Where others want the core as well, a server with more threads gets more of it; this does not count their share.
@@ -29,12 +30,14 @@ const CASES: [(&str, &str); LARGE + 3] = {
     all[CPU + 1] = ("predict, a row of 39 floats, CPU alone", "requests/CPU s");
     all[RANK] = ("rank 1,000 candidates, p50", "ms");
     all[RANK + 1] = ("rank 1,000 candidates, p99", "ms");
-    all[LARGE] = ("infer at half load while 1 GiB is loaded, p50", "us");
-    all[LARGE + 1] = ("infer at half load while 1 GiB is loaded, p99", "us");
-    all[LARGE + 2] = ("models of 1 GiB loaded", "a second");
     let mut i = 0;
     while i < half_load::CASES.len() {
         all[HALF_LOAD + i] = half_load::CASES[i];
+        i += 1;
+    }
+    let mut i = 0;
+    while i < large::CASES.len() {
+        all[LARGE + i] = large::CASES[i];
         i += 1;
     }
     all
@@ -90,11 +93,7 @@ fn measure(stage: &Stage, tell: &mut dyn FnMut(&str)) -> Result<Vec<Case>> {
             }
             if let Some(large) = &mut large {
                 say("at half of that, at rest and while large models are loaded in turns");
-                let [rest, loading] = large.half_load(infer / 2.0, plan.seconds)?;
-                for (i, share) in [0.5, 0.99].into_iter().enumerate() {
-                    cases[LARGE + i].put(loading.times.quantile_us(share), rest.times.quantile_us(share));
-                }
-                cases[LARGE + 2].values.push(loading.beside as f64 / loading.seconds);
+                large.half_load(infer / 2.0, plan.seconds, &mut cases[LARGE..])?;
             }
         }
         if stage.wants(RANK..LARGE) {
