@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use tidemill_base::{Error, Result};
+use tidemill_base::{Error, Kind, Result};
 
 use super::{Cut, Pause, Take};
 use crate::{
@@ -117,10 +117,23 @@ impl Lane {
     pub fn check_print(&mut self, print: Print, source: &str) -> Result<()> {
         // What is gone is missed when a row of it is wanted.
         if !self.partition.is_gone() {
-            print.check(self.partition.print(Some(print.bytes))?, source, &self.name)?;
+            let now = self.partition.print(Some(print.bytes))?;
+            print
+                .check(now, &self.name)
+                .map_err(|e| Error::new(e.kind(), format!("source {source} {}", e.message())))?;
         }
         self.print = Some(print);
         Ok(())
+    }
+
+    /// Refuses an end that is one only because the file was cut or written anew while it was read.
+    fn check_end(&self) -> Result<()> {
+        let Some(print) = self.print else { return Ok(()) };
+        match self.partition.print(Some(print.bytes)) {
+            // Removed since: what was open was read to its end.
+            Err(e) if e.kind() == Kind::NotFound => Ok(()),
+            now => print.check(now?, &self.name),
+        }
     }
 
     /// A print of what has been read, where the last one does not reach as far: of the whole file at first, then of a
@@ -293,6 +306,7 @@ impl Lane {
             Read::Chunk(chunk) => chunk,
             Read::Pending => return Ok(false),
             Read::End => {
+                self.check_end()?;
                 self.at_end = true;
                 return Ok(false);
             }

@@ -24,7 +24,7 @@ pub struct Print {
 
 impl Print {
     /// Refuses a partition whose print, taken over as many bytes, is now another.
-    pub fn check(self, now: Option<Print>, source: &str, partition: &str) -> Result<()> {
+    pub fn check(self, now: Option<Print>, partition: &str) -> Result<()> {
         let why = match now {
             Some(now) if now == self => return Ok(()),
             Some(now) if now.bytes != self.bytes => {
@@ -41,7 +41,7 @@ impl Print {
         };
         let what = if is_address(partition) { "object" } else { "file" };
         Err(Error::conflict(format!(
-            "source {source} partition '{partition}': the {what} has changed: {why}; \
+            "partition '{partition}': the {what} has changed: {why}; \
              put the {what} back, or start again with --from-scratch"
         )))
     }

@@ -42,7 +42,7 @@ struct Turns {
 
 #[derive(Args)]
 pub(super) struct Serve {
-    /// How long each case runs in a round; times at half load are medians over slices of a tenth of a second, at rest and
+    /// How long each case runs in a round; times at half load are medians over slices of 20 ms, at rest and
     /// learning in turns
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,

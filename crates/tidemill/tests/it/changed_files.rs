@@ -80,6 +80,35 @@ fn a_file_written_anew_behind_a_killed_job_is_refused() {
     refused(&sql, &data, &["rows.csv", "has changed"]);
 }
 
+/// A file that is cut while it is read does not end where it was cut, whoever reads ahead.
+#[test]
+fn a_file_that_is_cut_while_it_is_read_is_refused() {
+    for threads in ["1", "2"] {
+        let scratch = Scratch::new(&format!("cut-{threads}"));
+        let whole = format!("{HEADER}{}", csv(0, 3_000_000, |i| i % 2));
+        let path = scratch.write("rows.csv", &whole);
+        let (data, sql) = (scratch.path("data"), learn(&path, "csv", ""));
+        let child = tidemill()
+            .args(["run", "--quiet", "--no-serve", "--threads", threads, "-e", &sql, "--data-dir"])
+            .arg(&data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        eventually("it reads", || {
+            fs::metadata(data.join("models/m/job/journal.log")).ok().filter(|f| f.len() > 200).map(|_| ())
+        });
+        fs::File::options().write(true).open(&path).unwrap().set_len(whole.len() as u64 / 2).unwrap();
+        let out = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(4), "{text}");
+        assert!(text.contains("rows.csv': the file has changed: it has"), "{text}");
+        // Put back, it is read to its end.
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(run_json(&sql, &data, &[])["samples"], 3_000_000);
+    }
+}
+
 #[test]
 fn compressed_and_followed_files_are_known_again() {
     let scratch = Scratch::new("kinds");
