@@ -182,9 +182,10 @@ impl WeightTable {
         while begin < features.len() {
             let end = features.len().min(begin + SLICE_SAMPLES);
             self.score_slice(features, begin..end, scratch, scores);
+            self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.check_read())?;
             begin = end;
         }
-        self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.check_read())
+        Ok(())
     }
 
     fn score_slice(&self, features: &Features, rows: Range<usize>, scratch: &mut ScoreScratch, scores: &mut Vec<f32>) {

@@ -7,6 +7,7 @@
 
 mod access;
 mod admin;
+mod aside;
 mod assets;
 mod body;
 mod border;
@@ -126,6 +127,7 @@ struct Shared {
     metrics: metrics::Metrics,
     events: events::Broadcast,
     keys: Arc<idempotency::Keys>,
+    aside: aside::Aside,
     stop: watch::Receiver<bool>,
     admin: axum::Router,
 }
@@ -187,7 +189,9 @@ pub fn start_behind(address: SocketAddr, host: Arc<dyn Host>, limits: Limits, bo
     let (load, keys) = (Arc::new(load::Load::default()), Arc::default());
     runtime.spawn(load.clone().watch(turns));
     let admin = admin::routes();
-    let shared = Arc::new(Shared { host, limits, border, load, loopback, metrics, events, keys, stop: stopped, admin });
+    let aside = aside::Aside::default();
+    let shared =
+        Arc::new(Shared { host, limits, border, load, loopback, metrics, events, keys, aside, stop: stopped, admin });
     let accepting = runtime.spawn(connection::accept(listener, shared));
     Ok(Running { address, stop, stop_timeout, accepting: Some(accepting), runtime: Some(runtime) })
 }

@@ -9,6 +9,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex,
+        atomic::Ordering::SeqCst,
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -111,6 +112,24 @@ fn whoever_asks_what_is_in_memory_does_not_wait_for_a_disk() {
     assert_eq!(waits_alone(&site, "gRPC", call), call(&in_memory));
 }
 
+/// Who waits for a disk has a deadline as all have, and those who come meanwhile are not told that there is no time.
+#[test]
+fn a_disk_that_takes_too_long_is_too_late_for_one() {
+    let site = open_site("slow-disk-late");
+    let (was_asked, go_on) = serve_slowly(&site.host);
+    let body = json!({"rows": [row()]}).to_string();
+    let ask = |path: &str| site.send(&format!("POST {path}"), "request-timeout-ms: 300\r\n", &body);
+    for _ in 0..6 {
+        let late = ask("/v1/models/ctr@2:predict");
+        assert_eq!((late.status, late.json()["error"]["code"].as_str()), (429, Some("deadline")), "{late:?}");
+        assert_eq!(ask("/v1/models/ctr:predict").status, 200);
+    }
+    was_asked.recv_timeout(PATIENCE).unwrap();
+    drop(go_on);
+    let answered = site.post("/v1/models/ctr@2:predict", &body);
+    assert_eq!((answered.status, answered.json()["version"].as_u64()), (200, Some(2)));
+}
+
 /// What a request to version 2 is answered, which had to wait while the live version went on.
 fn waits_alone<T: Send>(site: &Site, what: &str, ask: impl Fn(&Site) -> T + Sync) -> T {
     let (was_asked, go_on) = serve_slowly(&site.host);
@@ -122,7 +141,11 @@ fn waits_alone<T: Send>(site: &Site, what: &str, ask: impl Fn(&Site) -> T + Sync
             assert_eq!((live.status, live.json()["version"].as_u64()), (200, Some(3)), "{what}");
         }
         assert!(!slow.is_finished(), "{what}: it was answered without its page");
+        // The model that was found answers, be it gone by then.
+        site.host.hidden.store(true, SeqCst);
         drop(go_on);
-        slow.join().unwrap()
+        let answered = slow.join().unwrap();
+        site.host.hidden.store(false, SeqCst);
+        answered
     })
 }

@@ -2,8 +2,7 @@
 //!
 //! In: bytes that do not change, a mapped file mostly. Out: the parameters of a key, after one line of 64 bytes was looked at
 //! (and the row, where entries have more than one parameter). Each page is compared with its checksum when it is touched
-//! first. One that is not what was written gives nothing, and from then on [`Mapped::damage`] names it: whoever scores asks
-//! for that before the scores are used.
+//! first. One that is not what was written gives nothing, and from then on [`Mapped::damage`] names it, and nothing is scored.
 //!
 //! To touch a page first takes microseconds, or as long as a disk takes. A thread on which others wait scores within
 //! [`here_only`], which gives up instead.

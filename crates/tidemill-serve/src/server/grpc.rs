@@ -85,16 +85,20 @@ async fn call(
     let unary = Unary { shared, caller: caller.as_deref(), deadline };
     match method.as_str() {
         "ServerLive" => {
-            unary.call(request, |_: &Shared, ServerLiveRequest {}: &_| Ok(ServerLiveResponse { live: true })).await
+            unary
+                .call(request, |_: &Shared, _: Option<&ServedModel>, ServerLiveRequest {}: &_| {
+                    Ok(ServerLiveResponse { live: true })
+                })
+                .await
         }
         "ServerReady" => {
-            let ready = |shared: &Shared, ServerReadyRequest {}: &_| {
+            let ready = |shared: &Shared, _: Option<&ServedModel>, ServerReadyRequest {}: &_| {
                 Ok(ServerReadyResponse { ready: contained(|| oip::is_ready(shared))? })
             };
             unary.call(request, ready).await
         }
         "ServerMetadata" => {
-            let metadata = |_: &Shared, ServerMetadataRequest {}: &_| {
+            let metadata = |_: &Shared, _: Option<&ServedModel>, ServerMetadataRequest {}: &_| {
                 Ok(ServerMetadataResponse {
                     name: oip::SERVER.into(),
                     version: env!("CARGO_PKG_VERSION").into(),
@@ -162,7 +166,11 @@ fn check(shared: &Shared, caller: Option<&Grant>, name: &str, ask: Ask) -> Resul
     grant.check(&need, &*shared.host)
 }
 
-fn model_ready(shared: &Shared, request: &ModelReadyRequest) -> Result<ModelReadyResponse, Refusal> {
+fn model_ready(
+    shared: &Shared,
+    _: Option<&ServedModel>,
+    request: &ModelReadyRequest,
+) -> Result<ModelReadyResponse, Refusal> {
     contained(|| {
         let name = model_name(&request.name, &request.version)?;
         let (_, ready) = oip::model_ready(shared, name)?;
@@ -170,7 +178,11 @@ fn model_ready(shared: &Shared, request: &ModelReadyRequest) -> Result<ModelRead
     })?
 }
 
-fn model_metadata(shared: &Shared, request: &ModelMetadataRequest) -> Result<ModelMetadataResponse, Refusal> {
+fn model_metadata(
+    shared: &Shared,
+    _: Option<&ServedModel>,
+    request: &ModelMetadataRequest,
+) -> Result<ModelMetadataResponse, Refusal> {
     let metadata = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.name, &request.version)?;
         Ok(oip::metadata(shared, name)?)
@@ -191,11 +203,15 @@ fn model_metadata(shared: &Shared, request: &ModelMetadataRequest) -> Result<Mod
     })
 }
 
-fn model_infer(shared: &Shared, request: &ModelInferRequest) -> Result<ModelInferResponse, Refusal> {
+fn model_infer(
+    shared: &Shared,
+    model: Option<&ServedModel>,
+    request: &ModelInferRequest,
+) -> Result<ModelInferResponse, Refusal> {
     let began = Instant::now();
     let (rows, reply) = contained(|| -> Result<_, Refusal> {
         let name = model_name(&request.model_name, &request.model_version)?;
-        Ok(infer(&*find(shared, name.name)?, name.which, request)?)
+        Ok(infer(model.ok_or_else(our_mistake)?, name.which, request)?)
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)
@@ -278,7 +294,11 @@ impl Unary<'_> {
         let shared = &**self.shared;
         let refused = |refusal| status(shared, refusal);
         let Some(deadline) = self.deadline else {
-            return self.answer(message, run).await.map(tonic::Response::new).map_err(refused);
+            return self
+                .answer(message, run)
+                .await
+                .map(|answered| tonic::Response::new(answered.reply()))
+                .map_err(refused);
         };
         let (bytes, began) = (message.encoded_len(), Instant::now());
         match shared.load.judge(deadline, bytes, began) {
@@ -289,14 +309,21 @@ impl Unary<'_> {
             }
             verdict => return Err(refused(deadline.refusal(verdict, shared.load.expected(bytes)))),
         }
-        let reply = self.answer(message, run).await.map_err(refused)?;
+        let answered = self.answer(message, run).await.map_err(refused)?;
         let now = Instant::now();
-        shared.load.took(bytes, now - began);
+        let reply = match answered {
+            Answered::Here(reply) => {
+                shared.load.took(bytes, now - began);
+                reply
+            }
+            // How long a disk takes says nothing of others.
+            Answered::Aside(reply) => reply,
+        };
         if now > deadline.at { Err(late()) } else { Ok(tonic::Response::new(reply)) }
     }
 
     /// Answers whoever may ask, when the model that is asked is in memory.
-    async fn answer<M, N>(&self, message: M, run: impl Answers<M, N>) -> Result<N, Refusal>
+    async fn answer<M, N>(&self, message: M, run: impl Answers<M, N>) -> Result<Answered<N>, Refusal>
     where
         M: Asks + Send + 'static,
         N: Send + 'static,
@@ -312,20 +339,44 @@ impl Unary<'_> {
         if let Some(loading) = loading {
             loading.await?;
         }
-        if let Some(reply) = here_only(|| run(self.shared, &message)) {
-            return reply;
+        // Held: meanwhile the model that was found may leave for another.
+        let model = match message.asks() {
+            Some((Ask::Infer, name, version)) => {
+                Some(contained(|| find(self.shared, model_name(name, version)?.name).map_err(Refusal::from))??)
+            }
+            _ => None,
+        };
+        if let Some(reply) = here_only(|| run(self.shared, model.as_deref(), &message)) {
+            return reply.map(Answered::Here);
         }
-        // On a thread that may wait for a disk, so that no other call does.
         let shared = self.shared.clone();
-        let running = tokio::task::spawn_blocking(move || run(&shared, &message));
-        running.await.map_err(|_| our_mistake())?
+        let answer = move || run(&shared, model.as_deref(), &message);
+        self.shared.aside.answer(answer).await.map(Answered::Aside)
     }
 }
 
-/// What answers a message.
-trait Answers<M, N>: Fn(&Shared, &M) -> Result<N, Refusal> + Copy + Send + 'static {}
+/// A reply, and where it was made.
+enum Answered<N> {
+    /// On the thread that reads calls.
+    Here(N),
+    /// Where it may have waited for a disk.
+    Aside(N),
+}
 
-impl<M, N, F: Fn(&Shared, &M) -> Result<N, Refusal> + Copy + Send + 'static> Answers<M, N> for F {}
+impl<N> Answered<N> {
+    fn reply(self) -> N {
+        let (Self::Here(reply) | Self::Aside(reply)) = self;
+        reply
+    }
+}
+
+/// What answers a message, by a model where it is for one to answer.
+trait Answers<M, N>: Fn(&Shared, Option<&ServedModel>, &M) -> Result<N, Refusal> + Copy + Send + 'static {}
+
+impl<M, N, F> Answers<M, N> for F where
+    F: Fn(&Shared, Option<&ServedModel>, &M) -> Result<N, Refusal> + Copy + Send + 'static
+{
+}
 
 /// A function as tonic calls it.
 struct Call<F>(F);

@@ -137,14 +137,19 @@ fn with_readiness(body: Value, ready: bool) -> Reply {
 }
 
 /// Answers an inference request.
-pub(super) fn infer(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
+pub(super) fn infer(
+    shared: &Shared,
+    model: &ServedModel,
+    which: Which<'_>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Reply, Refusal> {
     let began = Instant::now();
     let (rows, reply) = contained(|| -> Result<_> {
-        let model = find(shared, name.name)?;
         let (json, bytes) = parts(headers, body)?;
         let request = read(json, bytes)?;
-        let which = model.by_key(name.which, || routing_key(headers, body));
-        infer_with(&model, which, &request)
+        let which = model.by_key(which, || routing_key(headers, body));
+        infer_with(model, which, &request)
     })??;
     shared.metrics.predicted(rows, began.elapsed());
     Ok(reply)

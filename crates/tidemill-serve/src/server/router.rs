@@ -119,7 +119,7 @@ async fn dispatch(
     let Some(deadline) = deadline else {
         let (body, _held) = body::read(&head.headers, body, shared).await?;
         load_for(shared, &route).await?;
-        return handle(shared, route, caller, head, body).await;
+        return handle(shared, route, caller, head, body, None).await;
     };
     // In a box: most requests have no deadline, and their future stays as small as it was.
     Box::pin(async move {
@@ -129,16 +129,11 @@ async fn dispatch(
         };
         let (body, _held) = timeout_at(deadline.at, ready).await.map_err(|_| deadline.late())??;
         let bytes = if costs(&route) { body.len() } else { 0 };
-        let began = Instant::now();
-        match shared.load.judge(deadline, bytes, began) {
+        match shared.load.judge(deadline, bytes, Instant::now()) {
             Verdict::Enough => {}
             verdict => return Err(deadline.refusal(verdict, shared.load.expected(bytes))),
         }
-        let reply = handle(shared, route, caller, head, body).await;
-        if bytes > 0 && reply.is_ok() {
-            shared.load.took(bytes, began.elapsed());
-        }
-        reply
+        handle(shared, route, caller, head, body, Some(deadline)).await
     })
     .await
 }
@@ -160,47 +155,77 @@ async fn handle(
     caller: Option<Arc<Grant>>,
     head: &Parts,
     body: Bytes,
+    deadline: Option<Deadline>,
 ) -> Result<Reply, Refusal> {
-    match route {
+    if let Route::Push(source) = route {
+        // In a box, so that it does not make the future of every request as large as its own.
+        return Box::pin(push(shared, source, &head.headers, body)).await.map_err(|refusal| {
+            // What sources there are is not for everybody who has a token.
+            if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
+        });
+    }
+    let (began, bytes) = (Instant::now(), body.len());
+    let reply = match route {
         Route::Predict(model) if is_arrow(&head.headers) => {
             Box::pin(predict_arrow(shared, model, &head.headers, body)).await
         }
-        // In a box, so that it does not make the future of every request as large as its own.
-        Route::Push(source) => Box::pin(push(shared, source, &head.headers, body)).await.map_err(|refusal| {
-            // What sources there are is not for everybody who has a token.
-            if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
-        }),
-        _ => match here_only(|| score(shared, route, &head.headers, &body)) {
-            Some(reply) => reply,
-            None => Box::pin(score_aside(shared, head, body)).await,
-        },
+        _ => {
+            let name = route.model().ok_or_else(our_mistake)?;
+            let model = contained(|| find(shared, name.name))??;
+            match here_only(|| score(shared, &model, &route, &head.headers, &body)) {
+                Some(reply) => reply,
+                None => return Box::pin(score_aside(shared, model, head, body, deadline)).await,
+            }
+        }
+    };
+    // How long a disk takes says nothing of others.
+    if deadline.is_some() && costs(&route) && reply.is_ok() {
+        shared.load.took(bytes, began.elapsed());
     }
+    reply
 }
 
 /// What a model answers from memory.
-fn score(shared: &Shared, route: Route<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
+fn score(
+    shared: &Shared,
+    model: &ServedModel,
+    route: &Route<'_>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Reply, Refusal> {
     match route {
-        Route::Predict(model) => predict(shared, model, headers, body),
-        Route::Explain(model) => contained(|| {
-            let served = find(shared, model.name)?;
-            let which = served.by_key(model.which, || versions::routing_key(headers, body));
-            Ok(reply::json(&served.explain(body, which)?.to_json()))
+        Route::Predict(name) => predict(shared, model, name.which, headers, body),
+        Route::Explain(name) => contained(|| {
+            let which = model.by_key(name.which, || versions::routing_key(headers, body));
+            Ok(reply::json(&model.explain(body, which)?.to_json()))
         })?,
-        Route::Rank(model) => rank(shared, model, headers, body),
-        Route::Oip(oip::Oip::Infer(model)) => oip::infer(shared, model, headers, body),
+        Route::Rank(name) => rank(shared, model, name.which, headers, body),
+        Route::Oip(oip::Oip::Infer(name)) => oip::infer(shared, model, name.which, headers, body),
         _ => Err(our_mistake()),
     }
 }
 
-/// The same on a thread that may wait for a disk, so that no other request does.
-async fn score_aside(shared: &Arc<Shared>, head: &Parts, body: Bytes) -> Result<Reply, Refusal> {
-    let (shared, uri, headers) = (shared.clone(), head.uri.clone(), head.headers.clone());
-    let scoring = tokio::task::spawn_blocking(move || {
+/// The same where it may wait for a disk, by the model that was found: meanwhile it may leave for another.
+async fn score_aside(
+    shared: &Arc<Shared>,
+    model: Arc<ServedModel>,
+    head: &Parts,
+    body: Bytes,
+    deadline: Option<Deadline>,
+) -> Result<Reply, Refusal> {
+    let (own, uri, headers) = (shared.clone(), head.uri.clone(), head.headers.clone());
+    let answer = shared.aside.answer(move || {
         let path = percent_decoded(uri.path()).ok_or_else(our_mistake)?;
         let route = Route::parse(&path)?.ok_or_else(our_mistake)?;
-        score(&shared, route, &headers, &body)
+        if let Some(version) = route.model().and_then(|name| name.which.version()) {
+            contained(|| model.load_version(version))??;
+        }
+        score(&own, &model, &route, &headers, &body)
     });
-    scoring.await.map_err(|_| our_mistake())?
+    match deadline {
+        Some(deadline) => timeout_at(deadline.at, answer).await.map_err(|_| deadline.late())?,
+        None => answer.await,
+    }
 }
 
 async fn load_for(shared: &Shared, route: &Route<'_>) -> Result<(), Refusal> {
@@ -337,11 +362,16 @@ fn follow(shared: &Shared, ModelName { name, which }: ModelName<'_>, query: &str
     Ok(reply::frames(stream::follow(model, feed, ask, shared.stop.clone())))
 }
 
-fn predict(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
+fn predict(
+    shared: &Shared,
+    model: &ServedModel,
+    which: Which<'_>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Reply, Refusal> {
     let began = Instant::now();
     let (rows, text) = contained(|| -> Result<_> {
-        let model = find(shared, name.name)?;
-        let which = model.by_key(name.which, || versions::routing_key(headers, body));
+        let which = model.by_key(which, || versions::routing_key(headers, body));
         let reply = model.predict(body, which)?;
         let mut text = reply.to_json();
         // For the terminal it may be read on.
@@ -375,11 +405,16 @@ async fn predict_arrow(
     Ok(reply::bytes(StatusCode::OK, ARROW_STREAM, reply.bytes))
 }
 
-fn rank(shared: &Shared, name: ModelName<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, Refusal> {
+fn rank(
+    shared: &Shared,
+    model: &ServedModel,
+    which: Which<'_>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Reply, Refusal> {
     let began = Instant::now();
     let (candidates, text) = contained(|| -> Result<_> {
-        let model = find(shared, name.name)?;
-        let which = model.by_key(name.which, || versions::routing_key(headers, body));
+        let which = model.by_key(which, || versions::routing_key(headers, body));
         let reply = model.rank(body, which, shared.host.wall_ms())?;
         let mut text = reply.to_json();
         // For the terminal it may be read on.

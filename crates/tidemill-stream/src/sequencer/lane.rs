@@ -128,7 +128,7 @@ impl Lane {
 
     /// Refuses an end that is one only because the file was cut or written anew while it was read.
     fn check_end(&self) -> Result<()> {
-        let Some(print) = self.print else { return Ok(()) };
+        let Some(print) = self.print.filter(|_| !self.partition.is_gone()) else { return Ok(()) };
         match self.partition.print(Some(print.bytes)) {
             // Removed since: what was open was read to its end.
             Err(e) if e.kind() == Kind::NotFound => Ok(()),
@@ -144,7 +144,11 @@ impl Lane {
             Some(print) if self.partition.is_plain() && print.bytes < self.read_to.bytes => Some(self.read_to.bytes),
             Some(_) => return Ok(None),
         };
-        self.partition.print(upto)
+        let now = self.partition.print(upto)?;
+        if let Some(bytes) = upto.filter(|bytes| now.is_some_and(|now| now.bytes < *bytes)) {
+            Print { bytes, hash: 0 }.check(now, &self.name)?;
+        }
+        Ok(now)
     }
 
     /// What the journal says of the file's first bytes.

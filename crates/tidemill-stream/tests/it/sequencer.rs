@@ -1,7 +1,7 @@
 //! The sequencer: same cuts whatever the chunks, whatever the restarts; the journal gives back what was decided.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -18,7 +18,7 @@ use tidemill_stream::{
     flow::{Flow, Lateness},
     journal::{CutRecord, PartitionId},
     sequencer::{Cut, Sequencer},
-    source::{Partition, Read},
+    source::{Partition, Print, Read},
     window::{END_OF_TIME, Watermarks, Window},
 };
 
@@ -288,6 +288,64 @@ impl Partition for Slow {
 
     fn trouble(&self) -> Option<String> {
         self.trouble.load(Ordering::SeqCst).then(|| "away".to_string())
+    }
+}
+
+/// A partition with a print, which may change behind its back.
+struct Printed(Fake, Arc<Mutex<Printing>>);
+
+#[derive(Clone, Copy)]
+struct Printing {
+    now: Option<Print>,
+    is_gone: bool,
+}
+
+impl Partition for Printed {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn read(&mut self) -> Result<Read> {
+        self.0.read()
+    }
+
+    fn seek(&mut self, to: Position) -> Result<()> {
+        self.0.seek(to)
+    }
+
+    fn print(&self, _bytes: Option<u64>) -> Result<Option<Print>> {
+        Ok(self.1.lock().unwrap().now)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.1.lock().unwrap().is_gone
+    }
+}
+
+/// An end is one only if the file is still what it was; of what is gone, and was allowed to go, nothing is asked.
+#[test]
+fn an_end_is_refused_where_the_file_is_another_by_then() {
+    let print = Print { bytes: 9, hash: 1 };
+    let ends = |at_end: Printing| {
+        let mut s =
+            Sequencer::new(vec![(Window { computed: None, event_time: Some(0), id: None, view: None }, 10)], 64);
+        let printing = Arc::new(Mutex::new(Printing { now: Some(print), is_gone: false }));
+        let rows = Fake { name: "p.csv".into(), times: times(1, 20), at: 0, chunk_rows: 20, live: false };
+        s.add_partition(0, Box::new(Printed(rows, printing.clone())), true);
+        let id = PartitionId { input: 0, partition: 0 };
+        s.check_print(id, print, "clicks").unwrap();
+        *printing.lock().unwrap() = at_end;
+        let cuts: Result<Vec<_>> = std::iter::from_fn(|| s.cut(true, &[]).transpose()).take(3).collect();
+        cuts.map(|cuts| cuts.last().unwrap().is_last)
+    };
+    assert!(ends(Printing { now: Some(print), is_gone: false }).unwrap());
+    assert!(ends(Printing { now: None, is_gone: true }).unwrap());
+    for (now, why) in
+        [(Print { bytes: 5, hash: 1 }, "it has 5 bytes, and had 9"), (Print { bytes: 9, hash: 2 }, "first 9 bytes")]
+    {
+        let e = ends(Printing { now: Some(now), is_gone: false }).unwrap_err();
+        assert!(e.kind() == Kind::Conflict && e.message().contains(why), "{e}");
+        assert!(e.message().contains("partition 'p.csv': the file has changed"), "{e}");
     }
 }
 

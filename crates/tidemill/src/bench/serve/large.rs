@@ -1,8 +1,7 @@
 //! What a request feels while versions of gigabytes come and go beside it.
 //!
 //! In: a directory to write in. Out: inference of a small model at a rate, in short slices: at rest, and while a large model is
-//! asked for, of which only one has room, so that it is loaded and another leaves. Such a slice begins with the load and is
-//! not over before it. As with learning (`half_load.rs`), what is told is the median of the slices, and what took longer
+//! asked for, of which only one has room, so that it is loaded and another leaves. Such a slice begins and ends with the load. As with learning (`half_load.rs`), what is told is the median of the slices, and what took longer
 //! than a millisecond over all of them.
 
 use std::{
@@ -33,6 +32,8 @@ const LARGE_BYTES: u64 = 1 << 30;
 /// second only.
 const LARGE: [&str; 3] = ["large0", "large1", "large2"];
 const LOAD_EVERY: Duration = Duration::from_millis(400);
+/// Enough to send it; the slice ends with its reply.
+const LOAD_SECONDS_MIN: f64 = 1e-3;
 /// The small model and one large: of a mapped one counts what is kept beside the file.
 const MODEL_BYTES_MAX: &str = "1MiB";
 
@@ -84,7 +85,7 @@ impl Large {
             self.load.open_loop(&self.infer, rate, between, None)?;
             let rest = self.load.open_loop(&self.infer, rate, SLICE_SECONDS, None)?;
             let mut beside = Beside { parts: &self.loads, file: None, next: self.next, every: LOAD_EVERY };
-            let loading = self.load.open_loop(&self.infer, rate, SLICE_SECONDS, Some(&mut beside))?;
+            let loading = self.load.open_loop(&self.infer, rate, LOAD_SECONDS_MIN, Some(&mut beside))?;
             self.next = beside.next;
             for (i, share) in [0.5, 0.99].into_iter().enumerate() {
                 cases[i].put(loading.times.quantile_us(share), rest.times.quantile_us(share));
