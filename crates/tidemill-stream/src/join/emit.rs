@@ -43,13 +43,14 @@ impl LabelJoin {
         if self.pending[slot as usize].stage != Stage::Waiting {
             return;
         }
-        if self.is_fixed_at_match && self.is_positive(slot) {
+        let is_positive = self.is_positive(slot);
+        if self.is_fixed_at_match && is_positive {
             let kind = if self.spec.emit == Emit::OnMatch { SampleKind::Final } else { SampleKind::Early };
             self.push(slot, kind, 1.0);
-            return self.finish_label(slot, Stage::Done);
+            return self.finish_label(slot, Stage::Done, is_positive);
         }
         self.pending[slot as usize].stage = Stage::Early;
-        self.push_sampled(slot, SampleKind::Early);
+        self.push_sampled(slot, SampleKind::Early, is_positive);
     }
 
     /// Feedback matches an impression that is there with its row.
@@ -86,7 +87,7 @@ impl LabelJoin {
                 if !learns && !self.spec.label_is_match {
                     self.push(slot, SampleKind::Closed, 1.0);
                 }
-                self.finish_label(slot, Stage::Corrected);
+                self.finish_label(slot, Stage::Corrected, self.is_positive(slot));
             }
             (false, _) => {}
         }
@@ -94,18 +95,18 @@ impl LabelJoin {
 
     /// An open impression leaves with the label known so far.
     pub(super) fn finish(&mut self, slot: u32, stage: Stage) {
+        let is_positive = self.is_positive(slot);
         match self.pending[slot as usize].stage {
-            Stage::Waiting => self.push_sampled(slot, SampleKind::Final),
+            Stage::Waiting => self.push_sampled(slot, SampleKind::Final, is_positive),
             _ if self.spec.label_is_match => {}
             _ => self.push(slot, SampleKind::Closed, 1.0),
         }
-        let may_change = !(self.is_fixed_at_match && self.is_positive(slot));
+        let may_change = !(self.is_fixed_at_match && is_positive);
         let remember = stage == Stage::Done && self.spec.correction_ttl_ms > 0 && may_change;
-        self.finish_label(slot, if remember { Stage::Remembered } else { stage });
+        self.finish_label(slot, if remember { Stage::Remembered } else { stage }, is_positive);
     }
 
-    fn finish_label(&mut self, slot: u32, stage: Stage) {
-        let positive = self.is_positive(slot);
+    fn finish_label(&mut self, slot: u32, stage: Stage, is_positive: bool) {
         let p = &mut self.pending[slot as usize];
         p.stage = stage;
         // What would be forgotten in this very mini-batch is so at once; a remembered row counts until the bounds were looked at.
@@ -115,8 +116,8 @@ impl LabelJoin {
             self.known_count += 1;
         }
         self.open_count -= 1;
-        *if positive { &mut self.counts.positives } else { &mut self.counts.negatives } += 1;
-        let label = if self.spec.label_is_match { positive as u8 as f32 } else { f32::NAN };
+        *if is_positive { &mut self.counts.positives } else { &mut self.counts.negatives } += 1;
+        let label = if self.spec.label_is_match { is_positive as u8 as f32 } else { f32::NAN };
         self.out.matured.push(Matured { seq: p.seq, label });
         match stage {
             Stage::Remembered => {
@@ -126,7 +127,7 @@ impl LabelJoin {
             _ => self.let_go(slot),
         }
         if is_over {
-            self.forget_slot(slot);
+            self.forget_slot(slot, is_positive);
         }
     }
 
@@ -145,8 +146,8 @@ impl LabelJoin {
     }
 
     /// A row whose label is not final for good, or is negative: negatives may be sampled out.
-    fn push_sampled(&mut self, slot: u32, kind: SampleKind) {
-        if self.is_positive(slot) {
+    fn push_sampled(&mut self, slot: u32, kind: SampleKind, is_positive: bool) {
+        if is_positive {
             return self.push(slot, kind, 1.0);
         }
         match self.negative_weight(slot) {
@@ -177,8 +178,14 @@ impl LabelJoin {
         self.out.left.push(p.row);
         self.out.kinds.push(kind);
         self.out.seqs.push(p.seq);
-        self.out.weights.push(weight);
+        if self.is_weighed() {
+            self.out.weights.push(weight);
+        }
         self.sides.iter_mut().for_each(|side| side.collect(slot));
+    }
+
+    fn is_weighed(&self) -> bool {
+        self.spec.sample.is_some_and(|sample| sample.mode == SamplingMode::Weight)
     }
 
     pub(super) fn gather(&mut self) -> Result<JoinOutput> {
@@ -190,11 +197,8 @@ impl LabelJoin {
         let count = RecordBatchOptions::new().with_row_count(Some(out.left.len()));
         let rows = RecordBatch::try_new_with_options(self.output.clone(), columns, &count)
             .map_err(|e| Error::internal(format!("label join: {e}")))?;
-        for row in out.left_done {
-            self.left_rows.release(row);
-        }
-        let is_weighed = self.spec.sample.is_some_and(|sample| sample.mode == SamplingMode::Weight);
-        let weights = is_weighed.then_some(out.weights);
+        self.left_rows.release(&out.left_done);
+        let weights = self.is_weighed().then_some(out.weights);
         Ok(JoinOutput { rows, kinds: out.kinds, seqs: out.seqs, weights, matured: out.matured })
     }
 }

@@ -25,6 +25,15 @@ pub(super) trait Chained: Copy + Default {
     fn set_next(&mut self, next: u32);
 }
 
+/// A key and where it stands in a table, or would: until the table changes.
+#[derive(Clone, Copy)]
+pub(super) struct Spot {
+    pub key: u64,
+    /// The newest slot of the key, or [`NONE`].
+    pub newest: u32,
+    at: u32,
+}
+
 #[derive(Clone, Copy)]
 struct Place {
     /// The low half of the key: says where the place would be best.
@@ -34,10 +43,14 @@ struct Place {
 
 const EMPTY: Place = Place { tag: 0, slot: NONE };
 const PLACES_MIN: usize = 16;
+/// Keys that are touched at once: what is kept of so many, here and in the slabs, has room nearest to the processor.
+pub(super) const TOUCHED: usize = 128;
+/// Places that stand behind each other without a gap are mostly no more than these.
+const RUN: usize = 3;
 
 /// The newest slot of each key, by linear probing. Removing shifts back what stands behind, so no tombstone is ever left.
 pub(super) struct Index {
-    /// A power of two, never full.
+    /// A power of two, at most half of them taken: the fuller it is, the longer a removal looks for the end of its run.
     places: Vec<Place>,
     len: usize,
 }
@@ -50,38 +63,52 @@ impl Default for Index {
 
 impl Index {
     /// Reads the places where these keys would stand, all before any is needed: the processor waits for many places of
-    /// memory at once, where one look-up behind the other would wait for each.
+    /// memory at once, where one look-up behind the other would wait for each. Better for [`TOUCHED`] keys than for many more.
     pub fn touch(&self, keys: impl Iterator<Item = u64>) {
         let mask = self.mask();
-        let read = keys.fold(0, |read, key| read ^ self.places[key as usize & mask].slot);
+        let slot = |place: usize| self.places[place & mask].slot;
+        // A run that goes on in the next line of memory is read there, too.
+        let read = keys.fold(0, |read, key| read ^ slot(key as usize) ^ slot((key as usize).wrapping_add(RUN)));
         std::hint::black_box(read);
+    }
+
+    /// Where a key stands.
+    #[inline]
+    pub fn look_up(&self, key: u64, slab: &Slab<impl Chained>) -> Spot {
+        let mask = self.mask();
+        let mut at = key as usize & mask;
+        loop {
+            let place = self.places[at];
+            let is_it = place.tag == key as u32 && place.slot != NONE && slab[place.slot as usize].key() == key;
+            if place.slot == NONE || is_it {
+                return Spot { key, newest: place.slot, at: at as u32 };
+            }
+            at = (at + 1) & mask;
+        }
     }
 
     /// The newest slot of a key, or [`NONE`].
     #[inline]
     pub fn find(&self, key: u64, slab: &Slab<impl Chained>) -> u32 {
-        let (found, at) = self.probe(key, slab);
-        if found { self.places[at].slot } else { NONE }
+        self.look_up(key, slab).newest
     }
 
     /// The slot is the newest of its key from here on; answers the one that was.
-    pub fn insert(&mut self, key: u64, slot: u32, slab: &Slab<impl Chained>) -> u32 {
-        let (found, at) = self.probe(key, slab);
-        if found {
-            return std::mem::replace(&mut self.places[at].slot, slot);
+    #[inline]
+    pub fn insert(&mut self, spot: Spot, slot: u32) -> u32 {
+        self.places[spot.at as usize] = Place { tag: spot.key as u32, slot };
+        if spot.newest == NONE {
+            self.len += 1;
+            if self.len * 2 > self.places.len() {
+                self.grow();
+            }
         }
-        self.places[at] = Place { tag: key as u32, slot };
-        self.len += 1;
-        if self.len * 4 > self.places.len() * 3 {
-            self.grow();
-        }
-        NONE
+        spot.newest
     }
 
     /// Slots of one key, newest first.
     pub fn chain<'a, T: Chained>(&self, key: u64, slab: &'a Slab<T>) -> impl Iterator<Item = u32> + use<'a, T> {
-        let some = |slot: u32| (slot != NONE).then_some(slot);
-        std::iter::successors(some(self.find(key, slab)), move |&slot| some(slab[slot as usize].next()))
+        chain_from(self.find(key, slab), slab)
     }
 
     /// Takes a slot out of its key's chain.
@@ -120,23 +147,6 @@ impl Index {
         self.places.len() - 1
     }
 
-    /// Where the key stands, or the place that it would take.
-    #[inline(always)]
-    fn probe(&self, key: u64, slab: &Slab<impl Chained>) -> (bool, usize) {
-        let mask = self.mask();
-        let mut at = key as usize & mask;
-        loop {
-            let place = self.places[at];
-            if place.slot == NONE {
-                return (false, at);
-            }
-            if place.tag == key as u32 && slab[place.slot as usize].key() == key {
-                return (true, at);
-            }
-            at = (at + 1) & mask;
-        }
-    }
-
     fn remove(&mut self, mut hole: usize) {
         let mask = self.mask();
         let mut at = (hole + 1) & mask;
@@ -171,6 +181,12 @@ impl Index {
         }
         self.places = places;
     }
+}
+
+/// A slot and those of its key that came before.
+pub(super) fn chain_from<T: Chained>(newest: u32, slab: &Slab<T>) -> impl Iterator<Item = u32> + use<'_, T> {
+    let some = |slot: u32| (slot != NONE).then_some(slot);
+    std::iter::successors(some(newest), move |&slot| some(slab[slot as usize].next()))
 }
 
 /// One hash per row. Whole numbers go through a bijection, so two of them never meet; texts that meet are told apart
@@ -242,7 +258,7 @@ mod tests {
                         [draw >> 40 & 7, (draw >> 40 & 3) << 32 | 5, draw >> 40 & 1023, draw][draw as usize >> 8 & 3];
                     let slot = slab.len() as u32;
                     slab.put(slot as usize, Entry(key, NONE));
-                    slab[slot as usize].1 = index.insert(key, slot, &slab);
+                    slab[slot as usize].1 = index.insert(index.look_up(key, &slab), slot);
                     chains.entry(key).or_default().insert(0, slot);
                     there.push(slot);
                 } else if !there.is_empty() {

@@ -37,7 +37,7 @@ use arrow::{
 use tidemill_base::{Error, Result};
 
 use emit::Collected;
-use index::{NULL_KEY, hash_keys};
+use index::{NULL_KEY, Spot, TOUCHED, hash_keys};
 pub use parts::{RestoringRows, SavedBatch};
 use rows::{KeptRows, RowRef};
 use side::Side;
@@ -166,23 +166,32 @@ impl LabelJoin {
     pub fn push_impressions(&mut self, rows: &RecordBatch, event_times: &[i64]) -> Result<Vec<(u32, NotLetIn)>> {
         let hash = |side: &Side| hash_keys(rows.column(side.spec.left_key).as_ref());
         let keys: Vec<Vec<u64>> = self.sides.iter().map(hash).collect::<Result<_>>()?;
-        self.sides.iter().zip(&keys).for_each(|(side, keys)| side.index.touch(keys.iter().copied()));
         let batch = self.left_rows.add(rows.clone());
-        let mut refused = Vec::new();
+        let (mut refused, mut spots) = (Vec::new(), Vec::with_capacity(self.sides.len()));
         for (i, &ts) in event_times.iter().enumerate() {
+            if i % TOUCHED == 0 {
+                let next = i..event_times.len().min(i + TOUCHED);
+                let all = self.sides.iter().zip(&keys);
+                all.for_each(|(side, keys)| side.index.touch(keys[next.clone()].iter().copied()));
+            }
             let row = RowRef { batch, row: i as u32 };
             if ts <= self.too_late() {
                 self.counts.late_impressions += 1;
                 refused.push((i as u32, NotLetIn::Late));
-            } else if self.spec.dedup.is_some_and(|side| self.is_known(side, keys[side][i], row)) {
+                continue;
+            }
+            spots.clear();
+            spots.extend(self.sides.iter().zip(&keys).map(|(side, keys)| side.index.look_up(keys[i], &side.links)));
+            if let Some(side) = self.spec.dedup
+                && self.is_known(side, spots[side], row)
+            {
                 self.counts.duplicate_impressions += 1;
-                let conflict = self.spec.dedup.map(|side| self.conflict(side, keys[side][i], ts, row));
-                let conflict = conflict.transpose()?.flatten();
+                let conflict = self.conflict(side, keys[side][i], ts, row)?;
                 self.counts.conflicting_impressions += u64::from(conflict.is_some());
                 refused.push((i as u32, conflict.map_or(NotLetIn::Duplicate, NotLetIn::Conflict)));
             } else {
                 self.counts.late_let_in += (ts <= self.watermark) as u64;
-                self.let_in(keys.iter().map(|keys| keys[i]), ts, row);
+                self.let_in(&spots, ts, row);
             }
         }
         self.left_rows.settle(batch);
@@ -192,9 +201,11 @@ impl LabelJoin {
     /// Takes feedback of one type; `event_times[i]` belongs to row `i`. Samples that it contradicts are corrected at once.
     pub fn push_feedback(&mut self, side: usize, rows: &RecordBatch, event_times: &[i64]) -> Result<()> {
         let keys = self.sides[side].hash(rows)?;
-        self.sides[side].index.touch(keys.iter().copied());
         let batch = self.sides[side].rows.add(rows.clone());
         for (i, (&key, &ts)) in keys.iter().zip(event_times).enumerate() {
+            if i % TOUCHED == 0 {
+                self.sides[side].index.touch(keys.iter().skip(i).take(TOUCHED).copied());
+            }
             self.counts.feedback += 1;
             let row = RowRef { batch, row: i as u32 };
             let matched = key != NULL_KEY && self.match_pending(side, key, ts, row);
@@ -224,13 +235,16 @@ impl LabelJoin {
             }
         }
         self.close.pop_through(closed, &mut all_due);
-        self.touch(&all_due);
         self.out.reserve(all_due.len());
-        for due in all_due.drain(..) {
-            if self.is_open(due) {
-                self.finish(due.slot, Stage::Done);
+        for some in all_due.chunks(TOUCHED) {
+            self.touch(some);
+            for due in some {
+                if self.is_open(*due) {
+                    self.finish(due.slot, Stage::Done);
+                }
             }
         }
+        all_due.clear();
         self.keep_bounds()?;
         if corrected > self.forgotten_ts {
             self.remembered.pop_through(corrected, &mut all_due);
@@ -384,21 +398,22 @@ impl LabelJoin {
         false
     }
 
-    fn is_known(&self, side: usize, key: u64, row: RowRef) -> bool {
+    #[inline]
+    fn is_known(&self, side: usize, spot: Spot, row: RowRef) -> bool {
         let side = &self.sides[side];
-        key != NULL_KEY
-            && side.index.chain(key, &side.links).any(|slot| {
+        spot.key != NULL_KEY
+            && index::chain_from(spot.newest, &side.links).any(|slot| {
                 let p = &self.pending[slot as usize];
                 p.stage.is_final() || !side.key_is_text || self.left_rows.same_text(side.spec.left_key, p.row, row)
             })
     }
 
-    fn let_in(&mut self, keys: impl Iterator<Item = u64>, ts: i64, row: RowRef) {
+    fn let_in(&mut self, spots: &[Spot], ts: i64, row: RowRef) {
         let seq = self.next_seq;
         self.next_seq += 1;
         self.counts.impressions += 1;
         self.left_rows.hold(row);
-        let slot = self.insert_pending(Pending { ts, seq, stage: Stage::Waiting, row }, keys);
+        let slot = self.insert_pending(Pending { ts, seq, stage: Stage::Waiting, row }, spots);
         let mut any = false;
         for side in &mut self.sides {
             any |= side.links[slot as usize].key != NULL_KEY && side.meet(slot, ts, &self.left_rows, row);
@@ -408,7 +423,7 @@ impl LabelJoin {
         }
     }
 
-    fn insert_pending(&mut self, p: Pending, keys: impl Iterator<Item = u64>) -> u32 {
+    fn insert_pending(&mut self, p: Pending, spots: &[Spot]) -> u32 {
         let slot = self.pending_free.pop().unwrap_or(self.pending.len() as u32);
         if let Emit::Early { .. } = self.spec.emit
             && p.stage == Stage::Waiting
@@ -426,7 +441,7 @@ impl LabelJoin {
             self.remembered.push(p.ts, p.seq, slot);
             self.remembered_count += 1;
         }
-        self.sides.iter_mut().zip(keys).for_each(|(side, key)| side.insert(slot, key));
+        self.sides.iter_mut().zip(spots).for_each(|(side, spot)| side.insert(slot, *spot));
         self.pending.put(slot as usize, p);
         slot
     }
@@ -460,11 +475,11 @@ impl LabelJoin {
     }
 
     /// Reads what the impressions that fall due have, and where the index has them, all before any is needed.
-    fn touch(&self, all_due: &[Due]) {
-        let read = all_due.iter().fold(0, |read, due| read ^ self.pending[due.slot as usize].seq);
+    fn touch(&self, some: &[Due]) {
+        let read = some.iter().fold(0, |read, due| read ^ self.pending[due.slot as usize].seq);
         std::hint::black_box(read);
         for side in &self.sides {
-            side.index.touch(all_due.iter().map(|due| side.links[due.slot as usize].key));
+            side.index.touch(some.iter().map(|due| side.links[due.slot as usize].key));
         }
     }
 
@@ -472,19 +487,20 @@ impl LabelJoin {
     fn forget(&mut self, due: Due) {
         if self.holds(due) {
             self.known_count -= 1;
-            self.forget_slot(due.slot);
+            self.forget_slot(due.slot, self.is_positive(due.slot));
         }
     }
 
-    fn forget_slot(&mut self, slot: u32) {
+    fn forget_slot(&mut self, slot: u32, is_positive: bool) {
         if self.pending[slot as usize].stage == Stage::Remembered {
             self.stop_remembering(slot, Stage::Done);
         }
-        let is_late = self.pending[slot as usize].stage == Stage::Corrected;
+        let p = &mut self.pending[slot as usize];
+        let is_late = p.stage == Stage::Corrected;
+        p.seq = NO_SEQ;
         self.counts.closed_late_positives += is_late as u64;
-        self.counts.closed_positives += (is_late || self.is_positive(slot)) as u64;
+        self.counts.closed_positives += (is_late || is_positive) as u64;
         self.sides.iter_mut().for_each(|side| side.remove(slot));
-        self.pending[slot as usize].seq = NO_SEQ;
         self.pending_free.push(slot);
     }
 
@@ -499,6 +515,7 @@ impl LabelJoin {
     }
 
     /// Whether any feedback matched.
+    #[inline]
     fn is_positive(&self, slot: u32) -> bool {
         self.sides.iter().any(|side| side.links[slot as usize].matches > 0)
     }

@@ -239,17 +239,24 @@ impl KeptRows {
         kept.is_some_and(|kept| kept.as_ref().is_some_and(|kept| row.row < kept.count))
     }
 
+    #[inline]
     pub fn hold(&mut self, row: RowRef) {
         self.held_bytes += self.row_bytes(row);
         self.kept_mut(row.batch).held += 1;
     }
 
-    pub fn release(&mut self, row: RowRef) {
-        self.held_bytes -= self.row_bytes(row);
-        let kept = self.kept_mut(row.batch);
-        kept.held -= 1;
-        if kept.held == 0 {
-            self.settle(row.batch);
+    pub fn release(&mut self, rows: &[RowRef]) {
+        // Neighbours mostly lie in one batch.
+        for rows in rows.chunk_by(|a, b| a.batch == b.batch) {
+            if self.measures {
+                self.held_bytes -= rows.iter().map(|row| self.row_bytes(*row)).sum::<usize>();
+            }
+            let batch = rows[0].batch;
+            let kept = self.kept_mut(batch);
+            kept.held -= rows.len() as u32;
+            if kept.held == 0 {
+                self.settle(batch);
+            }
         }
     }
 
@@ -287,10 +294,12 @@ impl KeptRows {
     }
 
     /// Bytes of one row; 0 unless rows are measured, and then none is ever spilled.
+    #[inline]
     pub fn row_bytes(&self, row: RowRef) -> usize {
-        if !self.measures {
-            return 0;
-        }
+        if self.measures { self.measured_bytes(row) } else { 0 }
+    }
+
+    fn measured_bytes(&self, row: RowRef) -> usize {
         let bytes = |column: &ArrayRef| match column.data_type() {
             DataType::Utf8 => column.as_string::<i32>().value_length(row.row as usize) as usize + 4,
             t => t.primitive_width().unwrap_or(8),

@@ -13,7 +13,7 @@ use tidemill_base::{Error, Result};
 
 use super::{
     FeedbackSpec, NO_SEQ, Take,
-    index::{Chained, Index, NONE, NULL_KEY, hash_keys},
+    index::{Chained, Index, NONE, NULL_KEY, Spot, hash_keys},
     rows::{KeptRows, RowRef},
     slab::Slab,
     time_queue::TimeQueue,
@@ -178,9 +178,9 @@ impl Side {
     }
 
     /// An impression has a slot from here on.
-    pub fn insert(&mut self, slot: u32, key: u64) {
-        let next = if key == NULL_KEY { NONE } else { self.index.insert(key, slot, &self.links) };
-        let link = Link { key, next, matches: 0, taken: NONE };
+    pub fn insert(&mut self, slot: u32, spot: Spot) {
+        let next = if spot.key == NULL_KEY { NONE } else { self.index.insert(spot, slot) };
+        let link = Link { key: spot.key, next, matches: 0, taken: NONE };
         let (at, width) = (slot as usize, self.counted.len());
         self.links.put(at, link);
         for (i, (_, take)) in self.counted.iter().enumerate() {
@@ -257,6 +257,9 @@ impl Side {
     /// An impression came: it takes all that waits for it, in the order of arrival. Whether there was any.
     pub fn meet(&mut self, slot: u32, ts: i64, left: &KeptRows, row: RowRef) -> bool {
         let key = self.links[slot as usize].key;
+        if self.feedback_index.find(key, &self.feedback) == NONE {
+            return false;
+        }
         let found = self.feedback_index.chain(key, &self.feedback).filter(|&f| {
             let f = &self.feedback[f as usize];
             self.holds(ts, f.ts) && self.same_key(left, row, f.row)
@@ -294,7 +297,7 @@ impl Side {
     pub fn insert_feedback(&mut self, mut f: Feedback) {
         let slot = self.feedback_free.pop().unwrap_or(self.feedback.len() as u32);
         self.expiry.push(f.ts, f.arrival, slot);
-        f.next = self.feedback_index.insert(f.key, slot, &self.feedback);
+        f.next = self.feedback_index.insert(self.feedback_index.look_up(f.key, &self.feedback), slot);
         self.feedback.put(slot as usize, f);
     }
 
@@ -321,17 +324,26 @@ impl Side {
     }
 
     /// A row of the impression leaves with what it has taken by now.
+    #[inline]
     pub fn collect(&mut self, slot: u32) {
-        let taken = self.taken(slot);
-        self.firsts.push(taken.first.map_or(RowRef::NONE, |f| f.1));
+        let (mut first, mut last) = (RowRef::NONE, RowRef::NONE);
+        if self.links[slot as usize].taken != NONE {
+            let taken = self.taken(slot);
+            first = taken.first.map_or(first, |f| f.1);
+            last = taken.last.map_or(last, |l| l.1);
+        }
+        self.firsts.push(first);
         if self.takes_last {
-            self.lasts.push(taken.last.map_or(RowRef::NONE, |l| l.1));
+            self.lasts.push(last);
         }
         let width = self.counted.len();
-        self.out_numbers.extend((0..width).map(|i| self.numbers[slot as usize * width + i]));
+        if width > 0 {
+            self.out_numbers.extend((0..width).map(|i| self.numbers[slot as usize * width + i]));
+        }
     }
 
     /// Nothing of the impression leaves any more.
+    #[inline]
     pub fn let_go(&mut self, slot: u32) {
         let at = self.links[slot as usize].taken;
         if at != NONE {
@@ -366,9 +378,7 @@ impl Side {
             }
         };
         let columns = self.spec.takes.iter().map(one).collect();
-        for row in std::mem::take(&mut self.done) {
-            self.rows.release(row);
-        }
+        self.rows.release(&std::mem::take(&mut self.done));
         self.done_bytes = 0;
         Ok(columns)
     }

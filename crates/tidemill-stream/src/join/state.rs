@@ -101,6 +101,7 @@ impl LabelJoin {
         self.sides.iter_mut().try_for_each(|side| side.rows.skip_to(d.u64()?))?;
         let (mut ts, mut seq, mut left) = (Near(0), Near(0), Near(0));
         let mut near = vec![Near(0); self.sides.len()];
+        let mut spots = Vec::with_capacity(self.sides.len());
         for _ in 0..d.count(PENDING_BYTES + LINK_BYTES * self.sides.len())? {
             let (ts, seq, stage) = (ts.get(d)?, seq.get(d)? as u64, stage_of(d.u8()?)?);
             let row = if stage.has_row() { hold(&mut self.left_rows, left.get_row(d)?)? } else { RowRef::NONE };
@@ -110,7 +111,10 @@ impl LabelJoin {
                 .zip(&mut near)
                 .map(|(side, near)| side.decode_link(ts, near, d))
                 .collect::<Result<_>>()?;
-            let slot = self.insert_pending(Pending { ts, seq, stage, row }, links.iter().map(|link| link.key));
+            let keys = links.iter().map(|link| link.key);
+            spots.clear();
+            spots.extend(self.sides.iter().zip(keys).map(|(side, key)| side.index.look_up(key, &side.links)));
+            let slot = self.insert_pending(Pending { ts, seq, stage, row }, &spots);
             self.sides.iter_mut().zip(links).try_for_each(|(side, link)| side.restore_link(slot as usize, link))?;
         }
         self.sides.iter_mut().zip(&mut near).try_for_each(|(side, near)| side.decode_feedback(near, d))?;
