@@ -170,19 +170,29 @@ impl Loss {
         }
     }
 
+    /// Whether a number is a label.
+    #[inline]
+    pub fn is_label(&self, label: f32) -> bool {
+        match self {
+            Self::Logistic => label == 0.0 || label == 1.0,
+            Self::Bounded { low, high } => label.is_finite() && (*low..=*high).contains(&label),
+            Self::Softmax { classes } => label >= 0.0 && label < *classes as f32 && label.fract() == 0.0,
+            _ => label.is_finite(),
+        }
+    }
+
     /// Why a number is no label, if it is none.
     pub fn check_label(&self, label: f32) -> Result<(), String> {
         match self {
-            _ if label.is_nan() => Err("label is NaN".into()),
-            _ if label.is_infinite() => Err(format!("label is {label}")),
-            Self::Logistic if label != 0.0 && label != 1.0 => Err(format!("label must be 0 or 1, got {label}")),
-            Self::Bounded { low, high } if !(*low..=*high).contains(&label) => {
+            _ if self.is_label(label) => Ok(()),
+            _ if !label.is_finite() => Err(format!("label is {label}")),
+            Self::Bounded { low, high } => {
                 Err(format!("label must be from {low} to {high} (model.label_min, model.label_max), got {label}"))
             }
-            Self::Softmax { classes } if !(label >= 0.0 && label < *classes as f32 && label.fract() == 0.0) => {
+            Self::Softmax { classes } => {
                 Err(format!("label must be a whole number from 0 to {}, got {label}", classes - 1))
             }
-            _ => Ok(()),
+            _ => Err(format!("label must be 0 or 1, got {label}")),
         }
     }
 }

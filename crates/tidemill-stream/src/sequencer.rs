@@ -5,7 +5,9 @@
 //! live partitions give what has arrived, and there the journal is the truth. [`Sequencer::replay`] takes a record instead of
 //! deciding. A row belongs to the cut that its offset falls in; a refused row to the cut that passes it.
 
+mod ahead;
 mod lane;
+mod wide;
 
 use arrow::array::RecordBatch;
 use std::sync::Arc;
@@ -19,12 +21,10 @@ use crate::{
     Position, Refused,
     flow::{Flow, Held, Reading},
     journal::{CutRecord, PartitionId, Record},
-    source::{
-        Partition, Print, SwitchAt,
-        ahead::{Ahead, Permits},
-    },
+    source::{Partition, Print, SwitchAt},
     window::{Watermarks, Window},
 };
+use ahead::Permits;
 use lane::{Extent, Lane, Seen};
 
 /// Rows of one partition in a mini-batch.
@@ -71,6 +71,8 @@ pub type Pause = Arc<dyn Fn() + Send + Sync>;
 /// Cuts mini-batches.
 pub struct Sequencer {
     inputs: Vec<Input>,
+    /// All partitions, by input.
+    ids: Arc<[PartitionId]>,
     marks: Watermarks,
     mini_batch: u64,
     cut_events: usize,
@@ -115,6 +117,7 @@ impl Sequencer {
         let inputs = inputs.into_iter().map(|(window, _)| new_input(window)).collect();
         Self {
             inputs,
+            ids: Arc::default(),
             marks,
             mini_batch: 0,
             cut_events: cut_events.max(1),
@@ -152,15 +155,13 @@ impl Sequencer {
 
     /// Adds a partition. A live one begins idle: it does not hold the watermark before its first event.
     pub fn add_partition(&mut self, input: usize, partition: Box<dyn Partition>, ordered: bool) -> PartitionId {
-        let lanes = &mut self.inputs[input].lanes;
+        let Input { window, lanes, .. } = &mut self.inputs[input];
         let id = PartitionId { input: input as u32, partition: lanes.len() as u32 };
-        let partition = match &self.permits {
-            Some(permits) if partition.is_all_there() => Box::new(Ahead::new(partition, permits.clone())),
-            _ => partition,
-        };
-        let mut lane = Lane::new(partition, ordered);
-        lane.pause.clone_from(&self.pause);
+        let mut lane = Lane::new(partition, window.clone(), ordered, self.permits.as_ref());
+        self.pause.iter().for_each(|pause| lane.pause_between(pause.clone()));
         lanes.push(lane);
+        let behind = self.ids.partition_point(|other| *other < id);
+        self.ids = [&self.ids[..behind], &[id], &self.ids[behind..]].concat().into();
         // Behind a history an ordered one does not hold the watermark either before its first event.
         let is_idle = !ordered || self.inputs[input].switch.is_some();
         self.marks.add_partition(input, is_idle);
@@ -170,7 +171,7 @@ impl Sequencer {
     /// Pauses from now on when rows were read, and when they were widened.
     pub fn pause_between(&mut self, pause: Pause) {
         let lanes = self.inputs.iter_mut().flat_map(|input| &mut input.lanes);
-        lanes.for_each(|lane| lane.pause = Some(pause.clone()));
+        lanes.for_each(|lane| lane.pause_between(pause.clone()));
         self.pause = Some(pause);
     }
 
@@ -351,7 +352,7 @@ impl Sequencer {
         let mut record = CutRecord { mini_batch: self.mini_batch + 1, ..CutRecord::default() };
         for (id, _) in self.live_partitions() {
             let input = &mut self.inputs[id.input as usize];
-            let end = input.lanes[id.partition as usize].arrived(&input.window, usize::MAX)?;
+            let end = input.lanes[id.partition as usize].arrived(usize::MAX)?;
             record.ends.push((id, end));
             record.finished.push(id);
         }
@@ -396,7 +397,7 @@ impl Sequencer {
         }
         let slowest = self.slowest_behind();
         let is_held = self.has_history(None);
-        for id in self.ids().collect::<Vec<_>>() {
+        for id in self.ids() {
             let input = &mut self.inputs[id.input as usize];
             let lane = &mut input.lanes[id.partition as usize];
             if lane.ordered || self.marks.is_finished(id.input as usize, id.partition as usize) || is_held {
@@ -410,7 +411,7 @@ impl Sequencer {
             }
             let before = lane.offset;
             lane.is_empty = true;
-            let end = lane.arrived(&input.window, LIVE_EVENTS_MAX)?;
+            let end = lane.arrived(LIVE_EVENTS_MAX)?;
             if end > before {
                 lane.is_empty = false;
                 record.ends.push((id, end));
@@ -500,14 +501,16 @@ impl Sequencer {
         let mut plan = Plan { ts_max: i64::MIN, ..Plan::default() };
         let mut left = self.cut_events;
         self.is_waiting = false;
-        for id in self.ids().collect::<Vec<_>>() {
+        for id in self.ids() {
             self.lane_mut(id).rewind_peek();
         }
         while left > 0 {
             let heads = self.merge_heads()?;
             // What was planned before is good: then no head was missing.
             let Some((first, limit)) = heads.filter(|_| !self.is_waiting) else { break };
-            let (run, end, ts_max) = self.lane_mut(first).peek_run(left, |ts| limit.is_none_or(|l| (ts, first) < l));
+            // At the same time the partition with the lower number goes first.
+            let through = limit.map_or(i64::MAX, |(ts, id)| ts.saturating_sub(i64::from(id < first)));
+            let (run, end, ts_max) = self.lane_mut(first).peek_run(left, through);
             left -= run;
             plan.ts_max = plan.ts_max.max(ts_max);
             match plan.ends.iter_mut().find(|(id, _)| *id == first) {
@@ -515,7 +518,7 @@ impl Sequencer {
                 None => plan.ends.push((first, end)),
             }
         }
-        for id in self.ids().collect::<Vec<_>>() {
+        for id in self.ids() {
             if self.is_finished(id) {
                 continue;
             }
@@ -542,13 +545,14 @@ impl Sequencer {
     #[expect(clippy::type_complexity, reason = "read once, above")]
     fn merge_heads(&mut self) -> Result<Option<(PartitionId, Option<(i64, PartitionId)>)>> {
         let mut heads: [Option<(i64, PartitionId)>; 2] = [None, None];
-        let mut in_history = vec![false; self.inputs.len()];
-        for id in self.ids().collect::<Vec<_>>() {
-            if self.is_finished(id) || in_history[id.input as usize] && !self.lane(id).is_history {
+        // The input whose history goes on; history comes first among an input's lanes.
+        let mut in_history = None;
+        for id in self.ids() {
+            if self.is_finished(id) || in_history == Some(id.input) && !self.lane(id).is_history {
                 continue;
             }
             if !self.lane(id).is_history {
-                // History comes first among an input's lanes: it has been looked at to its end.
+                // It has been looked at to its end.
                 self.limit(id);
             }
             let input = &mut self.inputs[id.input as usize];
@@ -556,11 +560,13 @@ impl Sequencer {
             if !lane.ordered {
                 continue;
             }
-            let Some(ts) = lane.peek(&input.window)? else {
+            let Some(ts) = lane.peek()? else {
                 self.is_waiting |= lane.is_awaited();
                 continue;
             };
-            in_history[id.input as usize] |= lane.is_history;
+            if lane.is_history {
+                in_history = Some(id.input);
+            }
             let head = Some((ts, id));
             if heads[0].is_none() || head < heads[0] {
                 heads = [head, heads[0]];
@@ -589,7 +595,7 @@ impl Sequencer {
             let (events, ahead) = (input.flow.events, input.flow.ahead);
             let ts_max = self.marks.event_time_max_of(id.input as usize, id.partition as usize);
             let mut seen = Seen { flow: &mut input.flow, ts_max, passed: 0 };
-            lane.take_to(end, latest, &input.window, id, &mut cut, &mut seen)?;
+            lane.take_to(end, latest, id, &mut cut, &mut seen)?;
             cut.passed += seen.passed;
             if is_woken && seen.flow.events > events {
                 self.marks.set_idle(id.input as usize, id.partition as usize, false);
@@ -624,11 +630,8 @@ impl Sequencer {
     }
 
     fn ids(&self) -> impl Iterator<Item = PartitionId> + use<> {
-        let counts: Vec<u32> = self.inputs.iter().map(|i| i.lanes.len() as u32).collect();
-        counts
-            .into_iter()
-            .enumerate()
-            .flat_map(|(input, n)| (0..n).map(move |partition| PartitionId { input: input as u32, partition }))
+        let ids = self.ids.clone();
+        (0..ids.len()).map(move |i| ids[i])
     }
 
     fn is_finished(&self, id: PartitionId) -> bool {

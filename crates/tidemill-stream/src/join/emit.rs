@@ -8,8 +8,8 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use tidemill_base::{Error, Result, rng::mix64};
 
 use super::{
-    Correction, Emit, JoinOutput, LabelJoin, Matured, NegativeSample, SampleKind, SamplingMode, Stage, index::NULL_KEY,
-    rows::RowRef,
+    Correction, Emit, JoinOutput, LabelJoin, Matured, NegativeSample, Pending, SampleKind, SamplingMode, Stage,
+    index::NULL_KEY, rows::RowRef,
 };
 
 /// References to the rows that leave.
@@ -40,17 +40,18 @@ impl Collected {
 impl LabelJoin {
     /// The impression waits no longer, whatever its label is by now.
     pub(super) fn emit_early(&mut self, slot: u32) {
-        if self.pending[slot as usize].stage != Stage::Waiting {
+        let p = self.pending[slot as usize];
+        if p.stage != Stage::Waiting {
             return;
         }
         let is_positive = self.is_positive(slot);
         if self.is_fixed_at_match && is_positive {
             let kind = if self.spec.emit == Emit::OnMatch { SampleKind::Final } else { SampleKind::Early };
-            self.push(slot, kind, 1.0);
-            return self.finish_label(slot, Stage::Done, is_positive);
+            self.push(slot, &p, kind, 1.0);
+            return self.finish_label(slot, &p, Stage::Done, is_positive);
         }
         self.pending[slot as usize].stage = Stage::Early;
-        self.push_sampled(slot, SampleKind::Early, is_positive);
+        self.push_sampled(slot, &p, SampleKind::Early, is_positive);
     }
 
     /// Feedback matches an impression that is there with its row.
@@ -58,8 +59,8 @@ impl LabelJoin {
         if !self.sides[side].changes(slot, ts) {
             return;
         }
-        let stage = self.pending[slot as usize].stage;
-        if stage == Stage::Waiting {
+        let p = self.pending[slot as usize];
+        if p.stage == Stage::Waiting {
             self.sides[side].take_in(slot, ts, row);
             if self.spec.emit == Emit::OnMatch {
                 self.emit_early(slot);
@@ -67,27 +68,27 @@ impl LabelJoin {
             return;
         }
         // Before this match the row was a negative, or, of several matches, not; so it was weighed and learned.
-        let before = if self.is_positive(slot) { Some(1.0) } else { self.negative_weight(slot) };
+        let before = if self.is_positive(slot) { Some(1.0) } else { self.negative_weight(slot, &p) };
         let learns = self.spec.correction != Correction::None;
         let retracts = self.spec.correction == Correction::Retract && before.is_some();
         if retracts {
-            self.push(slot, SampleKind::Retract, before.unwrap_or(1.0));
+            self.push(slot, &p, SampleKind::Retract, before.unwrap_or(1.0));
         }
         self.sides[side].take_in(slot, ts, row);
         if learns {
-            self.push(slot, if retracts { SampleKind::Correct } else { SampleKind::Late }, 1.0);
+            self.push(slot, &p, if retracts { SampleKind::Correct } else { SampleKind::Late }, 1.0);
             self.counts.corrections += 1;
-            self.counts.corrected_behind_close += (stage == Stage::Remembered) as u64;
+            self.counts.corrected_behind_close += (p.stage == Stage::Remembered) as u64;
         } else {
             self.counts.corrections_left_out += 1;
         }
-        match (self.is_fixed_at_match, stage) {
+        match (self.is_fixed_at_match, p.stage) {
             (true, Stage::Remembered) => self.stop_remembering(slot, Stage::Corrected),
             (true, _) => {
                 if !learns && !self.spec.label_is_match {
-                    self.push(slot, SampleKind::Closed, 1.0);
+                    self.push(slot, &p, SampleKind::Closed, 1.0);
                 }
-                self.finish_label(slot, Stage::Corrected, self.is_positive(slot));
+                self.finish_label(slot, &p, Stage::Corrected, self.is_positive(slot));
             }
             (false, _) => {}
         }
@@ -95,26 +96,19 @@ impl LabelJoin {
 
     /// An open impression leaves with the label known so far.
     pub(super) fn finish(&mut self, slot: u32, stage: Stage) {
+        let p = self.pending[slot as usize];
         let is_positive = self.is_positive(slot);
-        match self.pending[slot as usize].stage {
-            Stage::Waiting => self.push_sampled(slot, SampleKind::Final, is_positive),
+        match p.stage {
+            Stage::Waiting => self.push_sampled(slot, &p, SampleKind::Final, is_positive),
             _ if self.spec.label_is_match => {}
-            _ => self.push(slot, SampleKind::Closed, 1.0),
+            _ => self.push(slot, &p, SampleKind::Closed, 1.0),
         }
         let may_change = !(self.is_fixed_at_match && is_positive);
         let remember = stage == Stage::Done && self.spec.correction_ttl_ms > 0 && may_change;
-        self.finish_label(slot, if remember { Stage::Remembered } else { stage }, is_positive);
+        self.finish_label(slot, &p, if remember { Stage::Remembered } else { stage }, is_positive);
     }
 
-    fn finish_label(&mut self, slot: u32, stage: Stage, is_positive: bool) {
-        let p = &mut self.pending[slot as usize];
-        p.stage = stage;
-        // What would be forgotten in this very mini-batch is so at once; a remembered row counts until the bounds were looked at.
-        let is_over = p.ts <= self.forgotten_ts && stage != Stage::Remembered;
-        if !is_over {
-            self.known.push(p.ts, p.seq, slot);
-            self.known_count += 1;
-        }
+    fn finish_label(&mut self, slot: u32, p: &Pending, stage: Stage, is_positive: bool) {
         self.open_count -= 1;
         *if is_positive { &mut self.counts.positives } else { &mut self.counts.negatives } += 1;
         let label = if self.spec.label_is_match { is_positive as u8 as f32 } else { f32::NAN };
@@ -124,45 +118,49 @@ impl LabelJoin {
                 self.remembered.push(p.ts, p.seq, slot);
                 self.remembered_count += 1;
             }
-            _ => self.let_go(slot),
+            _ => self.let_go(slot, p.row),
         }
-        if is_over {
-            self.forget_slot(slot, is_positive);
+        // What would be forgotten in this very mini-batch is so at once; a remembered row counts until the bounds were looked at.
+        if p.ts <= self.forgotten_ts && stage != Stage::Remembered {
+            return self.forget_slot(slot, stage, is_positive);
         }
+        self.pending[slot as usize].stage = stage;
+        self.known.push(p.ts, p.seq, slot);
+        self.known_count += 1;
     }
 
     /// The row of an impression whose label scoring knows is not needed any more.
     pub(super) fn stop_remembering(&mut self, slot: u32, stage: Stage) {
-        self.pending[slot as usize].stage = stage;
+        let p = &mut self.pending[slot as usize];
+        p.stage = stage;
+        let row = p.row;
         self.remembered_count -= 1;
-        self.let_go(slot);
+        self.let_go(slot, row);
     }
 
-    fn let_go(&mut self, slot: u32) {
-        let row = self.pending[slot as usize].row;
+    fn let_go(&mut self, slot: u32, row: RowRef) {
         self.out.left_done_bytes += self.left_rows.row_bytes(row);
         self.out.left_done.push(row);
         self.sides.iter_mut().for_each(|side| side.let_go(slot));
     }
 
     /// A row whose label is not final for good, or is negative: negatives may be sampled out.
-    fn push_sampled(&mut self, slot: u32, kind: SampleKind, is_positive: bool) {
+    fn push_sampled(&mut self, slot: u32, p: &Pending, kind: SampleKind, is_positive: bool) {
         if is_positive {
-            return self.push(slot, kind, 1.0);
+            return self.push(slot, p, kind, 1.0);
         }
-        match self.negative_weight(slot) {
-            Some(weight) => self.push(slot, kind, weight),
+        match self.negative_weight(slot, p) {
+            Some(weight) => self.push(slot, p, kind, weight),
             None => {
                 self.counts.negatives_left_out += 1;
-                self.push(slot, SampleKind::Unlearned, 1.0);
+                self.push(slot, p, SampleKind::Unlearned, 1.0);
             }
         }
     }
 
     /// The weight of an impression's negative; `None`: it is not learned from.
-    fn negative_weight(&self, slot: u32) -> Option<f32> {
+    fn negative_weight(&self, slot: u32, p: &Pending) -> Option<f32> {
         let Some(NegativeSample { share, mode, seed }) = self.spec.sample else { return Some(1.0) };
-        let p = &self.pending[slot as usize];
         let key = self.sides[self.spec.dedup.unwrap_or(0)].links[slot as usize].key;
         // The event decides, not when it came; and one key with many impressions has some of each.
         let event = if key == NULL_KEY { mix64(p.seq) } else { key ^ mix64(p.ts as u64) };
@@ -173,8 +171,7 @@ impl LabelJoin {
         })
     }
 
-    fn push(&mut self, slot: u32, kind: SampleKind, weight: f32) {
-        let p = &self.pending[slot as usize];
+    fn push(&mut self, slot: u32, p: &Pending, kind: SampleKind, weight: f32) {
         self.out.left.push(p.row);
         self.out.kinds.push(kind);
         self.out.seqs.push(p.seq);

@@ -487,17 +487,22 @@ impl LabelJoin {
     fn forget(&mut self, due: Due) {
         if self.holds(due) {
             self.known_count -= 1;
-            self.forget_slot(due.slot, self.is_positive(due.slot));
+            let stage = match self.pending[due.slot as usize].stage {
+                Stage::Remembered => {
+                    self.stop_remembering(due.slot, Stage::Done);
+                    Stage::Done
+                }
+                stage => stage,
+            };
+            self.forget_slot(due.slot, stage, self.is_positive(due.slot));
         }
     }
 
-    fn forget_slot(&mut self, slot: u32, is_positive: bool) {
-        if self.pending[slot as usize].stage == Stage::Remembered {
-            self.stop_remembering(slot, Stage::Done);
-        }
+    /// Nothing is known any more of an impression that left as `stage`.
+    fn forget_slot(&mut self, slot: u32, stage: Stage, is_positive: bool) {
+        let is_late = stage == Stage::Corrected;
         let p = &mut self.pending[slot as usize];
-        let is_late = p.stage == Stage::Corrected;
-        p.seq = NO_SEQ;
+        (p.stage, p.seq) = (stage, NO_SEQ);
         self.counts.closed_late_positives += is_late as u64;
         self.counts.closed_positives += (is_late || is_positive) as u64;
         self.sides.iter_mut().for_each(|side| side.remove(slot));

@@ -5,7 +5,7 @@
 //! file ([`KeptRows::spill_oldest`]) and come back when a row of theirs leaves; columns that an arriving event may have to be
 //! compared with stay. Which batches are in memory changes nothing that comes out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, new_empty_array, new_null_array},
@@ -53,6 +53,8 @@ struct Kept {
     /// Of the rows, where they are there.
     bytes: usize,
     stays_bytes: usize,
+    /// The last gathering that took rows of it, and where among the batches of that it stands.
+    gathered: (u64, usize),
 }
 
 impl Kept {
@@ -122,6 +124,7 @@ pub(super) struct KeptRows {
     /// Batches that came back from a spill file, the first first; some may be gone.
     read_back: VecDeque<u64>,
     read_back_bytes: usize,
+    gatherings: u64,
 }
 
 impl KeptRows {
@@ -145,6 +148,7 @@ impl KeptRows {
             fresh_from: 0,
             read_back: VecDeque::new(),
             read_back_bytes: 0,
+            gatherings: 0,
         }
     }
 
@@ -169,7 +173,16 @@ impl KeptRows {
         let bytes = batch_bytes(&rows);
         self.bytes += bytes;
         let count = rows.num_rows() as u32;
-        let kept = Kept { rows: Some(rows), stays: Box::default(), place: None, held: 0, count, bytes, stays_bytes: 0 };
+        let kept = Kept {
+            rows: Some(rows),
+            stays: Box::default(),
+            place: None,
+            held: 0,
+            count,
+            bytes,
+            stays_bytes: 0,
+            gathered: (0, 0),
+        };
         self.batches.push_back(Some(Box::new(kept)));
         self.next() - 1
     }
@@ -396,8 +409,9 @@ impl KeptRows {
         self.gathered(rows, columns)
     }
 
-    fn gathered(&self, rows: &[RowRef], columns: impl Iterator<Item = usize>) -> Result<Vec<ArrayRef>> {
-        let types = columns.map(|c| (c, self.schema.field(c).data_type()));
+    fn gathered(&mut self, rows: &[RowRef], columns: impl Iterator<Item = usize>) -> Result<Vec<ArrayRef>> {
+        let schema = self.schema.clone();
+        let types = columns.map(|c| (c, schema.field(c).data_type()));
         if rows.is_empty() {
             return Ok(types.map(|(_, ty)| new_empty_array(ty)).collect());
         }
@@ -407,28 +421,9 @@ impl KeptRows {
         if let Some(runs) = runs(rows) {
             return types.map(|(c, _)| self.join_runs(c, &runs)).collect();
         }
-        let mut used: Vec<u64> = Vec::new();
-        let mut place_of: BTreeMap<u64, usize> = BTreeMap::new();
-        // Place 0 is the NULL row, if there is one; neighbours nearly always lie in one batch, so the last place is tried
-        // first.
+        // Place 0 is the NULL row, if there is one.
         let has_none = rows.contains(&RowRef::NONE);
-        let mut last = (RowRef::NONE.batch, 0);
-        let places: Vec<(usize, usize)> = rows
-            .iter()
-            .map(|&RowRef { batch, row }| {
-                if batch == RowRef::NONE.batch {
-                    return (0, 0);
-                }
-                if batch != last.0 {
-                    let place = *place_of.entry(batch).or_insert_with(|| {
-                        used.push(batch);
-                        used.len() - !has_none as usize
-                    });
-                    last = (batch, place);
-                }
-                (last.1, row as usize)
-            })
-            .collect();
+        let (used, places) = self.places(rows, has_none as usize);
         types
             .map(|(c, ty)| {
                 let null = has_none.then(|| new_null_array(ty, 1));
@@ -437,6 +432,27 @@ impl KeptRows {
                 interleave(&arrays, &places).map_err(|e| Error::internal(format!("label join: {e}")))
             })
             .collect()
+    }
+
+    /// The batches of these rows, and for each row the place of its batch among them, from `first_place` on, and the row
+    /// within. [`RowRef::NONE`] is row 0 at place 0.
+    fn places(&mut self, rows: &[RowRef], first_place: usize) -> (Vec<u64>, Vec<(usize, usize)>) {
+        self.gatherings += 1;
+        let gathering = self.gatherings;
+        let mut used: Vec<u64> = Vec::new();
+        let place = |&RowRef { batch, row }: &RowRef| {
+            if batch == RowRef::NONE.batch {
+                return (0, 0);
+            }
+            let kept = self.kept_mut(batch);
+            if kept.gathered.0 != gathering {
+                kept.gathered = (gathering, first_place + used.len());
+                used.push(batch);
+            }
+            (kept.gathered.1, row as usize)
+        };
+        let places = rows.iter().map(place).collect();
+        (used, places)
     }
 
     fn join_runs(&self, column: usize, runs: &[Run]) -> Result<ArrayRef> {

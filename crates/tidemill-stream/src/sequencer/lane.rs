@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use tidemill_base::{Error, Kind, Result};
 
-use super::{Cut, Pause, Take};
+use super::{Cut, Pause, Take, ahead::Permits, wide::Rows};
 use crate::{
     Position,
     flow::Flow,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(super) struct Lane {
-    partition: Box<dyn Partition>,
+    rows: Rows,
     pub name: String,
     pub ordered: bool,
     /// Whether it is ordered and yet of a source that never ends.
@@ -46,7 +46,6 @@ pub(super) struct Lane {
     pub is_held: bool,
     /// Whether nothing had arrived at the last cut.
     pub is_empty: bool,
-    pub pause: Option<Pause>,
 }
 
 /// Which events of a lane are let in, where history and stream overlap.
@@ -66,6 +65,20 @@ impl Extent {
     fn has(&self, ts: i64, offset: u64) -> bool {
         ts > self.behind && ts < self.before && offset >= self.first
     }
+
+    /// How many of these events come before the first that is not let in.
+    fn inside(&self, times: &[i64], offsets: &[u64]) -> usize {
+        match *self == Self::ALL {
+            // Every event's time lies between its bounds.
+            true => times.len(),
+            false => times.iter().zip(offsets).take_while(|(ts, offset)| self.has(**ts, **offset)).count(),
+        }
+    }
+
+    /// How many of these events come before the first that is.
+    fn outside(&self, times: &[i64], offsets: &[u64]) -> usize {
+        times.iter().zip(offsets).take_while(|(ts, offset)| !self.has(**ts, **offset)).count()
+    }
 }
 
 /// Where [`Lane::take_to`] counts what goes by.
@@ -78,11 +91,12 @@ pub(super) struct Seen<'a> {
 }
 
 impl Lane {
-    pub fn new(partition: Box<dyn Partition>, ordered: bool) -> Self {
+    /// `permits`: for reading ahead.
+    pub fn new(partition: Box<dyn Partition>, window: Window, ordered: bool, permits: Option<&Permits>) -> Self {
         Self {
             name: partition.name().to_string(),
             comes_late: ordered && partition.comes_late(),
-            partition,
+            rows: Rows::new(partition, window, permits),
             ordered,
             offset: 0,
             chunks: VecDeque::new(),
@@ -98,8 +112,12 @@ impl Lane {
             read_max: i64::MIN,
             is_held: false,
             is_empty: false,
-            pause: None,
         }
+    }
+
+    /// Pauses from now on when rows were read, and when they were widened.
+    pub fn pause_between(&mut self, pause: Pause) {
+        self.rows.pause_between(pause);
     }
 
     /// Where to read on after a restart: rows between there and `offset` are passed over.
@@ -108,7 +126,7 @@ impl Lane {
     }
 
     pub fn seek(&mut self, resume: Position, offset: u64) -> Result<()> {
-        self.partition.seek(resume)?;
+        self.rows.seek(resume)?;
         (self.offset, self.skip_below, self.read_to) = (offset, offset, resume);
         Ok(())
     }
@@ -116,8 +134,8 @@ impl Lane {
     /// Refuses the partition when the bytes behind an earlier print are no longer those.
     pub fn check_print(&mut self, print: Print, source: &str) -> Result<()> {
         // What is gone is missed when a row of it is wanted.
-        if !self.partition.is_gone() {
-            let now = self.partition.print(Some(print.bytes))?;
+        if !self.is_gone() {
+            let now = self.rows.print(Some(print.bytes))?;
             print
                 .check(now, &self.name)
                 .map_err(|e| Error::new(e.kind(), format!("source {source} {}", e.message())))?;
@@ -128,8 +146,8 @@ impl Lane {
 
     /// Refuses an end that is one only because the file was cut or written anew while it was read.
     fn check_end(&self) -> Result<()> {
-        let Some(print) = self.print.filter(|_| !self.partition.is_gone()) else { return Ok(()) };
-        match self.partition.print(Some(print.bytes)) {
+        let Some(print) = self.print.filter(|_| !self.is_gone()) else { return Ok(()) };
+        match self.rows.print(Some(print.bytes)) {
             // Removed since: what was open was read to its end.
             Err(e) if e.kind() == Kind::NotFound => Ok(()),
             now => print.check(now?, &self.name),
@@ -141,10 +159,10 @@ impl Lane {
     pub fn new_print(&self) -> Result<Option<Print>> {
         let upto = match self.print {
             None => None,
-            Some(print) if self.partition.is_plain() && print.bytes < self.read_to.bytes => Some(self.read_to.bytes),
+            Some(print) if self.rows.is_plain() && print.bytes < self.read_to.bytes => Some(self.read_to.bytes),
             Some(_) => return Ok(None),
         };
-        let now = self.partition.print(upto)?;
+        let now = self.rows.print(upto)?;
         if let Some(bytes) = upto.filter(|bytes| now.is_some_and(|now| now.bytes < *bytes)) {
             Print { bytes, hash: 0 }.check(now, &self.name)?;
         }
@@ -163,7 +181,7 @@ impl Lane {
 
     /// Whether an ended partition has rows behind its end.
     pub fn has_more(&mut self) -> Result<bool> {
-        Ok(self.partition.may_grow() && self.chunks.is_empty() && matches!(self.partition.read()?, Read::Chunk(_)))
+        Ok(self.chunks.is_empty() && self.rows.has_more()?)
     }
 
     /// Whether the merge has to wait for it: its next event is not there yet, and may be before those of others.
@@ -176,7 +194,7 @@ impl Lane {
     }
 
     /// Event time of the next event a plan has not looked at; reads on if need be.
-    pub fn peek(&mut self, window: &Window) -> Result<Option<i64>> {
+    pub fn peek(&mut self) -> Result<Option<i64>> {
         loop {
             if let Some(chunk) = self.chunks.get(self.peek.0) {
                 if let Some(&ts) = chunk.event_times.get(self.peek.1) {
@@ -189,7 +207,7 @@ impl Lane {
                 self.peek = (self.peek.0 + 1, 0);
                 continue;
             }
-            if !self.read_more(window)? {
+            if !self.read_more()? {
                 return Ok(None);
             }
             if self.peek.0 == 0 {
@@ -198,15 +216,15 @@ impl Lane {
         }
     }
 
-    /// Looks at the events that go next: the head, and those behind it in its chunk while they are `before` the other
-    /// partitions' heads. Returns how many, the offset behind them and their latest time.
-    pub fn peek_run(&mut self, at_most: usize, before: impl Fn(i64) -> bool) -> (usize, u64, i64) {
+    /// Looks at the events that go next: the head, and those behind it in its chunk with times up to `through`. Returns how
+    /// many, the offset behind them and their latest time.
+    pub fn peek_run(&mut self, at_most: usize, through: i64) -> (usize, u64, i64) {
         let chunk = &self.chunks[self.peek.0];
-        let times = &chunk.event_times[self.peek.1..];
-        let offsets = &chunk.offsets[self.peek.1 + 1..];
-        let next = times[1..].iter().zip(offsets).take(at_most - 1);
-        let run = 1 + next.take_while(|&(&ts, &offset)| before(ts) && self.extent.has(ts, offset)).count();
-        let ts_max = times[..run].iter().copied().max().expect("a run has a head");
+        let next = self.peek.1 + 1..chunk.events().min(self.peek.1 + at_most);
+        let times = &chunk.event_times[next.clone()];
+        let follow = times.iter().position(|&ts| ts > through).unwrap_or(times.len());
+        let run = 1 + self.extent.inside(&times[..follow], &chunk.offsets[next]);
+        let ts_max = chunk.event_times[self.peek.1..][..run].iter().copied().max().expect("a run has a head");
         self.peek.1 += run;
         (run, chunk.offsets[self.peek.1 - 1] + 1, ts_max)
     }
@@ -221,43 +239,37 @@ impl Lane {
     }
 
     /// Reads what has arrived, up to a number of events, and answers the offset behind it.
-    pub fn arrived(&mut self, window: &Window, events_max: usize) -> Result<u64> {
+    pub fn arrived(&mut self, events_max: usize) -> Result<u64> {
         let mut waiting = self.waiting();
-        while waiting < events_max && self.read_more(window)? {
+        while waiting < events_max && self.read_more()? {
             waiting += self.chunks.back().map_or(0, |c| c.events());
         }
         Ok(self.read_to.offset.max(self.offset))
     }
 
+    fn is_gone(&self) -> bool {
+        self.rows.live().is_some_and(|partition| partition.is_gone())
+    }
+
     /// Hands out all rows before offset `end`, reading on if need be; those with a time behind `latest` are refused.
-    pub fn take_to(
-        &mut self,
-        end: u64,
-        latest: i64,
-        window: &Window,
-        id: PartitionId,
-        cut: &mut Cut,
-        seen: &mut Seen,
-    ) -> Result<()> {
+    pub fn take_to(&mut self, end: u64, latest: i64, id: PartitionId, cut: &mut Cut, seen: &mut Seen) -> Result<()> {
         while self.offset < end {
             let Some(chunk) = self.chunks.front() else {
-                if self.read_more(window)? || self.wait(end)? {
+                if self.read_more()? || self.wait(end)? {
                     continue;
                 }
                 return Err(self.gone(end));
             };
             let to = self.cursor + chunk.offsets[self.cursor..].partition_point(|&o| o < end);
             while self.cursor < to {
-                let times = &chunk.event_times[self.cursor..to];
-                let of_these = times.iter().zip(&chunk.offsets[self.cursor..to]);
-                let is_out = |(ts, offset): &(&i64, &u64)| !self.extent.has(**ts, **offset);
-                let out = of_these.clone().take_while(is_out).count();
+                let (times, offsets) = (&chunk.event_times[self.cursor..to], &chunk.offsets[self.cursor..to]);
+                let out = self.extent.outside(times, offsets);
                 if out > 0 {
                     seen.passed += out as u64;
                     self.cursor += out;
                     continue;
                 }
-                let times = &times[..of_these.take_while(|event| !is_out(event)).count()];
+                let times = &times[..self.extent.inside(times, offsets)];
                 let run = times.iter().position(|&ts| ts > latest).unwrap_or(times.len());
                 if run == 0 {
                     cut.refused.push((id, chunk.refuse_ahead(self.cursor, latest)));
@@ -302,12 +314,12 @@ impl Lane {
         self.chunks.iter().map(|c| c.events()).sum::<usize>() - self.cursor
     }
 
-    fn read_more(&mut self, window: &Window) -> Result<bool> {
+    fn read_more(&mut self) -> Result<bool> {
         if self.at_end {
             return Ok(false);
         }
-        let chunk = match self.partition.read().map_err(|e| e.at(format!("partition '{}'", self.name)))? {
-            Read::Chunk(chunk) => chunk,
+        let wide = match self.rows.read()? {
+            Read::Chunk(wide) => wide,
             Read::Pending => return Ok(false),
             Read::End => {
                 self.check_end()?;
@@ -315,17 +327,14 @@ impl Lane {
                 return Ok(false);
             }
         };
-        self.read_to = chunk.end;
-        self.pause.iter().for_each(|pause| pause());
-        let wide = window.widen(chunk)?;
-        self.pause.iter().for_each(|pause| pause());
+        self.read_to = wide.end;
         self.read_max = wide.event_times.iter().copied().fold(self.read_max, i64::max);
         if self.chunks.is_empty() {
             self.cursor = wide.offsets.partition_point(|&o| o < self.skip_below);
             self.refused_cursor = wide.refused.partition_point(|r| r.offset < self.skip_below);
             if wide.end.offset <= self.skip_below {
                 (self.cursor, self.refused_cursor) = (0, 0);
-                return self.read_more(window);
+                return self.read_more();
             }
         }
         self.chunks.push_back(wide);
@@ -334,12 +343,12 @@ impl Lane {
 
     /// Waits for rows in front of `end`; `false` when they will not come.
     fn wait(&mut self, end: u64) -> Result<bool> {
-        Ok(!self.at_end && self.partition.wait(end).map_err(|e| e.at(format!("partition '{}'", self.name)))?)
+        Ok(!self.at_end && self.rows.wait(end).map_err(|e| e.at(format!("partition '{}'", self.name)))?)
     }
 
     /// Whether rows are known to wait behind what was read.
     pub fn is_behind(&self) -> bool {
-        self.partition.is_behind()
+        self.rows.live().is_some_and(|partition| partition.is_behind())
     }
 
     /// Whether nothing has come of late, and nothing is known to be there.
@@ -349,12 +358,12 @@ impl Lane {
 
     /// Whether who brings rows says so.
     pub fn is_announced(&self) -> bool {
-        self.partition.is_announced()
+        self.rows.live().is_some_and(|partition| partition.is_announced())
     }
 
     /// What keeps rows from coming.
     pub fn trouble(&self) -> Option<String> {
-        self.partition.trouble()
+        self.rows.live()?.trouble()
     }
 
     fn gone(&self, end: u64) -> Error {

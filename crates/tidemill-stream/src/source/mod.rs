@@ -4,7 +4,6 @@
 //! read again from a [`Position`] gives the same rows with the same offsets; that is the whole contract, and all of
 //! recovery rests on it.
 
-pub(crate) mod ahead;
 mod arrow_ipc;
 mod columns;
 mod compress;
@@ -120,9 +119,9 @@ pub trait Partition: Send {
 
 /// What [`Partition::read`] found.
 #[derive(Debug)]
-pub enum Read {
+pub enum Read<T = Chunk> {
     /// At least one row, or at least one refused row.
-    Chunk(Chunk),
+    Chunk(T),
     /// Nothing now; the partition may grow.
     Pending,
     /// The partition's last row was handed out.

@@ -667,6 +667,10 @@ impl Shaped {
 impl Samples {
     /// The samples less the bad ones; half of a retract-and-correct pair never goes alone.
     fn without(mut self, bad: &[(u32, String)]) -> Result<Self> {
+        let is_half = |kind: &SampleKind| matches!(kind, SampleKind::Retract | SampleKind::Correct);
+        if bad.is_empty() && !self.kinds.iter().any(is_half) {
+            return Ok(self);
+        }
         let mut good = vec![true; self.labels.len()];
         for (i, _) in bad {
             good[*i as usize] = false;
@@ -716,6 +720,9 @@ impl Samples {
 /// Labels as numbers; rows without one, or with one that the loss does not take, are named in `bad`.
 pub fn labels(column: &ArrayRef, loss: Loss, bad: &mut Vec<(u32, String)>) -> Result<Vec<f32>> {
     let numbers = to_f32(column, "the label")?;
+    if numbers.null_count() == 0 && numbers.values().iter().all(|label| loss.is_label(*label)) {
+        return Ok(numbers.values().to_vec());
+    }
     for i in 0..numbers.len() {
         if numbers.is_null(i) {
             bad.push((i as u32, "label is missing".into()));

@@ -1,4 +1,5 @@
-//! Reading a partition ahead, on a thread of its own: rows are decoded while those before them are joined and learned.
+//! Reading a partition ahead, on a thread of its own: rows are decoded and widened while those before them are joined and
+//! learned.
 //!
 //! In: a partition whose rows are there from the start. Out: the same chunks in the same order, and the same errors behind
 //! the same rows. At most [`AHEAD_MAX`] chunks wait for who takes them. A permit says how many partitions are read so at
@@ -15,32 +16,34 @@ use std::{
 
 use tidemill_base::{Error, Result};
 
-use super::{Partition, Print, Read};
-use crate::Position;
+use super::wide::Wide;
+use crate::{
+    Position,
+    source::{Print, Read},
+    window::WideChunk,
+};
 
 /// Chunks that wait.
 const AHEAD_MAX: usize = 2;
 
 /// How many more partitions may be read ahead.
 #[derive(Clone)]
-pub(crate) struct Permits(Arc<AtomicUsize>);
+pub(super) struct Permits(Arc<AtomicUsize>);
 
 /// Given back when dropped.
 struct Permit(Permits);
 
 /// A partition that is read ahead while it has a permit.
-pub(crate) struct Ahead {
-    name: String,
+pub(super) struct Ahead {
     is_plain: bool,
-    may_grow: bool,
-    partition: Arc<Mutex<Box<dyn Partition>>>,
+    wide: Arc<Mutex<Wide>>,
     permits: Permits,
     reading: Option<Reading>,
 }
 
 struct Reading {
     /// `None` only while it is dropped.
-    chunks: Option<Receiver<Result<Read>>>,
+    chunks: Option<Receiver<Result<Read<WideChunk>>>>,
     thread: Option<JoinHandle<()>>,
     _permit: Permit,
 }
@@ -64,30 +67,58 @@ impl Drop for Permit {
 }
 
 impl Ahead {
-    /// Of a partition of which [`Partition::is_all_there`] is true.
-    pub fn new(partition: Box<dyn Partition>, permits: Permits) -> Self {
-        Self {
-            name: partition.name().to_string(),
-            is_plain: partition.is_plain(),
-            may_grow: partition.may_grow(),
-            partition: Arc::new(Mutex::new(partition)),
-            permits,
-            reading: None,
-        }
+    /// Of a partition of which [`crate::source::Partition::is_all_there`] is true.
+    pub fn new(wide: Wide, permits: Permits) -> Self {
+        Self { is_plain: wide.partition.is_plain(), wide: Arc::new(Mutex::new(wide)), permits, reading: None }
     }
 
-    fn partition(&self) -> MutexGuard<'_, Box<dyn Partition>> {
-        self.partition.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wide(&self) -> MutexGuard<'_, Wide> {
+        lock(&self.wide)
     }
+
+    pub fn read(&mut self) -> Result<Read<WideChunk>> {
+        if self.reading.is_none() {
+            let Some(permit) = self.permits.take() else { return self.wide().read() };
+            self.reading = Some(Reading::start(self.wide.clone(), permit)?);
+        }
+        let chunks = self.reading.as_ref().and_then(|reading| reading.chunks.as_ref());
+        let read = chunks.and_then(|chunks| chunks.recv().ok());
+        let read = read.unwrap_or_else(|| Err(Error::internal("a bug in tidemill ended the reading")));
+        if !matches!(read, Ok(Read::Chunk(_))) {
+            self.reading = None;
+        }
+        read
+    }
+
+    pub fn seek(&mut self, to: Position) -> Result<()> {
+        self.reading = None;
+        self.wide().partition.seek(to)
+    }
+
+    pub fn print(&self, bytes: Option<u64>) -> Result<Option<Print>> {
+        self.wide().partition.print(bytes)
+    }
+
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    pub fn has_more(&self) -> Result<bool> {
+        self.wide().has_more()
+    }
+}
+
+fn lock(wide: &Mutex<Wide>) -> MutexGuard<'_, Wide> {
+    wide.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reading {
     /// Reads to the end, or until nobody wants to know.
-    fn start(partition: Arc<Mutex<Box<dyn Partition>>>, permit: Permit) -> Result<Self> {
+    fn start(wide: Arc<Mutex<Wide>>, permit: Permit) -> Result<Self> {
         let (send, chunks) = sync_channel(AHEAD_MAX);
         let read = move || {
             loop {
-                let read = partition.lock().unwrap_or_else(PoisonError::into_inner).read();
+                let read = lock(&wide).read();
                 let goes_on = matches!(read, Ok(Read::Chunk(_)));
                 if send.send(read).is_err() || !goes_on {
                     return;
@@ -110,43 +141,6 @@ impl Drop for Reading {
     }
 }
 
-impl Partition for Ahead {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn read(&mut self) -> Result<Read> {
-        if self.reading.is_none() {
-            let Some(permit) = self.permits.take() else { return self.partition().read() };
-            self.reading = Some(Reading::start(self.partition.clone(), permit)?);
-        }
-        let chunks = self.reading.as_ref().and_then(|reading| reading.chunks.as_ref());
-        let read = chunks.and_then(|chunks| chunks.recv().ok());
-        let read = read.unwrap_or_else(|| Err(Error::internal("a bug in tidemill ended the reading")));
-        if !matches!(read, Ok(Read::Chunk(_))) {
-            self.reading = None;
-        }
-        read
-    }
-
-    fn seek(&mut self, to: Position) -> Result<()> {
-        self.reading = None;
-        self.partition().seek(to)
-    }
-
-    fn print(&self, bytes: Option<u64>) -> Result<Option<Print>> {
-        self.partition().print(bytes)
-    }
-
-    fn is_plain(&self) -> bool {
-        self.is_plain
-    }
-
-    fn may_grow(&self) -> bool {
-        self.may_grow
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -157,7 +151,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::Chunk;
+    use crate::{Chunk, source::Partition, window::Window};
 
     /// One row a chunk; fails behind row `fails_at`, once.
     struct Rows {
@@ -196,7 +190,7 @@ mod tests {
         }
     }
 
-    fn row(read: Read) -> Option<i64> {
+    fn row(read: Read<WideChunk>) -> Option<i64> {
         match read {
             Read::Chunk(chunk) => {
                 Some(arrow::array::AsArray::as_primitive::<Int64Type>(chunk.rows.column(0).as_ref()).value(0))
@@ -211,14 +205,18 @@ mod tests {
     #[test]
     fn what_is_read_ahead_is_what_is_read() {
         let permits = Permits::new(1);
-        let open = || Ahead::new(Box::new(Rows { next: 0, end: 9, fails_at: Some(5) }), permits.clone());
+        let open = || {
+            let window = Window { computed: None, event_time: Some(0), id: None, view: None };
+            let rows = Box::new(Rows { next: 0, end: 9, fails_at: Some(5) });
+            Ahead::new(Wide { partition: rows, window, pause: None }, permits.clone())
+        };
         let (mut first, mut second) = (open(), open());
         for partition in [&mut first, &mut second] {
             assert_eq!((0..5).map(|_| row(partition.read().unwrap()).unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
         }
         assert!(first.reading.is_some() && second.reading.is_none(), "there was one permit");
         for partition in [&mut first, &mut second] {
-            assert_eq!(partition.read().unwrap_err().message(), "behind row 5");
+            assert_eq!(partition.read().unwrap_err().message(), "partition 'rows': behind row 5");
             assert_eq!(row(partition.read().unwrap()), Some(5));
             assert_eq!(partition.print(Some(3)).unwrap(), Some(Print { bytes: 3, hash: 7 }));
             partition.seek(Position { offset: 2, bytes: 2 }).unwrap();
