@@ -164,7 +164,8 @@ async fn handle(
             if caller.is_some() && refusal.status == StatusCode::NOT_FOUND { no_source(source) } else { refusal }
         });
     }
-    let (began, bytes) = (Instant::now(), body.len());
+    // Only with a deadline is it asked: what looks at the clock takes time itself.
+    let (began, bytes) = (deadline.map(|_| Instant::now()), body.len());
     let reply = match route {
         Route::Predict(model) if is_arrow(&head.headers) => {
             Box::pin(predict_arrow(shared, model, &head.headers, body)).await
@@ -179,7 +180,10 @@ async fn handle(
         }
     };
     // How long a disk takes says nothing of others.
-    if deadline.is_some() && costs(&route) && reply.is_ok() {
+    if let Some(began) = began
+        && costs(&route)
+        && reply.is_ok()
+    {
         shared.load.took(bytes, began.elapsed());
     }
     reply

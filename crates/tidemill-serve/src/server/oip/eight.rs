@@ -20,6 +20,15 @@ pub(super) fn read(body: &[u8], at: usize, out: &mut Vec<f32>) -> Plain {
     Plain::Element(at)
 }
 
+/// Whether the processor can do it.
+#[cfg(test)]
+pub(super) fn is_there() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::is_there();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use core::arch::x86_64::*;

@@ -334,9 +334,15 @@ mod tests {
         let mut out = Vec::<f32>::new();
         let numbers = "0.53214,-12,3.5, 100000.2,7,-0,-0.0,1677721,0.1,12345678]}]}";
         let body = format!("\"data\":[{numbers}");
-        assert_eq!(plain(body.as_bytes(), 8, &mut out), Plain::Ended(body.len() - 3));
+        // Another processor leaves seven digits without a point to the way for one number.
+        let (end, count) = match eight::is_there() {
+            true => (Plain::Ended(body.len() - 3), 10),
+            false => (Plain::Element(8 + numbers.find("1677721").unwrap()), 7),
+        };
+        assert_eq!(plain(body.as_bytes(), 8, &mut out), end);
         let expected = [0.53214, -12.0, 3.5, 100000.2, 7.0, -0.0, -0.0, 1677721.0, 0.1, 12345678.0];
-        assert_eq!(out.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), expected.map(f32::to_bits));
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&out), bits(&expected[..count]));
         for none in
             ["]", " ]", "-]", ".]", "1.]", ".5]", "-.5]", "1.2.3]", "07]", "-07]", "00.5]", "1e5]", "1:]", "123456789]"]
         {
