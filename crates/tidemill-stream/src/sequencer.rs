@@ -158,7 +158,7 @@ impl Sequencer {
         let Input { window, lanes, .. } = &mut self.inputs[input];
         let id = PartitionId { input: input as u32, partition: lanes.len() as u32 };
         let mut lane = Lane::new(partition, window.clone(), ordered, self.permits.as_ref());
-        self.pause.iter().for_each(|pause| lane.pause_between(pause.clone()));
+        lane.pause.clone_from(&self.pause);
         lanes.push(lane);
         let behind = self.ids.partition_point(|other| *other < id);
         self.ids = [&self.ids[..behind], &[id], &self.ids[behind..]].concat().into();
@@ -171,7 +171,7 @@ impl Sequencer {
     /// Pauses from now on when rows were read, and when they were widened.
     pub fn pause_between(&mut self, pause: Pause) {
         let lanes = self.inputs.iter_mut().flat_map(|input| &mut input.lanes);
-        lanes.for_each(|lane| lane.pause_between(pause.clone()));
+        lanes.for_each(|lane| lane.pause = Some(pause.clone()));
         self.pause = Some(pause);
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use tidemill_base::{Error, Result};
 
-use super::wide::Wide;
+use super::{Pause, wide::Wide};
 use crate::{
     Position,
     source::{Print, Read},
@@ -76,9 +76,10 @@ impl Ahead {
         lock(&self.wide)
     }
 
-    pub fn read(&mut self) -> Result<Read<WideChunk>> {
+    /// Pauses where there is no permit, and the rows are read and widened here.
+    pub fn read(&mut self, pause: Option<&Pause>) -> Result<Read<WideChunk>> {
         if self.reading.is_none() {
-            let Some(permit) = self.permits.take() else { return self.wide().read() };
+            let Some(permit) = self.permits.take() else { return self.wide().read(pause) };
             self.reading = Some(Reading::start(self.wide.clone(), permit)?);
         }
         let chunks = self.reading.as_ref().and_then(|reading| reading.chunks.as_ref());
@@ -118,7 +119,7 @@ impl Reading {
         let (send, chunks) = sync_channel(AHEAD_MAX);
         let read = move || {
             loop {
-                let read = lock(&wide).read();
+                let read = lock(&wide).read(None);
                 let goes_on = matches!(read, Ok(Read::Chunk(_)));
                 if send.send(read).is_err() || !goes_on {
                     return;
@@ -208,29 +209,42 @@ mod tests {
         let open = || {
             let window = Window { computed: None, event_time: Some(0), id: None, view: None };
             let rows = Box::new(Rows { next: 0, end: 9, fails_at: Some(5) });
-            Ahead::new(Wide { partition: rows, window, pause: None }, permits.clone())
+            Ahead::new(Wide { partition: rows, window }, permits.clone())
         };
         let (mut first, mut second) = (open(), open());
         for partition in [&mut first, &mut second] {
-            assert_eq!((0..5).map(|_| row(partition.read().unwrap()).unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+            assert_eq!(
+                (0..5).map(|_| row(partition.read(None).unwrap()).unwrap()).collect::<Vec<_>>(),
+                [0, 1, 2, 3, 4]
+            );
         }
         assert!(first.reading.is_some() && second.reading.is_none(), "there was one permit");
         for partition in [&mut first, &mut second] {
-            assert_eq!(partition.read().unwrap_err().message(), "partition 'rows': behind row 5");
-            assert_eq!(row(partition.read().unwrap()), Some(5));
+            assert_eq!(partition.read(None).unwrap_err().message(), "partition 'rows': behind row 5");
+            assert_eq!(row(partition.read(None).unwrap()), Some(5));
             assert_eq!(partition.print(Some(3)).unwrap(), Some(Print { bytes: 3, hash: 7 }));
             partition.seek(Position { offset: 2, bytes: 2 }).unwrap();
-            let rows: Vec<i64> = std::iter::from_fn(|| row(partition.read().unwrap())).collect();
+            let rows: Vec<i64> = std::iter::from_fn(|| row(partition.read(None).unwrap())).collect();
             assert_eq!(rows, [2, 3, 4, 5, 6, 7, 8]);
             assert!(partition.reading.is_none(), "the end gives the permit back");
-            assert_eq!(row(partition.read().unwrap()), None, "and stays the end");
+            assert_eq!(row(partition.read(None).unwrap()), None, "and stays the end");
+        }
+        // The first has the permit again: its thread holds up nobody.
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let pause: Pause = Arc::new(move || _ = counted.fetch_add(1, Ordering::Relaxed));
+        for (partition, pauses) in [(&mut first, 0), (&mut second, 2)] {
+            let before = count.load(Ordering::Relaxed);
+            partition.seek(Position::default()).unwrap();
+            assert_eq!(row(partition.read(Some(&pause)).unwrap()), Some(0));
+            assert_eq!(count.load(Ordering::Relaxed) - before, pauses, "pauses of who asks");
         }
         // One that is let go of while its reader waits for room.
         first.seek(Position::default()).unwrap();
-        assert_eq!(row(first.read().unwrap()), Some(0));
+        assert_eq!(row(first.read(None).unwrap()), Some(0));
         drop(first);
         second.seek(Position::default()).unwrap();
-        assert_eq!(row(second.read().unwrap()), Some(0));
+        assert_eq!(row(second.read(None).unwrap()), Some(0));
         assert!(second.reading.is_some());
     }
 }

@@ -46,6 +46,7 @@ pub(super) struct Lane {
     pub is_held: bool,
     /// Whether nothing had arrived at the last cut.
     pub is_empty: bool,
+    pub pause: Option<Pause>,
 }
 
 /// Which events of a lane are let in, where history and stream overlap.
@@ -112,12 +113,8 @@ impl Lane {
             read_max: i64::MIN,
             is_held: false,
             is_empty: false,
+            pause: None,
         }
-    }
-
-    /// Pauses from now on when rows were read, and when they were widened.
-    pub fn pause_between(&mut self, pause: Pause) {
-        self.rows.pause_between(pause);
     }
 
     /// Where to read on after a restart: rows between there and `offset` are passed over.
@@ -318,7 +315,7 @@ impl Lane {
         if self.at_end {
             return Ok(false);
         }
-        let wide = match self.rows.read()? {
+        let wide = match self.rows.read(self.pause.as_ref())? {
             Read::Chunk(wide) => wide,
             Read::Pending => return Ok(false),
             Read::End => {

@@ -16,30 +16,26 @@ use crate::{
 pub(super) struct Wide {
     pub partition: Box<dyn Partition>,
     pub window: Window,
-    pub pause: Option<Pause>,
 }
 
 impl Wide {
-    pub fn read(&mut self) -> Result<Read<WideChunk>> {
+    /// Pauses when rows were read, and when they were widened.
+    pub fn read(&mut self, pause: Option<&Pause>) -> Result<Read<WideChunk>> {
         let read = self.partition.read().map_err(|e| e.at(format!("partition '{}'", self.partition.name())))?;
         let chunk = match read {
             Read::Chunk(chunk) => chunk,
             Read::Pending => return Ok(Read::Pending),
             Read::End => return Ok(Read::End),
         };
-        self.pause();
+        pause.iter().for_each(|pause| pause());
         let wide = self.window.widen(chunk)?;
-        self.pause();
+        pause.iter().for_each(|pause| pause());
         Ok(Read::Chunk(wide))
     }
 
     /// Whether there are rows behind the end.
     pub fn has_more(&mut self) -> Result<bool> {
         Ok(self.partition.may_grow() && matches!(self.partition.read()?, Read::Chunk(_)))
-    }
-
-    fn pause(&self) {
-        self.pause.iter().for_each(|pause| pause());
     }
 }
 
@@ -55,26 +51,18 @@ impl Rows {
     /// Of a partition, read ahead where there are permits and it can be.
     pub fn new(partition: Box<dyn Partition>, window: Window, permits: Option<&Permits>) -> Self {
         let permits = permits.filter(|_| partition.is_all_there());
-        let wide = Wide { partition, window, pause: None };
+        let wide = Wide { partition, window };
         match permits {
             Some(permits) => Self::Ahead(Ahead::new(wide, permits.clone())),
             None => Self::Here(wide),
         }
     }
 
-    /// Pauses from now on when rows were read, and when they were widened.
-    pub fn pause_between(&mut self, pause: Pause) {
+    /// Pauses between the steps, where they are done by who asks.
+    pub fn read(&mut self, pause: Option<&Pause>) -> Result<Read<WideChunk>> {
         match self {
-            Self::Here(wide) => wide.pause = Some(pause),
-            // It holds up nobody.
-            Self::Ahead(_) => {}
-        }
-    }
-
-    pub fn read(&mut self) -> Result<Read<WideChunk>> {
-        match self {
-            Self::Here(wide) => wide.read(),
-            Self::Ahead(ahead) => ahead.read(),
+            Self::Here(wide) => wide.read(pause),
+            Self::Ahead(ahead) => ahead.read(pause),
         }
     }
 
