@@ -94,11 +94,15 @@ impl Layout {
             true => (word >> FORM_SHIFT, word & ((1 << FORM_SHIFT) - 1)),
             false => (0, word),
         };
-        let (form, number) = (*FORMS.get(form as usize)?, number as usize);
-        let before: usize =
-            FORMS.iter().zip(self.counts).take(form as usize).map(|(f, n)| f.bytes(self.width) * n).sum();
-        let from = before + number * form.bytes(self.width);
-        (number < self.counts[form as usize]).then(|| (form, from..from + form.bytes(self.width)))
+        let (form, number) = (form as usize, number as usize);
+        // First, since only rows that are there are known to end within a file.
+        if number >= *self.counts.get(form)? {
+            return None;
+        }
+        let bytes_each = FORMS.map(|form| form.bytes(self.width));
+        let before: usize = bytes_each.iter().zip(self.counts).take(form).map(|(bytes, count)| bytes * count).sum();
+        let from = before + number * bytes_each[form];
+        Some((FORMS[form], from..from + bytes_each[form]))
     }
 
     /// Pages of lines and rows: those that are looked at one by one.
