@@ -1,22 +1,9 @@
 //! Connections: accepted up to a bound, served one request after another, and closed in order. Beyond the bound, one without a
 //! request makes room for the next.
 
-use std::{
-    convert::Infallible,
-    future::{Future, poll_fn},
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Poll, Waker},
-    time::Duration,
-};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use hyper::{
-    Request, StatusCode,
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{Request, StatusCode, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -29,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use super::{
     Shared,
     frames::Frames,
-    grpc,
+    grpc, http1,
     metrics::Reason,
     places::Places,
     reply::Refusal,
@@ -45,8 +32,6 @@ const TURNED_AWAY_MAX: usize = 64;
 const LINGER: Duration = Duration::from_secs(1);
 /// Open files that are not for connections.
 const FILES_KEPT: usize = 32;
-/// What hyper takes when it is not told.
-const HEADERS_MAX_OF_HYPER: usize = 100;
 
 /// Accepts connections until the server stops, then waits for those that are open.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -116,13 +101,13 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, waiting: Arc<Waiting>) {
         let Some(stream) = Box::pin(encrypted(stream, tls, &shared)).await else { return };
         match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Box::pin(serve_http2(stream, shared, waiting)).await,
-            _ => Box::pin(serve_http1(stream, shared, waiting)).await,
+            _ => Box::pin(http1::serve(stream, shared, waiting)).await,
         }
         return;
     }
     match begins_http2(&stream, &shared).await {
         Some(true) => serve_http2(stream, shared, waiting).await,
-        Some(false) => serve_http1(stream, shared, waiting).await,
+        Some(false) => http1::serve(stream, shared, waiting).await,
         None => {}
     }
 }
@@ -155,80 +140,6 @@ const TLS_BEGINS: u8 = 0x16;
 
 fn plain_text() -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "invalid", "this port speaks TLS; use https://")
-}
-
-async fn serve_http1(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>, waiting: Arc<Waiting>) {
-    let limits = &shared.limits;
-    waiting.begins();
-    let io = TokioIo::new(Guarded::waiting(stream, limits.write_timeout, waiting.clone()));
-    let (answering, told) = (&shared, &waiting);
-    let service = service_fn(move |request| async move {
-        told.ends();
-        let reply = router::answer(answering, request).await;
-        // What goes on has no end to wait from; the connection is closed behind it.
-        if reply.body().is_whole() {
-            told.begins();
-        }
-        Ok::<_, Infallible>(reply)
-    });
-    let mut builder = http1::Builder::new();
-    builder
-        .max_buf_size(limits.header_bytes_max.max(8192))
-        // Replies are mostly short: one copy costs less than two places to write from.
-        .writev(false);
-    // Said out loud, hyper clears room for all of them before each request.
-    if limits.headers_max != HEADERS_MAX_OF_HYPER {
-        builder.max_headers(limits.headers_max);
-    }
-    let mut connection = builder.serve_connection(io, service);
-    let mut stop = shared.stop.clone();
-    let ended = {
-        // Unlike `select!`, this looks for the stop once for each waker and not once for each request.
-        let mut stop_comes = std::pin::pin!(stopped(&mut stop));
-        let mut told: Option<Waker> = None;
-        let mut stopping = false;
-        let mut timer = std::pin::pin!(sleep(limits.header_timeout));
-        poll_fn(|cx| {
-            let will_be_told = told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-            if !stopping && (!will_be_told || shared.stop.has_changed().unwrap_or(true)) {
-                told = Some(cx.waker().clone());
-                stopping = stop_comes.as_mut().poll(cx).is_ready();
-                if stopping {
-                    Pin::new(&mut connection).graceful_shutdown();
-                }
-            }
-            // Set anew for what is left when it goes off, and not for each request.
-            while (!will_be_told || timer.is_elapsed()) && timer.as_mut().poll(cx).is_ready() {
-                match waiting.left(limits.header_timeout) {
-                    Some(left) => timer.as_mut().reset(Instant::now() + left),
-                    None => return Poll::Ready(Err(Ended::TooLate)),
-                }
-            }
-            Pin::new(&mut connection).poll(cx).map_err(|_| Ended::Badly)
-        })
-        .await
-    };
-    // Where the connection ended well, hyper has closed it.
-    if let Err(ended) = ended {
-        let parts = connection.into_parts();
-        let mut stream = parts.io.into_inner();
-        // A connection that was only idle is closed without a word.
-        if ended == Ended::TooLate && !parts.read_buf.is_empty() {
-            let refusal =
-                Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's headers did not arrive in time");
-            let _ = stream.write_all(&raw(refusal)).await;
-        }
-        linger(&mut stream).await;
-    }
-}
-
-/// Why a connection is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    /// The head of a request did not come in time.
-    TooLate,
-    /// What came is no HTTP, or nothing comes any more.
-    Badly,
 }
 
 /// How a connection of HTTP/2 begins when nobody negotiated.
@@ -318,7 +229,7 @@ pub(super) fn raw(refusal: Refusal) -> Vec<u8> {
 }
 
 /// Closing while bytes of the caller lie unread would take the reply away from them as well: those are read first.
-async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+pub(super) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let _ = timeout(LINGER, async {
         stream.shutdown().await?;
         let mut sink = [0; 8192];

@@ -56,7 +56,8 @@ fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
     !host.is_empty() && authority.is_some_and(|a| a.eq_ignore_ascii_case(host))
 }
 
-fn names_this_machine(host: &[u8]) -> bool {
+/// Whether a `Host` is an address, or the name of this machine.
+pub(super) fn names_this_machine(host: &[u8]) -> bool {
     let name = match host.strip_prefix(b"[") {
         Some(v6) => v6.split(|b| *b == b']').next().unwrap_or_default(),
         None => host.iter().rposition(|b| *b == b':').map_or(host, |colon| &host[..colon]),

@@ -25,6 +25,7 @@ const BUCKETS_US: [u64; 9] = [50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 2
 #[derive(Default)]
 pub(super) struct Metrics {
     requests: [[AtomicU64; CLASSES.len()]; ROUTES.len()],
+    plain: AtomicU64,
     predict: Times,
     rows: AtomicU64,
     rank: Times,
@@ -141,6 +142,11 @@ impl Metrics {
         self.requests[route][class].fetch_add(1, Relaxed);
     }
 
+    /// One of those that were answered was plain.
+    pub fn plain(&self) {
+        self.plain.fetch_add(1, Relaxed);
+    }
+
     pub fn predicted(&self, rows: usize, took: Duration) {
         self.predict.add(took);
         self.rows.fetch_add(rows as u64, Relaxed);
@@ -181,6 +187,9 @@ impl Metrics {
                 line(&mut out, &format!("tidemill_http_requests_total{{route=\"{route}\",status=\"{class}\"}}"), count);
             }
         }
+        let name = "tidemill_http_plain_requests_total";
+        head(&mut out, name, "counter", "Requests answered that came whole and said nothing unusual: the fast path.");
+        line(&mut out, name, &self.plain);
         head(&mut out, "tidemill_http_connections", "gauge", "Connections that are open.");
         line(&mut out, "tidemill_http_connections", &self.connections);
         head(

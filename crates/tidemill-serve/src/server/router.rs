@@ -190,7 +190,7 @@ async fn handle(
 }
 
 /// What a model answers from memory.
-fn score(
+pub(super) fn score(
     shared: &Shared,
     model: &ServedModel,
     route: &Route<'_>,

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -50,11 +51,13 @@ pub(super) struct Guarded<S> {
     frames: Option<Frames>,
     /// Is told when bytes leave.
     waiting: Option<Arc<Waiting>>,
+    /// Bytes that came before those of the stream.
+    before: Bytes,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     pub fn new(stream: S, write_timeout: Duration) -> Self {
-        Self { stream, write_timeout, stalled: None, instead: None, frames: None, waiting: None }
+        Self { stream, write_timeout, stalled: None, instead: None, frames: None, waiting: None, before: Bytes::new() }
     }
 
     /// The same, telling `waiting` what leaves.
@@ -65,6 +68,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     /// The same for HTTP/2: cut as well when its other end floods it with frames that ask for nothing.
     pub fn counting(stream: S, write_timeout: Duration, frames: Frames) -> Self {
         Self { frames: Some(frames), ..Self::new(stream, write_timeout) }
+    }
+
+    /// The same, giving these bytes before its own.
+    pub fn behind(self, before: Bytes) -> Self {
+        Self { before, ..self }
     }
 
     fn watched<T>(
@@ -86,6 +94,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.before.is_empty() {
+            let some = self.before.len().min(buf.remaining());
+            buf.put_slice(&self.before.split_to(some));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_ready()
