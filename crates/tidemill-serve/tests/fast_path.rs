@@ -1,5 +1,7 @@
 //! Plain requests are answered as hyper answers them, whatever comes before, behind or instead of them.
 
+#![allow(clippy::disallowed_methods, reason = "a pause between two parts of a request is what is tried here")]
+
 mod support;
 
 use std::{
