@@ -195,7 +195,7 @@ fn a_body_may_come_late() {
         thread::sleep(Duration::from_millis(pause_ms));
         stream.write_all(body.as_bytes()).unwrap();
         let text = read_one(&mut stream);
-        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("\r\ndate: "), "{text}");
     }
     let answer = site.raw(head);
     assert_eq!(answer.status, 408, "{answer:?}");

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::SystemTime,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -159,7 +159,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> FastPath<'a, S> {
                 let Some(reply) = answer(shared, path, body) else { return Step::Other };
                 self.waiting.begins();
                 let ReplyBody::Whole(body) = reply.body() else { return Step::Other };
-                write(reply.headers(), body, self.date.at(shared.load.clock_ms()), &mut self.out);
+                write(reply.headers(), body, self.date.now(shared), &mut self.out);
                 self.buffer.drain(..whole);
                 Step::Answered
             }
@@ -280,9 +280,11 @@ struct Date {
 
 impl Date {
     /// Made anew when the clock that all connections share has moved on.
-    fn at(&mut self, clock_ms: u64) -> &str {
+    fn now(&mut self, shared: &Shared) -> &str {
+        let clock_ms = shared.load.clock_ms();
         if self.text.is_empty() || self.clock_ms != clock_ms {
-            self.text = httpdate::fmt_http_date(SystemTime::now());
+            let since_1970 = Duration::from_millis(shared.host.wall_ms().max(0) as u64);
+            self.text = httpdate::fmt_http_date(UNIX_EPOCH + since_1970);
             self.clock_ms = clock_ms;
         }
         &self.text
