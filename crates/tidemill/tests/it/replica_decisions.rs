@@ -284,7 +284,13 @@ fn what_is_done_in_part_is_neither_forgotten_nor_repeated_over_others() {
     std::fs::remove_file(pair.scratch.path(&format!("replica/models/ctr/versions/{first:06}.snapshot"))).unwrap();
     post(&trainer, "/v1/models/ctr:rollback", json!({"version": second}));
     eventually("the live version is taken over", || (model(&replica)["version"] == second).then_some(()));
-    post(&replica, "/v1/models/ctr:rollback", json!({"version": own}));
+    // The replica tries again what it could not take over, and is asked to come back while it does.
+    let back = json!({"version": own}).to_string();
+    eventually("the replica is its own operator's", || {
+        let (status, text) = replica.post("/v1/models/ctr:rollback", &back);
+        assert!(matches!(status, 200 | 409), "{status}: {text}");
+        (status == 200).then_some(())
+    });
     // Longer than the pause before the next try.
     let until = std::time::Instant::now() + std::time::Duration::from_millis(1500);
     while std::time::Instant::now() < until {
