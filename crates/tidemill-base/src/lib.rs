@@ -12,6 +12,7 @@ pub mod duration;
 pub mod error;
 pub mod hash;
 pub mod rng;
+pub mod scatter;
 pub mod simd;
 pub mod store;
 
@@ -20,3 +21,4 @@ pub use count::thousands;
 pub use error::{Error, Kind, Result};
 pub use hash::{StateHash, StateHasher, hash64, hash64_of_u64, hash128};
 pub use rng::Rng;
+pub use scatter::Scatter;

@@ -7,7 +7,10 @@ use arrow::{
 use expect_test::{Expect, expect};
 use std::sync::Arc;
 use tidemill_base::hash64;
-use tidemill_model::feature::{ColumnSpec, Extractor, FEATURES_MAX, Features};
+use tidemill_model::{
+    feature::{ColumnSpec, Extractor, FEATURES_MAX, Features},
+    params::{ABSENT, ParamTable, TableSpec, Updated},
+};
 
 fn plain(column: &str) -> ColumnSpec {
     ColumnSpec::Plain { column: column.into() }
@@ -315,4 +318,56 @@ fn a_mistake_in_the_column_clause_is_answered_with_what_would_work() {
         &[cross(vec![plain("user")], None)],
         expect!["COLUMN CROSS([user]): CROSS takes two columns or more"],
     );
+}
+
+/// The numbers whose keys in a slot begin with these 40 bits: XXH3 of eight bytes undone, which anybody can do who knows what
+/// it was seeded with.
+fn values_of_keys(slot: &str, first: u64, count: u64) -> Vec<i64> {
+    const FACTOR: u64 = 0x9fb2_1c65_1e98_df25;
+    const SECRET: u64 = 0xc73a_b174_c5ec_d5a2;
+    // Newton's iteration doubles the bits that are right.
+    let inverse = (0..6).fold(FACTOR, |x, _| x.wrapping_mul(2u64.wrapping_sub(FACTOR.wrapping_mul(x))));
+    let seed = hash64(slot.as_bytes(), 0);
+    let seed = seed ^ ((seed as u32).swap_bytes() as u64) << 32;
+    let value = |key: u64| {
+        let h = (key ^ key >> 28 ^ key >> 56).wrapping_mul(inverse);
+        let mut h = (h ^ (h >> 35).wrapping_add(8)).wrapping_mul(inverse);
+        // p = 1 + r^49 + r^24 of rotations has p^64 = 1, so p^63 undoes it.
+        (0..6).for_each(|i| h ^= h.rotate_left(49 << i & 63) ^ h.rotate_left(24 << i & 63));
+        (h ^ SECRET.wrapping_sub(seed)).rotate_right(32) as i64
+    };
+    (0..count).map(|i| value(first << 24 | i)).collect()
+}
+
+/// F53, B49: who knows how keys are made chooses values whose keys crowd in one place; who does not know the secret does not.
+#[test]
+fn under_a_secret_chosen_values_have_keys_as_even_as_others() {
+    let values = values_of_keys("user", 0x12_3456_789a, 6_000);
+    let rows = RecordBatch::try_from_iter([("user", Arc::new(Int64Array::from(values)) as ArrayRef)]).unwrap();
+    let extract = |secret: u64| {
+        let mut features = Features::new();
+        Extractor::bind_under(&[plain("user")], &rows.schema(), secret).unwrap().extract(&rows, &mut features).unwrap();
+        features
+    };
+    let most_in_one_place = |features: &Features| {
+        let mut places = std::collections::BTreeMap::new();
+        let users = features.keys.iter().zip(&features.slots).filter(|(_, slot)| **slot == 1);
+        users.for_each(|(key, _)| *places.entry(key >> 52).or_insert(0) += 1);
+        places.into_values().max()
+    };
+    assert_eq!(most_in_one_place(&extract(0)), Some(6_000));
+    for secret in 1..20 {
+        let most = most_in_one_place(&extract(secret));
+        assert!(most < Some(14), "{most:?} under {secret}");
+    }
+
+    // A table takes them all, where it refuses those that one bucket has no room for.
+    let refused = |features: &Features| {
+        let table = ParamTable::new(TableSpec::new(2, 1 << 20), 1).unwrap();
+        let mut part = table.write(0);
+        let is_new = |key: &&u64| part.update_pair(**key, ABSENT, |_, _| Some((1.0, 1.0))) == Updated::Done;
+        features.keys.len() - features.keys.iter().filter(is_new).count()
+    };
+    assert!(refused(&extract(0)) > 1_000);
+    assert_eq!(refused(&extract(1)), 0);
 }

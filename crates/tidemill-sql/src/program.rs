@@ -4,9 +4,13 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
-use tidemill_base::attribute::{Attribute, Settings};
-use tidemill_model::ColumnSpec;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use tidemill_base::{
+    Result,
+    attribute::{Attribute, Settings},
+    hash64,
+};
+use tidemill_model::{ColumnSpec, feature::Extractor};
 use tidemill_stream::{
     Transform,
     aggregate::{AsOfRequest, LookUp, RequestParts, ViewSpec},
@@ -14,6 +18,11 @@ use tidemill_stream::{
     sink::SinkSpec,
     source::SourceSpec,
 };
+
+/// The setting that keys of features are hashed under.
+pub(crate) const HASH_SECRET: &str = "hash.secret";
+/// So that a secret is no name of a slot.
+const SECRET_SEED: u64 = 53;
 
 /// What the binder has to know from outside.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +130,24 @@ pub struct TrainJob {
     pub apart: Option<String>,
     /// SQL of this job and of all it depends on, those that it is learned together with too; [`crate::bind`] takes it.
     pub text: String,
+}
+
+impl TrainJob {
+    /// Its features, of the rows that its pipeline gives.
+    pub fn extractor(&self) -> Result<Extractor> {
+        self.extractor_of(&self.pipeline.output)
+    }
+
+    /// Its features, of rows of another pipeline.
+    pub fn extractor_of(&self, rows: &Schema) -> Result<Extractor> {
+        let written = self.settings.is_written(HASH_SECRET).then(|| self.settings.text(HASH_SECRET)).flatten();
+        Extractor::bind_under(&self.columns, rows, written.map_or(0, |text| secret(&text)))
+    }
+}
+
+/// What keys are hashed under; 0 of no text.
+fn secret(text: &str) -> u64 {
+    if text.is_empty() { 0 } else { hash64(text.as_bytes(), SECRET_SEED).max(1) }
 }
 
 /// Rows that leave.

@@ -39,7 +39,7 @@ const fn duration(name: &'static str, default: &'static str, doc: &'static str) 
 }
 
 /// Every attribute of `TO TRAIN ... WITH`.
-pub static ATTRIBUTES: [Attribute; 57] = [
+pub static ATTRIBUTES: [Attribute; 58] = [
     by_slot("model.optimizer", &Type::Choice(OPTIMIZERS), None, "optimizer of weights; ftrl unless said otherwise"),
     by_slot("model.alpha", &RATE, None, "learning rate of weights: 0.1, for momentum 0.01, for adam and amsgrad 0.001"),
     by_slot(
@@ -259,6 +259,12 @@ pub static ATTRIBUTES: [Attribute; 57] = [
     ),
     integer("validate.window", 10, WINDOW_MAX as i64, "100000", "samples that recent figures are about"),
     text("validate.by", "", "column by whose values figures are told apart, up to 1,000 of them"),
+    text(
+        "hash.secret",
+        "",
+        "text that keys of features are hashed under: who sends events and does not know it cannot choose values whose keys crowd \
+         in one place of the table; it stays as it is for as long as the model lives",
+    ),
     integer(
         "join.pending_max",
         1,

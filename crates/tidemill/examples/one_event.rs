@@ -20,7 +20,6 @@ use tidemill::{
     program,
 };
 use tidemill_base::{Error, Result};
-use tidemill_model::feature::Extractor;
 use tidemill_serve::{live::LiveModel, predict::Predictor, registry::Registry};
 use tidemill_sql::{Statement, TrainJob};
 use tidemill_stream::source::{self, Read};
@@ -76,7 +75,7 @@ fn open(job: &TrainJob, engine: &mut Engine) -> Result<()> {
 }
 
 fn predictor(job: &TrainJob, live: Arc<LiveModel>) -> Result<Predictor> {
-    let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
+    let extractor = job.extractor()?;
     let columns = job.pipeline.left.source.columns.clone();
     Predictor::new(&job.model, columns, job.pipeline.request.clone(), extractor, live)
 }
@@ -155,7 +154,7 @@ fn bind(dir: &Path) -> Result<TrainJob> {
 }
 
 fn job_slots(job: &TrainJob) -> Result<String> {
-    Ok(Extractor::bind(&job.columns, &job.pipeline.output)?.slots().join(", "))
+    Ok(job.extractor()?.slots().join(", "))
 }
 
 fn stop(name: &str, value: &str) {

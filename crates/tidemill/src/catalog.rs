@@ -17,7 +17,6 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tidemill_base::{Clock, Error, Kind, Result, store::data_dir::DataDir};
-use tidemill_model::feature::Extractor;
 use tidemill_serve::{
     live::LiveModel,
     predict::Predictor,
@@ -166,7 +165,7 @@ pub fn open_model(data: &DataDir, name: &str) -> Result<Arc<ServedModel>> {
     }
     let weights = registry.open_weights(meta.version)?;
     let live = Arc::new(LiveModel::fixed(weights, meta.version, meta.mini_batch));
-    let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
+    let extractor = job.extractor()?;
     let input = job.pipeline.left.source.columns.clone();
     let predictor = Predictor::new(name, input, job.pipeline.request.clone(), extractor, live)?;
     Ok(Arc::new(ServedModel::open(predictor, Arc::new(registry))?))

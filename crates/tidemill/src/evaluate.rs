@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tidemill_base::{Error, Result};
 use tidemill_model::{
-    feature::{Extractor, Features},
+    feature::Features,
     weights::{ScoreScratch, WeightTable},
 };
 use tidemill_serve::registry::Registry;
@@ -52,7 +52,7 @@ pub fn evaluate(data_root: &Path, job: &EvaluateJob, signal: &Signal) -> Result<
     let task = TrainSpec::from_settings(&trained.learner, &trained.settings)?.task();
     let outputs = weights.outputs();
     let (mut scratch, mut scores) = (ScoreScratch::default(), Vec::new());
-    let extractor = Extractor::bind(&trained.columns, &job.pipeline.output)?;
+    let extractor = trained.extractor_of(&job.pipeline.output)?;
     let mut out =
         Evaluated { version, summary: Validation::new(task, 10, 1).summary(), refused: 0, first_refusal: None };
     let mut validation = Validation::new(task, 100_000, 1);

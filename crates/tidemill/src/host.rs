@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tidemill_base::{Error, Result};
-use tidemill_model::feature::Extractor;
 use tidemill_serve::{
     live::LiveModel,
     live_views::LiveViews,
@@ -91,7 +90,7 @@ impl AppHost {
         views: Option<Arc<LiveViews>>,
         registry: Arc<Registry>,
     ) -> Result<()> {
-        let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
+        let extractor = job.extractor()?;
         let input = job.pipeline.left.source.columns.clone();
         let request = match views {
             Some(views) => job.pipeline.request_with(views),

@@ -111,7 +111,7 @@ impl Scorer {
             return Err(Error::invalid(format!("column '{}' would be there twice", twice.1.name())));
         }
         let scorer = Self {
-            extractor: Extractor::bind(&job.columns, &job.pipeline.output)?,
+            extractor: job.extractor()?,
             request,
             absent: columns.fields().iter().map(|f| new_null_array(f.data_type(), 0)).collect(),
             columns,

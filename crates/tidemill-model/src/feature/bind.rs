@@ -55,6 +55,12 @@ pub(super) enum Source {
 impl Extractor {
     /// Binds the COLUMN clause to the columns of `schema`.
     pub fn bind(columns: &[ColumnSpec], schema: &Schema) -> Result<Self> {
+        Self::bind_under(columns, schema, 0)
+    }
+
+    /// The same with keys hashed under a secret; 0 is none. Who does not know it cannot choose values whose keys crowd in one
+    /// place of the tables. XXH3 under a seed is no cryptographic hash: this holds as long as nobody is shown keys.
+    pub fn bind_under(columns: &[ColumnSpec], schema: &Schema, secret: u64) -> Result<Self> {
         let mut bound: BTreeMap<String, Source> = BTreeMap::new();
         let mut types: Vec<(usize, DataType)> = Vec::new();
         for spec in columns {
@@ -67,7 +73,7 @@ impl Extractor {
                     "COLUMN {spec}: slot '{slot}' is the model's own constant; rename the column with AS"
                 )));
             }
-            bound.insert(slot, bind_source(spec, schema)?);
+            bound.insert(slot, bind_source(spec, schema, secret)?);
             for column in spec.columns() {
                 let (index, data_type) = find(column, schema)?;
                 types.push((index, data_type.clone()));
@@ -75,7 +81,7 @@ impl Extractor {
         }
         types.sort_by_key(|(index, _)| *index);
         types.dedup();
-        bound.insert(BIAS_SLOT.to_string(), Source::Bias(feature_key(b"", slot_seed(BIAS_SLOT))));
+        bound.insert(BIAS_SLOT.to_string(), Source::Bias(feature_key(b"", slot_seed(BIAS_SLOT, secret))));
         if bound.len() > SLOTS_MAX {
             return Err(Error::invalid(format!("COLUMN: {} slots; at most {SLOTS_MAX} are taken", bound.len())));
         }
@@ -100,45 +106,45 @@ fn find<'a>(column: &str, schema: &'a Schema) -> Result<(usize, &'a DataType)> {
     Ok((index, field.data_type()))
 }
 
-fn bind_source(spec: &ColumnSpec, schema: &Schema) -> Result<Source> {
+fn bind_source(spec: &ColumnSpec, schema: &Schema, secret: u64) -> Result<Source> {
     Ok(match spec {
         ColumnSpec::Plain { column } => match find(column, schema)?.1 {
-            DataType::Float32 | DataType::Float64 => bind_number(spec, column, schema)?,
-            data_type if is_sparse(data_type) => bind_sparse(spec, column, schema)?,
-            _ => Source::Category(bind_category(spec, schema)?),
+            DataType::Float32 | DataType::Float64 => bind_number(spec, column, schema, secret)?,
+            data_type if is_sparse(data_type) => bind_sparse(spec, column, schema, secret)?,
+            _ => Source::Category(bind_category(spec, schema, secret)?),
         },
-        ColumnSpec::Numeric { column } => bind_number(spec, column, schema)?,
-        ColumnSpec::Sparse { column } => bind_sparse(spec, column, schema)?,
+        ColumnSpec::Numeric { column } => bind_number(spec, column, schema, secret)?,
+        ColumnSpec::Sparse { column } => bind_sparse(spec, column, schema, secret)?,
         ColumnSpec::Category { .. } | ColumnSpec::Hash { .. } | ColumnSpec::Bucket { .. } => {
-            Source::Category(bind_category(spec, schema)?)
+            Source::Category(bind_category(spec, schema, secret)?)
         }
         ColumnSpec::Cross { columns, buckets } => {
             if columns.len() < 2 {
                 return Err(Error::invalid(format!("COLUMN {spec}: CROSS takes two columns or more")));
             }
-            let parts = columns.iter().map(|part| bind_part(spec, part, schema)).collect::<Result<_>>()?;
-            Source::Cross { parts, seed: slot_seed(&spec.slot_name()), buckets: positive(spec, *buckets)? }
+            let parts = columns.iter().map(|part| bind_part(spec, part, schema, secret)).collect::<Result<_>>()?;
+            Source::Cross { parts, seed: slot_seed(&spec.slot_name(), secret), buckets: positive(spec, *buckets)? }
         }
     })
 }
 
-fn bind_number(spec: &ColumnSpec, column: &str, schema: &Schema) -> Result<Source> {
+fn bind_number(spec: &ColumnSpec, column: &str, schema: &Schema, secret: u64) -> Result<Source> {
     let (index, data_type) = find(column, schema)?;
     if !is_number(data_type) {
         return Err(mismatch(spec, column, data_type, "a number"));
     }
-    Ok(Source::Number { column: index, key: feature_key(b"", slot_seed(&spec.slot_name())) })
+    Ok(Source::Number { column: index, key: feature_key(b"", slot_seed(&spec.slot_name(), secret)) })
 }
 
-fn bind_sparse(spec: &ColumnSpec, column: &str, schema: &Schema) -> Result<Source> {
+fn bind_sparse(spec: &ColumnSpec, column: &str, schema: &Schema, secret: u64) -> Result<Source> {
     let (index, data_type) = find(column, schema)?;
     if !is_sparse(data_type) {
         return Err(mismatch(spec, column, data_type, "a SPARSE column (formats libsvm, libfm and vw)"));
     }
-    Ok(Source::Sparse { column: index, seed: slot_seed(&spec.slot_name()) })
+    Ok(Source::Sparse { column: index, seed: slot_seed(&spec.slot_name(), secret) })
 }
 
-fn bind_category(spec: &ColumnSpec, schema: &Schema) -> Result<Category> {
+fn bind_category(spec: &ColumnSpec, schema: &Schema, secret: u64) -> Result<Category> {
     let (column, boundaries, buckets) = match spec {
         ColumnSpec::Hash { column, buckets } => (column, None, Some(*buckets)),
         ColumnSpec::Bucket { column, boundaries } => (column, Some(boundaries.clone()), None),
@@ -158,10 +164,10 @@ fn bind_category(spec: &ColumnSpec, schema: &Schema) -> Result<Category> {
     {
         return Err(Error::invalid(format!("COLUMN {spec}: boundaries must ascend, and there must be one at least")));
     }
-    Ok(Category::new(index, slot_seed(&spec.slot_name()), boundaries, positive(spec, buckets)?))
+    Ok(Category::new(index, slot_seed(&spec.slot_name(), secret), boundaries, positive(spec, buckets)?))
 }
 
-fn bind_part(cross: &ColumnSpec, part: &ColumnSpec, schema: &Schema) -> Result<Category> {
+fn bind_part(cross: &ColumnSpec, part: &ColumnSpec, schema: &Schema, secret: u64) -> Result<Category> {
     let advice = match part {
         ColumnSpec::Cross { .. } => Some("list all columns in one CROSS".to_string()),
         ColumnSpec::Sparse { .. } => Some("sparse columns cannot be crossed".to_string()),
@@ -175,7 +181,7 @@ fn bind_part(cross: &ColumnSpec, part: &ColumnSpec, schema: &Schema) -> Result<C
     };
     match advice {
         Some(advice) => Err(Error::invalid(format!("COLUMN {cross}: {part} cannot be crossed; {advice}"))),
-        None => bind_category(part, schema).map_err(|e| e.at(format!("COLUMN {cross}"))),
+        None => bind_category(part, schema, secret).map_err(|e| e.at(format!("COLUMN {cross}"))),
     }
 }
 

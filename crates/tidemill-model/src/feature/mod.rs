@@ -97,8 +97,8 @@ impl Features {
 }
 
 /// What a slot's values are hashed under.
-fn slot_seed(slot: &str) -> u64 {
-    hash64(slot.as_bytes(), 0)
+fn slot_seed(slot: &str, secret: u64) -> u64 {
+    hash64(slot.as_bytes(), secret)
 }
 
 /// The key of a value in a slot.

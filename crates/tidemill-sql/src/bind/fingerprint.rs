@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     parse::{tail::EmitDef, value::type_name},
-    program::Known,
+    program::{HASH_SECRET, Known},
 };
 
 /// Settings that change when and where, not what.
@@ -68,7 +68,9 @@ pub(crate) fn fingerprint(
     let mut text = format!("learner {learner}\nlabel {label}\n");
     let passed_over = when_full(settings);
     let names = known.train_attributes.iter().map(|a| a.name);
-    render_settings(&mut text, settings, names.filter(|name| !passed_over.contains(name)));
+    // Said only where it is: programs of before keep their fingerprint.
+    let counts = |name: &&str| !passed_over.contains(name) && (*name != HASH_SECRET || settings.is_written(name));
+    render_settings(&mut text, settings, names.filter(counts));
     let mut features: Vec<String> = columns.iter().map(ColumnSpec::to_string).collect();
     features.sort_unstable();
     line(&mut text, format_args!("columns {}", features.join(", ")));

@@ -1,12 +1,15 @@
 //! Keys to entries: open addressing over 64 shards, entries in blocks that never move.
 //!
-//! A key's place says its shard (the upper bits of the hash) and where the search begins (the lower ones). A shard that is
+//! A key's bits say its shard (the upper ones) and where the search begins (the lower ones): those of its hash under a secret
+//! ([`Scatter`]), because who sends keys can choose them by their hashes. A shard that is
 //! three quarters full doubles alone, so that growing never stops the line for more than a sixty-fourth of the keys; blocks
 //! are added and never moved. Results do not depend on where an entry lies.
 //! A checkpoint takes pointers to blocks and which slots of theirs changed ([`Table::save`]); a block is copied when it is
 //! written to while a checkpoint still reads it.
 
 use std::sync::Arc;
+
+use tidemill_base::Scatter;
 
 use super::{
     entry::{self, get_u64},
@@ -76,6 +79,7 @@ pub(super) struct SavedTable {
 /// All keys of a view.
 pub(super) struct Table {
     shards: Vec<Shard>,
+    scatter: Scatter,
     blocks: Vec<Block>,
     free: Vec<u32>,
     slots: u32,
@@ -91,6 +95,7 @@ impl Table {
     pub fn new(layout: &Layout, keeps_turns: bool) -> Self {
         Self {
             shards: vec![Shard::default(); SHARDS],
+            scatter: Scatter::default(),
             blocks: Vec::new(),
             free: Vec::new(),
             slots: 0,
@@ -119,24 +124,29 @@ impl Table {
         self.blocks.len() * block + places * size_of::<Place>()
     }
 
-    /// The slots of all keys.
+    /// The slots of all keys, ascending.
     pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
-        let places = self.shards.iter().flat_map(|shard| &shard.places);
-        places.map(|place| place.slot).filter(|slot| *slot != NONE)
+        let used = |(number, block): (usize, &Block)| {
+            let used = block.used;
+            (0..1 << self.bits).filter(move |place| used >> place & 1 != 0).map(move |place| (number, place))
+        };
+        self.blocks.iter().enumerate().flat_map(used).map(|(number, place)| (number << self.bits | place) as u32)
     }
 
     /// Looks where a search for the key would begin, so that it is near when the search comes.
     #[inline(always)]
     pub fn touch(&self, key: u64) -> u64 {
-        let shard = &self.shards[(key >> 58) as usize];
-        shard.places.get(key as usize & shard.mask()).map_or(0, |p| p.key)
+        let bits = self.scatter.of(key);
+        let shard = &self.shards[shard_of(bits)];
+        shard.places.get(bits as usize & shard.mask()).map_or(0, |p| p.key)
     }
 
     /// The key's slot, or [`NONE`].
     #[inline]
     pub fn find(&self, key: u64) -> u32 {
-        let shard = &self.shards[(key >> 58) as usize];
-        shard.places.get(shard.search(key)).map_or(NONE, |p| p.slot)
+        let bits = self.scatter.of(key);
+        let shard = &self.shards[shard_of(bits)];
+        shard.places.get(shard.search(key, bits)).map_or(NONE, |p| p.slot)
     }
 
     /// The key's slot, and whether it is new.
@@ -155,16 +165,20 @@ impl Table {
         });
         self.reach(slot);
         self.block_mut(slot).used |= self.bit(slot);
-        self.shards[(key >> 58) as usize].insert(Place { key, slot });
-        self.used += 1;
+        self.place_key(key, slot);
         entry::begin(self.entry_mut(slot), key, layout);
         slot
+    }
+
+    fn place_key(&mut self, key: u64, slot: u32) {
+        self.shards[shard_of(self.scatter.of(key))].insert(Place { key, slot }, self.scatter);
+        self.used += 1;
     }
 
     /// Forgets a key.
     pub fn remove(&mut self, slot: u32) {
         let key = get_u64(self.entry(slot), KEY);
-        self.shards[(key >> 58) as usize].remove(key);
+        self.shards[shard_of(self.scatter.of(key))].remove(key, self.scatter);
         let bit = self.bit(slot);
         let block = self.block_mut(slot);
         block.used &= !bit;
@@ -235,8 +249,7 @@ impl Table {
             if self.find(key) != NONE {
                 return None;
             }
-            self.shards[(key >> 58) as usize].insert(Place { key, slot });
-            self.used += 1;
+            self.place_key(key, slot);
             turns.push((self.blocks[(slot >> self.bits) as usize].held.get().turns[self.place(slot)], slot));
         }
         turns.sort_unstable();
@@ -316,6 +329,12 @@ impl Entries {
     }
 }
 
+/// The shard of a key with these bits.
+#[inline(always)]
+fn shard_of(bits: u64) -> usize {
+    (bits >> (u64::BITS - SHARDS.ilog2())) as usize
+}
+
 impl Shard {
     #[inline(always)]
     fn mask(&self) -> usize {
@@ -324,9 +343,9 @@ impl Shard {
 
     /// Where the key stands, or the free place where it would.
     #[inline(always)]
-    fn search(&self, key: u64) -> usize {
+    fn search(&self, key: u64, bits: u64) -> usize {
         let mask = self.mask();
-        let mut at = key as usize & mask;
+        let mut at = bits as usize & mask;
         while let Some(place) = self.places.get(at) {
             if place.key == key || place.slot == NONE {
                 return at;
@@ -336,22 +355,22 @@ impl Shard {
         at
     }
 
-    fn insert(&mut self, place: Place) {
+    fn insert(&mut self, place: Place, scatter: Scatter) {
         if self.used * 4 >= self.places.len() * 3 {
             let larger = vec![Place { key: 0, slot: NONE }; (self.places.len() * 2).max(16)];
             for old in std::mem::replace(&mut self.places, larger).into_iter().filter(|p| p.slot != NONE) {
-                let at = self.free_place(old.key);
+                let at = self.free_place(scatter.of(old.key));
                 self.places[at] = old;
             }
         }
-        let at = self.free_place(place.key);
+        let at = self.free_place(scatter.of(place.key));
         self.places[at] = place;
         self.used += 1;
     }
 
-    fn free_place(&self, key: u64) -> usize {
+    fn free_place(&self, bits: u64) -> usize {
         let mask = self.mask();
-        let mut at = key as usize & mask;
+        let mut at = bits as usize & mask;
         while self.places[at].slot != NONE {
             at = (at + 1) & mask;
         }
@@ -359,9 +378,9 @@ impl Shard {
     }
 
     /// Takes a key out and moves those behind it up, so that no search stops short.
-    fn remove(&mut self, key: u64) {
+    fn remove(&mut self, key: u64, scatter: Scatter) {
         let mask = self.mask();
-        let mut hole = self.search(key);
+        let mut hole = self.search(key, scatter.of(key));
         let mut at = hole;
         loop {
             at = (at + 1) & mask;
@@ -369,7 +388,7 @@ impl Shard {
             if place.slot == NONE {
                 break;
             }
-            let home = place.key as usize & mask;
+            let home = scatter.of(place.key) as usize & mask;
             // Whether its search passes the hole on the way from its home.
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
                 self.places[hole] = place;
@@ -378,5 +397,27 @@ impl Shard {
         }
         self.places[hole] = Place { key: 0, slot: NONE };
         self.used -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F53, B49: keys chosen by their hashes crowd in no shard and in no place of one.
+    #[test]
+    fn keys_that_are_chosen_to_crowd_do_not() {
+        let crowds = |scatter: Scatter| {
+            let mut shards = vec![Shard::default(); SHARDS];
+            for slot in 0..6_400 {
+                let key = u64::from(slot) << 32 | 5;
+                shards[shard_of(scatter.of(key))].insert(Place { key, slot }, scatter);
+            }
+            let of = |shard: &Shard| shard.places.split(|place| place.slot == NONE).map(<[Place]>::len).max();
+            shards.iter().map(|shard| (shard.used, of(shard))).max_by_key(|(used, longest)| (*longest, *used))
+        };
+        assert_eq!(crowds(Scatter::NONE), Some((6_400, Some(6_400))));
+        let (used, longest) = crowds(Scatter::KNOWN).expect("there are shards");
+        assert!(used < 200 && longest < Some(100), "{used} {longest:?}");
     }
 }

@@ -1,14 +1,15 @@
 //! Slots by key: a table of open addressing, chains through a slab, newest first, and the hashes they are found by.
 //!
 //! In: hashes of keys, and slots of a slab whose entries know their key. Out: the newest slot of a key, and from it the others.
-//! A place is eight bytes, the low half of the hash beside the slot, so probing, removing and growing stay within the table;
-//! the slab is asked for the whole key only where half of it agrees.
+//! A place is eight bytes, a tag beside the slot, so probing, removing and growing stay within the table; the slab is asked
+//! for the whole key only where its tag agrees. Tags are of the hash under a secret ([`Scatter`]): who sends keys can choose
+//! them by their hashes, and not by where they stand.
 
 use arrow::{
     array::{Array, AsArray},
     datatypes::{DataType, Int32Type, Int64Type, TimestampMillisecondType},
 };
-use tidemill_base::{Error, Result, hash64, rng::mix64};
+use tidemill_base::{Error, Result, Scatter, hash64, rng::mix64};
 
 use super::slab::Slab;
 
@@ -31,12 +32,13 @@ pub(super) struct Spot {
     pub key: u64,
     /// The newest slot of the key, or [`NONE`].
     pub newest: u32,
+    tag: u32,
     at: u32,
 }
 
 #[derive(Clone, Copy)]
 struct Place {
-    /// The low half of the key: says where the place would be best.
+    /// Says where the place would be best.
     tag: u32,
     slot: u32,
 }
@@ -53,35 +55,41 @@ pub(super) struct Index {
     /// A power of two, at most half of them taken: the fuller it is, the longer a removal looks for the end of its run.
     places: Vec<Place>,
     len: usize,
+    scatter: Scatter,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { places: vec![EMPTY; PLACES_MIN], len: 0 }
+        Self::under(Scatter::of_process())
     }
 }
 
 impl Index {
+    fn under(scatter: Scatter) -> Self {
+        Self { places: vec![EMPTY; PLACES_MIN], len: 0, scatter }
+    }
+
     /// Reads the places where these keys would stand, all before any is needed: the processor waits for many places of
     /// memory at once, where one look-up behind the other would wait for each. Better for [`TOUCHED`] keys than for many more.
     pub fn touch(&self, keys: impl Iterator<Item = u64>) {
         let mask = self.mask();
         let slot = |place: usize| self.places[place & mask].slot;
         // A run that goes on in the next line of memory is read there, too.
-        let read = keys.fold(0, |read, key| read ^ slot(key as usize) ^ slot((key as usize).wrapping_add(RUN)));
+        let read =
+            keys.map(|key| self.tag(key) as usize).fold(0, |read, at| read ^ slot(at) ^ slot(at.wrapping_add(RUN)));
         std::hint::black_box(read);
     }
 
     /// Where a key stands.
     #[inline]
     pub fn look_up(&self, key: u64, slab: &Slab<impl Chained>) -> Spot {
-        let mask = self.mask();
-        let mut at = key as usize & mask;
+        let (mask, tag) = (self.mask(), self.tag(key));
+        let mut at = tag as usize & mask;
         loop {
             let place = self.places[at];
-            let is_it = place.tag == key as u32 && place.slot != NONE && slab[place.slot as usize].key() == key;
+            let is_it = place.tag == tag && place.slot != NONE && slab[place.slot as usize].key() == key;
             if place.slot == NONE || is_it {
-                return Spot { key, newest: place.slot, at: at as u32 };
+                return Spot { key, newest: place.slot, tag, at: at as u32 };
             }
             at = (at + 1) & mask;
         }
@@ -96,7 +104,7 @@ impl Index {
     /// The slot is the newest of its key from here on; answers the one that was.
     #[inline]
     pub fn insert(&mut self, spot: Spot, slot: u32) -> u32 {
-        self.places[spot.at as usize] = Place { tag: spot.key as u32, slot };
+        self.places[spot.at as usize] = Place { tag: spot.tag, slot };
         if spot.newest == NONE {
             self.len += 1;
             if self.len * 2 > self.places.len() {
@@ -115,7 +123,7 @@ impl Index {
     pub fn unlink(&mut self, slot: u32, slab: &mut Slab<impl Chained>) {
         let (key, next) = (slab[slot as usize].key(), slab[slot as usize].next());
         let mask = self.mask();
-        let mut at = key as usize & mask;
+        let mut at = self.tag(key) as usize & mask;
         while self.places[at].slot != slot {
             if self.places[at].slot == NONE {
                 return self.unlink_behind(slot, slab);
@@ -145,6 +153,12 @@ impl Index {
 
     fn mask(&self) -> usize {
         self.places.len() - 1
+    }
+
+    /// As many bits as a table of 2^32 places needs.
+    #[inline(always)]
+    fn tag(&self, key: u64) -> u32 {
+        self.scatter.of(key) as u32
     }
 
     fn remove(&mut self, mut hole: usize) {
@@ -241,13 +255,13 @@ mod tests {
         }
     }
 
-    /// Keys that crowd the same places, that agree in their low half, and that have many slots are told apart while slots
-    /// come and go.
+    /// Keys that crowd the same places, that agree in their tags, and that have many slots are told apart while slots come
+    /// and go.
     #[test]
     fn every_key_has_its_slots_newest_first() {
         for seed in 0..50 {
             let mut rng = Rng::seeded(seed);
-            let (mut index, mut slab) = (Index::default(), Slab::default());
+            let (mut index, mut slab) = (Index::under(Scatter::NONE), Slab::default());
             let mut chains: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
             let mut there: Vec<u32> = Vec::new();
             for step in 0..3000 {
@@ -273,5 +287,21 @@ mod tests {
             }
             assert_eq!(index.find(1 << 63 | 5, &slab), NONE);
         }
+    }
+
+    /// F53, B49: keys chosen by their hashes, to agree in the half that says where they stand, do so no more than others.
+    #[test]
+    fn keys_that_are_chosen_to_crowd_do_not() {
+        let longest = |scatter: Scatter| {
+            let (mut index, mut slab) = (Index::under(scatter), Slab::default());
+            for slot in 0..2_000 {
+                let key = u64::from(slot) << 32 | 5;
+                slab.put(slot as usize, Entry(key, NONE));
+                index.insert(index.look_up(key, &slab), slot);
+            }
+            index.places.split(|place| place.slot == NONE).map(<[Place]>::len).max()
+        };
+        assert_eq!(longest(Scatter::NONE), Some(2_000));
+        assert!(longest(Scatter::KNOWN) < Some(50), "{:?}", longest(Scatter::KNOWN));
     }
 }

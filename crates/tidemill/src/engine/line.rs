@@ -258,7 +258,7 @@ impl Line {
         let oracle = column("validate.oracle", &spec.oracle)?;
         let weight = column("train.weight", &spec.weight)?;
         let groups = column("validate.by", &spec.group_by)?.map(Groups::new);
-        let extractor = Extractor::bind(&job.columns, output)?;
+        let extractor = job.extractor()?;
         let with_slots = spec.clone().with_slots(extractor.slots());
         let trainer = Trainer::new(&with_slots, threads_beside_reading(&with_slots, threads))?;
         Ok(Self {

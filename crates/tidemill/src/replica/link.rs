@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tidemill_base::{Error, Kind, Result};
-use tidemill_model::{delta::Delta, feature::Extractor, snapshot::Snapshot, weights::WeightTable};
+use tidemill_model::{delta::Delta, snapshot::Snapshot, weights::WeightTable};
 use tidemill_serve::{
     follow::{
         Mark, Start,
@@ -321,7 +321,7 @@ pub(super) fn serve(
     registry: Registry,
     views: Option<Arc<LiveViews>>,
 ) -> Result<Arc<ServedModel>> {
-    let extractor = Extractor::bind(&job.columns, &job.pipeline.output)?;
+    let extractor = job.extractor()?;
     let input = job.pipeline.left.source.columns.clone();
     let request = match views {
         Some(views) => job.pipeline.request_with(views),

@@ -10,7 +10,7 @@ use arrow::array::AsArray;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use super::support::{Scratch, Serving, run_json, tidemill};
+use super::support::{Scratch, Serving, run, run_json, tidemill};
 
 /// A model of people, colours and a number, in a data directory.
 fn learned(scratch: &Scratch, learner: &str) -> PathBuf {
@@ -80,6 +80,40 @@ fn each_row_has_the_prediction_that_the_server_gives() {
         let expected = [&lines[..], &lines[1..]].concat().join("\n") + "\n";
         assert_eq!(said(&out).0, expected);
     }
+}
+
+/// Keys differ under a secret, and what is learned of them and predicted by them does not; nobody goes on under another one.
+#[test]
+fn a_secret_changes_keys_and_nothing_that_is_predicted() {
+    let scratch = Scratch::new("predict-secret");
+    let rows: String = (0..600).map(|i| format!("{},{},{}\n", i % 7, colour(i), label(i))).collect();
+    let file = scratch.write("train.csv", format!("user,colour,label\n{rows}"));
+    let file = file.to_str().unwrap();
+    let sql = |with: &str| {
+        format!(
+            "CREATE SOURCE t (user BIGINT, colour STRING, label INT) WITH (connector = 'file', path = '{file}');
+             SELECT * FROM t TO TRAIN FTRLClassifier {with} COLUMN user, colour, CROSS([user, colour]) LABEL label INTO m;"
+        )
+    };
+    let with = |secret: &str| sql(&format!("WITH hash.secret = '{secret}'"));
+    let learned = |name: &str, sql: &str| {
+        let data = scratch.path(name);
+        let hash = run_json(sql, &data, &[])["state_hash"].to_string();
+        let (csv, told) = said(&predict(&data, &["m", file]));
+        assert!(told.contains("600 rows scored"), "{told}");
+        (hash, csv.lines().skip(1).map(|line| line.parse().unwrap()).collect::<Vec<f32>>())
+    };
+    let (plain, under_none) = (learned("plain", &sql("")), learned("none", &with("")));
+    assert_eq!(plain, under_none);
+    let (one, again) = (learned("one", &with("tide")), learned("again", &with("tide")));
+    assert_eq!(one, again);
+    assert_ne!(one.0, plain.0);
+    let apart = one.1.iter().zip(&plain.1).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart < 1e-4, "{apart}");
+    assert!(one.1.iter().any(|p| *p > 0.9) && one.1.iter().any(|p| *p < 0.2), "something was learned");
+
+    let other = run(&with("ebb"), &scratch.path("one"), &[]);
+    assert_ne!(other.status.code(), Some(0), "{}", said(&other).0);
 }
 
 #[test]
