@@ -527,13 +527,23 @@ impl Registry {
         Ok(leaving)
     }
 
-    /// Removes all versions but the pinned one and those under labels: what comes is of another history, with numbers of its
-    /// own.
-    pub fn begin_another_history(&self) -> Result<()> {
+    /// Removes all versions but the pinned one, those under labels and `stays`: what comes is of another history, with
+    /// numbers of its own.
+    pub fn begin_another_history(&self, stays: Option<u64>) -> Result<()> {
+        self.remove_where(|version| Some(version) != stays)
+    }
+
+    /// Removes a version, where it is here and neither pinned nor under a label.
+    pub fn leave(&self, leaving: u64) -> Result<()> {
+        self.remove_where(|version| version == leaving)
+    }
+
+    fn remove_where(&self, leaves: impl Fn(u64) -> bool) -> Result<()> {
         let _writing = self.writing();
         let leaving: Vec<u64> = {
             let known = self.known();
-            known.manifests.iter().map(|m| m.meta.version).filter(|&v| !known.points_at(v)).collect()
+            let numbers = known.manifests.iter().map(|m| m.meta.version);
+            numbers.filter(|&v| leaves(v) && !known.points_at(v)).collect()
         };
         self.remove(&leaving)
     }

@@ -31,11 +31,14 @@ use tidemill_stream::aggregate::ViewSpec;
 
 use crate::signal::Signal;
 use decided::Inbox;
+use kept::Writers;
 use link::Link;
 
 /// The pause before the replica asks again, which doubles with every failure.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for versions that are being written.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// Beyond this staleness the replica says that it is not ready, and goes on answering.
 pub const STALE_MAX: Duration = Duration::from_secs(30);
 
@@ -52,6 +55,7 @@ struct Inner {
     models: BTreeMap<String, Mutex<Following>>,
     /// What was decided about each of them.
     decided: BTreeMap<String, Inbox>,
+    writers: Writers,
 }
 
 /// One model that is followed.
@@ -115,7 +119,8 @@ impl Replica {
             following.insert(name.clone(), Mutex::new(kept::open(&data, name)?));
         }
         let decided = models.iter().map(|name| (name.clone(), Inbox::default())).collect();
-        Ok(Self(Arc::new(Inner { upstream, data, clock, signal, stale_max, models: following, decided })))
+        let (models, writers) = (following, Writers::default());
+        Ok(Self(Arc::new(Inner { upstream, data, clock, signal, stale_max, models, decided, writers })))
     }
 
     /// Begins to follow, with two threads for each model, for as long as the process lives.
@@ -151,6 +156,11 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// Ends: a version that is being written gets the time that an end may take.
+    pub fn close(&self) {
+        self.0.writers.end(CLOSE_MAX);
     }
 
     /// Where it keeps what it has.

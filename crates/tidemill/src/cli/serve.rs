@@ -15,7 +15,7 @@ use super::{
     run::stop_on_signals,
     say,
 };
-use crate::{catalog::Catalog, replica::Replica, signal::Signal};
+use crate::{catalog::Catalog, failpoint, replica::Replica, signal::Signal};
 
 /// Serve the models of a data directory, or follow those of another process
 #[derive(Args)]
@@ -84,12 +84,15 @@ impl Serve {
         let signal = Arc::new(Signal::default());
         stop_on_signals(signal.clone())?;
         let data = DataDir::open(self.data.directory("following", "keep what is followed in a directory")?)?;
+        let _failpoint = failpoint::arm(data.root())?;
         let upstream = self.upstream(address)?;
         let replica = Replica::open(upstream, &self.model, data, clock, signal.clone(), self.stale_max)?;
         let servers = self.door.open(self.port, replica.data(), Arc::new(replica.clone()))?;
         replica.follow()?;
         replica.wait_until_served()?;
-        self.stay(servers, &signal)
+        self.stay(servers, &signal)?;
+        replica.close();
+        Ok(())
     }
 
     fn upstream(&self, address: &str) -> Result<Upstream> {

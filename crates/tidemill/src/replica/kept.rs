@@ -6,15 +6,24 @@
 //! ```text
 //! models/NAME/versions/       as the trainer has them; the newest few
 //! models/NAME/job/program.sql the program that learns it
-//! models/NAME/job/position    JSON: lineage, fingerprint, version, position, mini-batch of the newest one, and when it was that
+//! models/NAME/job/position    JSON: lineage, fingerprint, version, position, mini-batch, state hash of the newest one, and when
+//!                             it was that; the last version of another history, which leaves behind it
 //! ```
 
-use std::{fs, sync::Mutex, thread::JoinHandle, time::Duration};
+use std::{
+    fs,
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tidemill_base::{
     Error, Result,
-    store::{atomic_file, data_dir::DataDir, disk},
+    store::{atomic_file, data_dir::DataDir},
 };
 use tidemill_model::snapshot::Snapshot;
 use tidemill_serve::{follow::Mark, live::LiveModel, registry::Registry};
@@ -27,6 +36,33 @@ const VERSIONS_MAX: usize = 5;
 /// Writing takes this part of the time at most.
 const SHARE: u32 = 20;
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Writers of all models: the end of the process waits for them.
+pub(super) struct Writers {
+    /// Each writer holds a copy; `None` once no other may begin.
+    begun: Mutex<Option<Sender<()>>>,
+    ended: Mutex<Receiver<()>>,
+}
+
+impl Default for Writers {
+    fn default() -> Self {
+        let (begun, ended) = channel();
+        Self { begun: Mutex::new(Some(begun)), ended: Mutex::new(ended) }
+    }
+}
+
+impl Writers {
+    fn begin(&self) -> Option<Sender<()>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets none begin, and waits for those that have begun, `at_most` so long.
+    pub fn end(&self, at_most: Duration) {
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // Nothing is ever sent: it ends when the last copy is dropped.
+        let _ = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(at_most);
+    }
+}
 
 /// Writes versions, one now and then, on a thread of its own: deltas do not wait for the disk.
 #[derive(Default)]
@@ -72,7 +108,8 @@ impl Saver {
             let Some(served) = &following.served else { return Ok(is_kept) };
             (served.registry().clone(), following.shell.clone(), following.lineage, following.fingerprint)
         };
-        make_room(&inner.data, name, &registry, lineage)?;
+        let Some(writer) = inner.writers.begin() else { return Ok(is_kept) };
+        let leaves = make_room(&inner.data, name, &registry, lineage, mark.version)?;
         // Still one of another history: something points at it, and this one waits until that is decided otherwise.
         registry.check_copy(manifest)?;
         let (entries, dense) = (served.weights.entries(), served.weights.dense().to_vec());
@@ -81,12 +118,15 @@ impl Saver {
         let path = inner.data.job(name)?.join("position");
         let (clock, as_of_ms) = (inner.clock.clone(), inner.clock.wall_ms());
         let write = move || {
+            let _writer = writer;
             let meta = registry.add_copy(&manifest, Snapshot { entries, dense, ..shell })?;
             let position = json!({
                 "lineage": format!("{lineage:016x}"), "fingerprint": format!("{fingerprint:016x}"),
                 "version": meta.version, "position": mark.position, "mini_batch": mark.mini_batch, "as_of_ms": as_of_ms,
+                "state_hash": meta.state_hash.to_string(), "leaves": leaves,
             });
             atomic_file::replace(&path, format!("{position}\n").as_bytes())?;
+            leaves.map_or(Ok(()), |version| registry.leave(version))?;
             registry.retain(VERSIONS_MAX)?;
             Ok(clock.elapsed() - now)
         };
@@ -112,17 +152,17 @@ pub(super) fn put_program(data: &DataDir, name: &str, fingerprint: u64, program:
     atomic_file::replace(&data.job(name)?.join("program.sql"), text.as_bytes())
 }
 
-/// Makes room for the first version of a history: those of another one, which may have the same numbers, leave.
-fn make_room(data: &DataDir, name: &str, registry: &Registry, lineage: u64) -> Result<()> {
-    let path = data.job(name)?.join("position");
-    let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+/// Makes room for `version`, where it is the first of a history: versions of another one, which may have the same numbers,
+/// leave. The one that a restart would begin with stays until `version` is there, and is given back.
+fn make_room(data: &DataDir, name: &str, registry: &Registry, lineage: u64, version: u64) -> Result<Option<u64>> {
+    let Ok(text) = fs::read_to_string(data.job(name)?.join("position")) else { return Ok(None) };
     let fields: Value = serde_json::from_str(&text).unwrap_or_default();
     if fields["lineage"] == format!("{lineage:016x}") {
-        return Ok(());
+        return Ok(None);
     }
-    registry.begin_another_history()?;
-    // Last, so that a process that ends here begins with this again.
-    disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e))
+    let stays = fields["version"].as_u64().filter(|&stays| stays != version);
+    registry.begin_another_history(stays)?;
+    Ok(stays)
 }
 
 /// What an earlier process kept of a model; nothing where there is none, or where it cannot be used any more.
@@ -161,6 +201,14 @@ fn read(data: &DataDir, name: &str, text: &str) -> Result<Following> {
         return Ok(Following::default());
     }
     let registry = Registry::open(name, &data.versions(name)?)?;
+    let is_another = |hash: &str| registry.meta(mark.version).is_ok_and(|meta| meta.state_hash.to_string() != hash);
+    // Earlier releases did not write it.
+    if fields["state_hash"].as_str().is_some_and(is_another) {
+        return Err(Error::conflict(format!("version {} is of another history", mark.version)));
+    }
+    if let Some(version) = fields["leaves"].as_u64() {
+        registry.leave(version)?;
+    }
     let live = LiveModel::fixed(registry.open_weights(mark.version)?, mark.version, mark.mini_batch);
     let served = link::serve(&program, name, live, registry, None)?;
     // Earlier releases did not keep it.

@@ -172,6 +172,7 @@ fn either_side_is_killed_and_both_come_to_the_same_bits() {
     let trainer = pair.trainer_at(&address, &["--from-scratch"]);
     eventually("it comes whole", || (follows(&replica)["snapshots"] == 1).then_some(()));
     caught_up(&trainer, &replica, 48);
+    checked_version(&pair, &trainer, &replica);
     let stopping = Instant::now();
     assert_eq!(replica.end("-INT").0, Some(0));
     assert!(stopping.elapsed() < Duration::from_secs(3), "Ctrl-C ends it at once");

@@ -1,10 +1,12 @@
 //! What operators decide where the model is learned holds at its replicas: real processes, asked over HTTP.
 
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 
 use super::{
     replica::{Pair, caught_up, follows, probability, push},
-    support::{Serving, eventually, send_signal},
+    support::{Serving, eventually, send_signal, tidemill},
 };
 
 fn model(s: &Serving) -> Value {
@@ -246,6 +248,58 @@ fn versions_of_an_earlier_history_make_room() {
     drop((trainer, replica));
     let replica = pair.replica(&address);
     assert_eq!((kept(&replica), probability(&replica, "i0")), (Some(first), learned));
+}
+
+/// F26: killed at any access to its disk while the versions of another history come, a replica alone answers by one of the two.
+#[test]
+fn killed_between_two_histories_it_answers_by_one_of_them() {
+    let pair = Pair::new("replica-between");
+    let (trainer, _, second) = with_two_versions(&pair);
+    push(&trainer, 2);
+    let last = published(&trainer, second);
+    let replica = pair.replica(&trainer.address);
+    caught_up(&trainer, &replica, 36);
+    let position = |of: &str| {
+        let text = std::fs::read(pair.scratch.path(&format!("{of}/models/ctr/job/position"))).ok()?;
+        serde_json::from_slice::<Value>(&text).ok()?["version"].as_u64()
+    };
+    eventually("the last version is kept", || (position("replica") == Some(last)).then_some(()));
+    let learned = probability(&replica, "i0");
+    assert_eq!((replica.end("-INT").0, trainer.end("-INT").0), (Some(0), Some(0)));
+    std::fs::rename(pair.scratch.path("trainer"), pair.scratch.path("earlier")).unwrap();
+    std::fs::rename(pair.scratch.path("replica"), pair.scratch.path("kept")).unwrap();
+    let trainer = pair.trainer();
+    (0..2).for_each(|_| push(&trainer, 3));
+    let first = published(&trainer, 0);
+    assert!(first < last, "{first} of {last}");
+    let learned_anew = probability(&trainer, "i0");
+    assert_ne!(learned, learned_anew);
+
+    let (mut earlier, mut later) = (0, 0);
+    for access in 1.. {
+        let _ = std::fs::remove_dir_all(pair.scratch.path("replica"));
+        let data = pair.scratch.path("replica");
+        assert!(Command::new("cp").arg("-r").arg(pair.scratch.path("kept")).arg(&data).status().unwrap().success());
+        let args = ["serve", "--follow", &trainer.address, "--model", "ctr", "--port", "0", "--data-dir"];
+        let mut command = tidemill();
+        command.args(args).arg(&data).env("TIDEMILL_FAILPOINT", format!("models/ctr:{access}"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let left = pair.scratch.path(&format!("replica/models/ctr/versions/{last:06}.snapshot"));
+        let is_killed = eventually("it is killed, or all is done", || match child.try_wait().unwrap() {
+            Some(status) => Some(status.code() != Some(0)),
+            None => (position("replica") == Some(first) && !left.exists()).then_some(false),
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let alone = pair.replica("127.0.0.1:1");
+        let answer = probability(&alone, "i0");
+        assert!(answer == learned || answer == learned_anew, "access {access}: {answer}");
+        *(if answer == learned { &mut earlier } else { &mut later }) += 1;
+        if !is_killed {
+            break;
+        }
+    }
+    assert!(earlier > 3 && later > 1, "{earlier} by the earlier one, {later} by the later one");
 }
 
 /// What was taken over in part and then taken back leaves nothing behind; and what an operator of the replica changes while something
