@@ -75,10 +75,7 @@ pub(super) fn take_over(inner: &Inner, name: &str) {
             // An operator has decided something here since, which counts.
             taken.is_whole(text);
         }
-        // What was taken over before is so already, or was until somebody changed it here; or until it was damaged here.
-        let gave_way = || inner.following(name).served.as_ref().is_some_and(|served| gave_way(served, text));
-        let done = if *text == taken.text && !gave_way() { Ok(()) } else { one(inner, name, text, &mut taken) };
-        let done = done.and_then(|()| taken.keep(inner, name));
+        let done = see_to(inner, name, text, &mut taken).and_then(|()| taken.keep(inner, name));
         counted = decided_here();
         inner.following(name).not_decided = done.as_ref().err().map(|e| e.message().to_string());
         if done.is_ok() {
@@ -93,10 +90,16 @@ fn gave_way(served: &ServedModel, text: &str) -> bool {
     served.versions().gave_way().is_some() && is_decided()
 }
 
-/// Takes over what was decided.
-fn one(inner: &Inner, name: &str, text: &str, taken: &mut Taken) -> Result<()> {
+/// Takes over what was decided, where that is not so already.
+fn see_to(inner: &Inner, name: &str, text: &str, taken: &mut Taken) -> Result<()> {
     let served = inner.following(name).served.clone();
     let served = served.ok_or_else(|| Error::unavailable("the model is not here yet"))?;
+    // What was taken over before is so already, or was until somebody changed it here; or until it was damaged here.
+    let is_so = *text == taken.text && !gave_way(&served, text);
+    if is_so { Ok(()) } else { one(inner, name, &served, text, taken) }
+}
+
+fn one(inner: &Inner, name: &str, served: &ServedModel, text: &str, taken: &mut Taken) -> Result<()> {
     let decided = Decided::parse(text)?;
     taken.begins(&decided);
     taken.keep(inner, name)?;
@@ -107,7 +110,7 @@ fn one(inner: &Inner, name: &str, text: &str, taken: &mut Taken) -> Result<()> {
     let mut troubles = Vec::new();
     let mut fetch_all = |versions: Vec<u64>| {
         // One that the trainer has lost, too, does not hold up the others.
-        let failed = versions.into_iter().filter_map(|version| fetch(inner, name, &served, version).err());
+        let failed = versions.into_iter().filter_map(|version| fetch(inner, name, served, version).err());
         troubles.extend(failed.map(|e| e.message().to_string()));
     };
     fetch_all(decided.versions().into_iter().filter(|version| !is_here(version)).collect());

@@ -193,10 +193,18 @@ fn a_version_is_the_one_that_the_trainer_means() {
             .then_some(())
     };
     eventually("the replica means the same", || alike(&replica));
+    agrees(&trainer, &replica);
     send_signal(&replica.child, "-KILL");
     drop(replica);
     let replica = pair.replica(&trainer.address);
     eventually("and after a restart", || alike(&replica));
+    agrees(&trainer, &replica);
+    // From here on no version leaves because it is of another history.
+    let begins_with = || -> Value {
+        serde_json::from_slice(&std::fs::read(pair.scratch.path("replica/models/ctr/job/position")).unwrap()).unwrap()
+    };
+    let lineage = follows(&replica)["lineage"].clone();
+    eventually("its position is of this history", || (begins_with()["lineage"] == lineage).then_some(()));
 
     post(&trainer, "/v1/models/ctr:promote", json!({}));
     agrees(&trainer, &replica);
