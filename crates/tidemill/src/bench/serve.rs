@@ -33,6 +33,8 @@ pub struct Plan {
     pub rounds: usize,
     /// How long, in each round.
     pub seconds: f64,
+    /// Learned a second while clicks are pushed.
+    pub impressions: u32,
     /// Only cases whose names contain this.
     pub only: Option<String>,
     /// Directory with `c3m.train.csv` and `c3m.test.csv` for files to score; without one clicks are made.

@@ -46,8 +46,11 @@ pub(super) struct Serve {
     /// learning in turns
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
+    /// Impressions a second that a job learns while it is measured how soon a prediction knows a click
+    #[arg(long, value_name = "NUMBER", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
+    impressions: u32,
     /// Ask another server instead, on as many connections and with the same inference request
-    #[arg(long, value_name = "http://HOST:PORT/PATH", conflicts_with_all = ["only", "data"])]
+    #[arg(long, value_name = "http://HOST:PORT/PATH", conflicts_with_all = ["only", "data", "impressions"])]
     against: Option<String>,
     /// Directory with c3m.train.csv and c3m.test.csv for the file that is scored; without it clicks are made
     #[arg(long, value_name = "DIR")]
@@ -111,8 +114,9 @@ impl Bench {
                 let plan = serve::Against { url, rounds: rounds.into(), seconds };
                 ("serve", serve::against(&plan, tell)?, json)
             }
-            Self::Serve(Serve { seconds, data, turns: Turns { rounds, only, json }, .. }) => {
-                ("serve", serve::run(&serve::Plan { rounds: rounds.into(), seconds, only, data }, tell)?, json)
+            Self::Serve(Serve { seconds, data, impressions, turns: Turns { rounds, only, json }, .. }) => {
+                let plan = serve::Plan { rounds: rounds.into(), seconds, only, data, impressions };
+                ("serve", serve::run(&plan, tell)?, json)
             }
             Self::Window(Events { rows, turns: Turns { rounds, only, json } }) => {
                 ("window", window::run(&window::Plan { rows, rounds: rounds.into(), only }, tell)?, json)

@@ -86,7 +86,8 @@ fn named<'a>(lines: &'a [Value], name: &str) -> Vec<&'a Value> {
 /// Every case answers, and the model learns while it is asked.
 #[test]
 fn serving_tells_its_speed_beside_bare_hyper() {
-    let lines = bench(&["serve", "--seconds", "0.1"]);
+    // So few impressions that a build without optimisations keeps up with them beside all other tests.
+    let lines = bench(&["serve", "--seconds", "0.1", "--impressions", "1000"]);
     check(&lines, "serve");
     let with_ceiling = |unit: &str| {
         let of_unit = lines.iter().filter(|line| line["unit"] == unit);

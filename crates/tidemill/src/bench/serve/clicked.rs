@@ -1,4 +1,4 @@
-//! From a click to the prediction that knows it, in one process that learns 50,000 impressions a second meanwhile.
+//! From a click to the prediction that knows it, in one process that learns 50,000 impressions a second (or another number) meanwhile.
 //!
 //! In: the demo's program at that rate. Out: how long it takes from the push of a click to the first reply that shows it, asked
 //! every 0.5 ms on one connection: who asks much more often takes most of the core that learns, and measures that.
@@ -28,8 +28,6 @@ const CASES: [(&str, &str); 3] = [
     ("click to changed prediction, learned meanwhile", "events/s"),
 ];
 
-/// Impressions that are generated a second; their clicks come on top.
-const RATE: &str = "50000";
 /// By so much the score (the logit of the probability) changes at least once the impression, or the click, is learned.
 const CHANGE_MIN: f64 = 0.2;
 const CLICKS_PER_SECOND: f64 = 100.0;
@@ -43,9 +41,11 @@ const FIRST_ID: u64 = 1 << 40;
 
 fn measure(stage: &Stage, tell: &mut dyn FnMut(&str)) -> Result<Vec<Case>> {
     let plan = stage.plan;
-    tell("starting a job that learns 50,000 impressions a second");
+    // Their clicks come on top.
+    let rate = plan.impressions.to_string();
+    tell(&format!("starting a job that learns {rate} impressions a second"));
     let dir = stage.dir("clicked")?.display().to_string();
-    let server = Server::start(&["demo", "--rate", RATE, "--data-dir", &dir, "--port", "0", "--threads", "1"])?;
+    let server = Server::start(&["demo", "--rate", &rate, "--data-dir", &dir, "--port", "0", "--threads", "1"])?;
     let mut bench = Bench { load: Load::open(server.address, 0)?, server, clicks: 0 };
     let clicks = ((plan.seconds * CLICKS_PER_SECOND) as usize).max(CLICKS_MIN);
     let mut cases = GROUP.empty();
@@ -98,8 +98,11 @@ impl Bench {
         while (self.score(ask)? - before).abs() < CHANGE_MIN {
             let now = self.server.clock.elapsed();
             if now - began > CHANGE_TIME_MAX {
+                let behind_ms = self.status()?["staleness_ms"].as_f64().unwrap_or_default();
                 return Err(Error::unavailable(format!(
-                    "what was pushed changed no prediction in {CHANGE_TIME_MAX:?}"
+                    "what was pushed changed no prediction in {CHANGE_TIME_MAX:?}: the job is {:.1} s behind; where it \
+                     cannot learn so much, give a smaller number of --impressions",
+                    behind_ms / 1e3
                 )));
             }
             next = now.max(next + ASK_EVERY);
@@ -118,9 +121,13 @@ impl Bench {
 
     /// Events that the job has learned so far.
     fn events(&mut self) -> Result<f64> {
+        let events = self.status()?["events"].as_f64();
+        events.ok_or_else(|| Error::internal("the job does not say how many events it has seen"))
+    }
+
+    fn status(&mut self) -> Result<Value> {
         let (body, _) = self.load.ask(&get(self.server.address, "/v1/status"))?;
-        let status: Value = serde_json::from_slice(&body).unwrap_or_default();
-        status["events"].as_f64().ok_or_else(|| Error::internal("the job does not say how many events it has seen"))
+        Ok(serde_json::from_slice(&body).unwrap_or_default())
     }
 
     fn post(&self, path: &str, body: &Value) -> Vec<u8> {
