@@ -61,9 +61,10 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// For so many keys at first. 55% of the places are taken then: of a hundred keys, three are behind their first line.
+    /// For so many keys at first. 48% of the places are taken then: of a hundred keys, two are behind their first line. Each of
+    /// those takes the time of five others; with 55% and three, look-ups are slower by 3%, with 66% by 10%.
     pub(super) fn with_room(keys: usize) -> Self {
-        Self::of_lines((keys * 4).div_ceil(11).max(LINES_MIN))
+        Self::of_lines((keys * 5).div_ceil(12).max(LINES_MIN))
     }
 
     fn of_lines(count: usize) -> Self {
@@ -355,6 +356,6 @@ mod tests {
         assert_eq!(looked_up(&places, &keys, |look| look.run::<Plain>()), (1..=100_000).collect::<Vec<u32>>());
         let is_behind = |key: &&u64| places.place(**key).line != home(**key, &places.lines);
         let share = keys.iter().filter(is_behind).count() as f64 / keys.len() as f64;
-        assert!((0.02..0.045).contains(&share), "{share}");
+        assert!((0.015..0.03).contains(&share), "{share}");
     }
 }
